@@ -1,0 +1,109 @@
+"""Which event loop a client lives in, and the end of whatever still runs when it closes."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any
+
+from sutro_async.errors import ClientStateError
+
+__all__ = ["Lifecycle"]
+
+
+class Lifecycle:
+    """Lets operations begin while the client is open, and ends them when it closes."""
+
+    def __init__(self) -> None:
+        self._is_closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: set[_Operation] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def check(self) -> None:
+        """Bind the client to the running event loop, or check that it is this one.
+
+        Raises:
+            ClientStateError: The client is closed, or belongs to another event loop.
+        """
+        if self._is_closed:
+            raise ClientStateError("the client is closed: make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ClientStateError(
+                "the client belongs to the event loop that it first ran in, and this is another:"
+                " make one client for each event loop"
+            )
+
+    def operation(self) -> _Operation:
+        """Make the scope of one thing that the client does, which must not span a `yield`.
+
+        Entering it raises `ClientStateError` as `check` does; closing the client raises it inside.
+        """
+        return _Operation(self)
+
+    async def close(self) -> None:
+        """Let no operation begin any more, end those that run, and wait until they have ended.
+
+        Raises:
+            ClientStateError: The client belongs to another event loop.
+        """
+        if not self._is_closed:
+            self.check()
+            self._is_closed = True
+            for operation in self._running:
+                operation.interrupt()
+        await self._idle.wait()
+
+    def begin(self, operation: _Operation) -> None:
+        """Note that an operation runs."""
+        self.check()
+        self._running.add(operation)
+        self._idle.clear()
+
+    def end(self, operation: _Operation) -> None:
+        """Note that an operation is over."""
+        self._running.remove(operation)
+        if not self._running:
+            self._idle.set()
+
+
+class _Operation:
+    """A cancellation scope in the manner of `asyncio.timeout`, with closing as its time-out."""
+
+    __slots__ = ("_cancelling", "_is_interrupted", "_lifecycle", "_task")
+
+    _task: asyncio.Task[Any]
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._is_interrupted = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._lifecycle.begin(self)
+        self._task = task
+        self._cancelling = task.cancelling()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lifecycle.end(self)
+        if not self._is_interrupted:
+            return
+        # Somebody else may have cancelled the task as well; that must not be swallowed.
+        is_ours_alone = self._task.uncancel() <= self._cancelling
+        if is_ours_alone and exc_type is asyncio.CancelledError:
+            raise ClientStateError("the client was closed while this was running") from None
+
+    def interrupt(self) -> None:
+        """End what runs in the scope."""
+        self._is_interrupted = True
+        self._task.cancel()

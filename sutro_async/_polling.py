@@ -1,0 +1,430 @@
+"""The two loops over requests: one logical GET, and the wait for a job to end.
+
+Both run on tenacity's engine, with a controller of their own for each call: a shared one would mix
+up the states of concurrent calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import logging
+import math
+import random
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+import attrs
+import tenacity
+from attrs.validators import instance_of
+
+from sutro_async._lifecycle import Lifecycle
+from sutro_async._transport import Transport
+from sutro_async._wire import job_path, parse_job, parse_report, status_path
+from sutro_async.errors import (
+    APIError,
+    APIStatusError,
+    InvalidResponseError,
+    JobNotFoundError,
+    JobWaitTimeoutError,
+    SutroError,
+)
+from sutro_async.models import Job, JobStatus, JobStatusReport
+from sutro_async.policies import PollPolicy, RetryPolicy
+
+__all__ = ["OnChange", "Options", "Query", "Service", "Wait", "fetch", "run_wait"]
+
+_MAX_ODD_WORDS: Final = 100
+# Seconds.
+_FIRST_BACKOFF: Final = 0.5
+_LAST_POLL_MARGIN: Final = 0.1
+
+_log: Final = logging.getLogger("sutro_async")
+
+T = TypeVar("T")
+
+OnChange = Callable[[JobStatusReport], object]
+"""What a wait tells each changed report to: a plain callable or one that returns an awaitable."""
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How a client asks: seconds for one request, and the two policies."""
+
+    timeout: float
+    retry: RetryPolicy = attrs.field(validator=instance_of(RetryPolicy))
+    poll: PollPolicy = attrs.field(validator=instance_of(PollPolicy))
+
+
+@attrs.frozen
+class Query(Generic[T]):
+    """One of the two questions that can be asked about a job."""
+
+    job_id: str
+    path: str
+    parse: Callable[[str, bytes], T]
+
+    @staticmethod
+    def for_status(job_id: str) -> Query[JobStatusReport]:
+        """Ask for the status of a job."""
+        return Query(job_id, status_path(job_id), parse_report)
+
+    @staticmethod
+    def for_record(job_id: str) -> Query[Job]:
+        """Ask for the record of a job."""
+        return Query(job_id, job_path(job_id), parse_job)
+
+
+@attrs.frozen
+class Service:
+    """What all calls of one client, and of its clones, have in common."""
+
+    transport: Transport
+    lifecycle: Lifecycle = attrs.field(factory=Lifecycle)
+    _odd_words: set[str] = attrs.field(factory=set, init=False)
+
+    async def ask(
+        self, query: Query[T], options: Options, *, attempt: int, through_pause: bool = False
+    ) -> T:
+        """Make one request and read its answer.
+
+        Raises:
+            APIError: There is no answer, or none that can be used.
+        """
+        body = await self.transport.get(
+            query.path,
+            job_id=query.job_id,
+            timeout=options.timeout,
+            max_pause=options.retry.max_retry_after,
+            attempt=attempt,
+            through_pause=through_pause,
+        )
+        answer = query.parse(query.job_id, body)
+        if isinstance(answer, Job | JobStatusReport) and answer.status is JobStatus.UNKNOWN:
+            self._warn_of_odd_word(answer)
+        return answer
+
+    def _warn_of_odd_word(self, answer: Job | JobStatusReport) -> None:
+        word = answer.raw_status.lower()
+        # The bound keeps a babbling service from filling the memory.
+        if word in self._odd_words or len(self._odd_words) >= _MAX_ODD_WORDS:
+            return
+        self._odd_words.add(word)
+        if not _says_nothing(answer):
+            _log.warning(
+                "job %r: unrecognised status %r is read as unknown; a newer version of"
+                " sutro-async may know it",
+                answer.job_id,
+                answer.raw_status,
+            )
+
+
+class _Attempts(tenacity.BaseRetrying):
+    """Tenacity's engine for coroutines.
+
+    `tenacity.AsyncRetrying` would do, but it inspects every callable at every attempt to find out
+    whether it is a coroutine function, which doubles the cost of an attempt. All callables here
+    are plain functions but the attempt itself and the sleep.
+    """
+
+    async def __call__(  # type: ignore[override] # as in tenacity.AsyncRetrying
+        self, fn: Callable[[], Awaitable[T]], failure: Exception | None = None
+    ) -> T:
+        """Make attempts until the strategies say stop; `failure` is that of one made already."""
+        self.begin()
+        state = tenacity.RetryCallState(self, fn, (), {})
+        if failure is not None:
+            state.set_exception((type(failure), failure, failure.__traceback__))
+        while True:
+            step = self.iter(retry_state=state)
+            if isinstance(step, tenacity.DoAttempt):
+                try:
+                    state.set_result(await fn())
+                except Exception:  # noqa: BLE001 - the engine decides; a cancellation passes by
+                    state.set_exception(sys.exc_info())  # type: ignore[arg-type] # never empty
+            elif isinstance(step, tenacity.DoSleep):
+                state.prepare_for_next_attempt()
+                await asyncio.sleep(step)
+            else:
+                return step  # type: ignore[no-any-return] # the result of the last attempt
+
+
+def _error(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _retry_after(error: BaseException | None) -> float:
+    retry_after = error.retry_after if isinstance(error, APIStatusError) else None
+    return retry_after or 0.0
+
+
+def _growing(start: float, factor: float, steps: int, maximum: float) -> float:
+    try:
+        return min(start * factor**steps, maximum)
+    except OverflowError:  # a patient wait makes more steps than a float can follow
+        return maximum
+
+
+# ---- one logical GET
+
+
+async def fetch(service: Service, query: Query[T], options: Options) -> T:
+    """Ask once, and again after a transient failure, as the retry policy says.
+
+    Raises:
+        APIError: No try brought an answer that can be used; the error is that of the last one.
+        ClientStateError: The client is closed, or belongs to another event loop.
+    """
+    with service.lifecycle.operation():
+        try:
+            return await service.ask(query, options, attempt=1)
+        except APIError as error:
+            # Only now is tenacity's engine worth its price, which is a good part of a request's.
+            return await _retry(service, query, options, error)
+
+
+async def _retry(service: Service, query: Query[T], options: Options, failure: APIError) -> T:
+    policy = options.retry
+    tries = itertools.count(2)
+
+    def delay(state: tenacity.RetryCallState) -> float:
+        bound = _growing(policy.initial, 2, state.attempt_number - 1, policy.maximum)
+        return max(random.uniform(0, bound), _retry_after(_error(state)))  # noqa: S311 - jitter
+
+    def is_worth_a_retry(state: tenacity.RetryCallState) -> bool:
+        error = _error(state)
+        return (
+            isinstance(error, APIError)
+            and error.retryable
+            and _retry_after(error) <= policy.max_retry_after
+        )
+
+    def log_retry(state: tenacity.RetryCallState) -> None:
+        _log.warning("%s; trying again in %.2f s", _error(state), state.upcoming_sleep)
+
+    attempts = _Attempts(
+        sleep=asyncio.sleep,  # type: ignore[arg-type] # awaited by _Attempts
+        stop=tenacity.stop_after_attempt(policy.attempts),
+        wait=delay,
+        retry=is_worth_a_retry,
+        before_sleep=log_retry,
+        reraise=True,
+    )
+    return await attempts(lambda: service.ask(query, options, attempt=next(tries)), failure)
+
+
+# ---- the wait
+
+
+def _says_nothing(answer: Job | JobStatusReport) -> bool:
+    """Whether the service itself says `unknown`, other than with a word that we do not know."""
+    return answer.raw_status.lower() == JobStatus.UNKNOWN
+
+
+class Wait(AsyncIterator[JobStatusReport]):
+    """One wait for a job: iterates over the changes of its report, the terminal one last.
+
+    It works only while the next report is asked for. Between two reports there is no task, no
+    timer and no connection of it, so that it may be dropped at any time.
+
+    Args:
+        service: What is asked.
+        job_id: The job to wait for.
+        options: How to ask.
+        timeout: Seconds from the first step of the iteration, None for no limit; 0 asks once.
+
+    Raises:
+        ValueError: The job id cannot be one.
+    """
+
+    def __init__(
+        self, service: Service, job_id: str, options: Options, timeout: float | None
+    ) -> None:
+        self.deadline: float | None = None
+        self._service = service
+        self._query = Query.for_status(job_id)
+        self._options = options
+        self._timeout = timeout
+
+        self._report: JobStatusReport | None = None
+        self._unchanged_polls = 0
+        self._failure: APIError | None = None
+        self._failed_polls = 0
+        self._outage_began_at = math.inf
+
+        self._began_at: float | None = None
+        self._polls = 0
+        self._poll_began_at = 0.0
+        self._poll_seconds = 0.0
+        self._next_poll_at = -math.inf
+        self._is_cut_short = False
+        self._is_last_before_deadline = False
+        self._is_over = False
+
+    def __aiter__(self) -> Wait:
+        return self
+
+    async def __anext__(self) -> JobStatusReport:
+        if self._is_over:
+            raise StopAsyncIteration
+        if self._began_at is None:
+            self._began_at = _now()
+            self.deadline = self._began_at + self._timeout if self._timeout else None
+        elif self._timeout == 0:
+            self._is_over = True
+            raise self._timed_out()
+        attempts = _Attempts(
+            sleep=asyncio.sleep,  # type: ignore[arg-type] # awaited by _Attempts
+            wait=lambda _: self._seconds_to_next_poll(),
+            retry=self._must_poll_again,
+            before_sleep=self._log_failure,
+        )
+        try:
+            with self._service.lifecycle.operation():
+                async with asyncio.timeout_at(self.deadline):
+                    await asyncio.sleep(self._seconds_to_next_poll())
+                    report = await attempts(self._poll)
+        except SutroError as error:  # first, since an APITimeoutError is a TimeoutError as well
+            self._is_over = True
+            if isinstance(error, APIError):
+                error.last_report = self._report
+            raise
+        except TimeoutError:
+            self._is_over = True
+            raise self._timed_out() from self._failure
+        self._is_over = report.is_terminal
+        return report
+
+    async def aclose(self) -> None:
+        """End the iteration; for `contextlib.aclosing`, since there is nothing to clean up."""
+        self._is_over = True
+
+    async def _poll(self) -> JobStatusReport:
+        self._poll_began_at = _now()
+        self._polls += 1
+        report = await self._service.ask(
+            self._query, self._options, attempt=self._polls, through_pause=self._is_cut_short
+        )
+        if _says_nothing(report):
+            raise InvalidResponseError(
+                job_id=report.job_id,
+                path="$.job_status",
+                reason=f"{report.raw_status!r} says nothing about the job",
+            )
+        return report
+
+    def _must_poll_again(self, state: tenacity.RetryCallState) -> bool:
+        """Take note of what a poll brought; whether the wait for a change goes on."""
+        error = _error(state)
+        if error is None:
+            assert state.outcome is not None  # noqa: S101 - there was no error
+            return self._note_report(state.outcome.result())
+        return isinstance(error, APIError) and self._note_failure(error)
+
+    def _note_report(self, report: JobStatusReport) -> bool:
+        previous, self._report = self._report, report
+        self._poll_seconds = _now() - self._poll_began_at
+        self._failure = None
+        self._failed_polls = 0
+        self._outage_began_at = math.inf
+        is_unchanged = report == previous
+        self._unchanged_polls = self._unchanged_polls + 1 if is_unchanged else 0
+        if previous is None or report.status is not previous.status:
+            _log.info("job %r: %s", report.job_id, report.raw_status)
+        policy = self._options.poll
+        interval = _growing(policy.initial, policy.factor, self._unchanged_polls, policy.maximum)
+        self._schedule(interval * random.uniform(1 - policy.jitter, 1 + policy.jitter))  # noqa: S311
+        return is_unchanged
+
+    def _note_failure(self, error: APIError) -> bool:
+        policy = self._options.poll
+        is_missing = isinstance(error, JobNotFoundError)
+        if is_missing and self._report is None:
+            give_up_at = (self._began_at or 0.0) + policy.not_found_grace
+        elif error.retryable or isinstance(error, InvalidResponseError):
+            self._outage_began_at = min(self._outage_began_at, self._poll_began_at)
+            give_up_at = self._outage_began_at + policy.max_outage
+        else:
+            return False
+        if _now() >= give_up_at or (is_missing and self._has_no_other_chance):
+            return False
+        self._failure = error
+        if self._timeout == 0:
+            raise self._timed_out() from error
+        self._failed_polls += 1
+        bound = _growing(
+            min(policy.initial, _FIRST_BACKOFF), 2, self._failed_polls - 1, policy.maximum
+        )
+        self._schedule(max(random.uniform(bound / 2, bound), _retry_after(error)), give_up_at)  # noqa: S311
+        return True
+
+    @property
+    def _has_no_other_chance(self) -> bool:
+        return self._is_last_before_deadline or self._timeout == 0
+
+    def _schedule(self, delay: float, give_up_at: float = math.inf) -> None:
+        """Set the time of the next poll, sooner than `delay` where it would be too late by then.
+
+        Before the wait gives up on an outage, and before its time-out strikes, there is one last
+        poll, the latter so early that it can be expected to finish.
+        """
+        now = _now()
+        latest = give_up_at
+        if self.deadline is not None:
+            if self._is_last_before_deadline:
+                self._next_poll_at = math.inf
+                return
+            lead = min(1.5 * self._poll_seconds + _LAST_POLL_MARGIN, (self.deadline - now) / 2)
+            latest = min(latest, self.deadline - lead)
+        self._next_poll_at = min(now + delay, latest)
+        self._is_cut_short = now + delay > latest
+        self._is_last_before_deadline = self._is_cut_short and latest < give_up_at
+
+    def _seconds_to_next_poll(self) -> float:
+        return max(0.0, self._next_poll_at - _now())
+
+    def _log_failure(self, state: tenacity.RetryCallState) -> None:
+        if self._failure is not None:
+            _log.warning("%s; polling again in %.2f s", self._failure, state.upcoming_sleep)
+
+    def _timed_out(self) -> JobWaitTimeoutError:
+        return JobWaitTimeoutError(
+            job_id=self._query.job_id,
+            last_report=self._report,
+            elapsed=_now() - (self._began_at or 0.0),
+            timeout=self._timeout or 0.0,
+            failure=self._failure,
+        )
+
+
+async def run_wait(wait: Wait, on_change: OnChange | None) -> JobStatusReport:
+    """Go through a wait to its end, and return the terminal report.
+
+    Raises:
+        APIError: A failure that a wait does not survive.
+        ClientStateError: The client is closed, or belongs to another event loop.
+        JobWaitTimeoutError: The time-out struck.
+    """
+    report = await anext(wait)
+    while True:
+        if on_change is not None:
+            await _tell(on_change, report, wait.deadline)
+        if report.is_terminal:
+            return report
+        report = await anext(wait)
+
+
+async def _tell(on_change: OnChange, report: JobStatusReport, deadline: float | None) -> None:
+    try:
+        async with asyncio.timeout_at(deadline):
+            result = on_change(report)
+            if inspect.isawaitable(result):
+                await result
+    except Exception:  # noqa: BLE001 - whatever it is, it is not the fault of the wait
+        _log.exception("job %r: on_change failed; the wait goes on", report.job_id)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,91 @@
+"""The limits that all requests of one client share, since all of them share one account."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Final
+
+from aiolimiter import AsyncLimiter
+
+from sutro_async.errors import ConfigurationError
+
+__all__ = ["Throttle"]
+
+# Requests are spaced evenly up to a hundred a second. Above that the timers of an event loop are
+# too coarse, so as many as belong into this many seconds may leave together.
+_BURST_SECONDS: Final = 0.01
+
+
+class Throttle:
+    """At most so many requests in flight, so many a second, and none while the service rests.
+
+    Args:
+        max_concurrency: Requests in flight.
+        max_rate: Requests a second; None for no limit.
+
+    Raises:
+        ConfigurationError: A number is out of its range.
+    """
+
+    def __init__(self, max_concurrency: int, max_rate: float | None) -> None:
+        if isinstance(max_concurrency, bool) or not isinstance(max_concurrency, int):
+            raise ConfigurationError(
+                f"max_concurrency must be a whole number, got {max_concurrency!r}"
+            )
+        if max_concurrency < 1:
+            raise ConfigurationError(f"max_concurrency must be at least 1, got {max_concurrency!r}")
+        self._slots = asyncio.Semaphore(max_concurrency)
+        self._limiter = None if max_rate is None else _limiter(max_rate)
+        self._resume_at: float | None = None
+
+    def pause(self, seconds: float) -> None:
+        """Hold back every request that has not left yet, for so many seconds from now."""
+        if seconds > self._pause_left():
+            self._resume_at = asyncio.get_running_loop().time() + seconds
+
+    async def acquire(self, *, through_pause: bool = False) -> None:
+        """Wait for leave to make one request; `release` says that it is over.
+
+        Args:
+            through_pause: Do not wait for the end of a pause. For the last chance to ask, which
+                would be gone after it.
+        """
+        while True:
+            if not through_pause and (pause := self._pause_left()):
+                await asyncio.sleep(pause)
+            await self._slots.acquire()
+            try:
+                if self._limiter is not None:
+                    # Last of all, so that leave once given is used at once: hoarded, it would
+                    # make a burst. The slot is held meanwhile, at no cost, for the next one in
+                    # line would have to wait just as long.
+                    await self._limiter.acquire()
+            except BaseException:
+                self._slots.release()
+                raise
+            if through_pause or not self._pause_left():
+                return
+            # The pause began while this one stood in line.
+            self._slots.release()
+
+    def release(self) -> None:
+        """Let another request go."""
+        self._slots.release()
+
+    def _pause_left(self) -> float:
+        if self._resume_at is None:
+            return 0.0
+        left = self._resume_at - asyncio.get_running_loop().time()
+        if left <= 0:
+            self._resume_at = None
+        return max(0.0, left)
+
+
+def _limiter(max_rate: float) -> AsyncLimiter:
+    if isinstance(max_rate, bool) or not isinstance(max_rate, int | float):
+        raise ConfigurationError(f"max_rate must be a number or None, got {max_rate!r}")
+    if not 0 < max_rate < math.inf:
+        raise ConfigurationError(f"max_rate must be more than 0 and finite, got {max_rate!r}")
+    burst = max(1.0, max_rate * _BURST_SECONDS)
+    return AsyncLimiter(burst, burst / max_rate)

@@ -1,0 +1,493 @@
+"""Bytes to models or errors: every rule about what the service sends, as pure functions.
+
+Nothing here does I/O. `parse_report` and `parse_job` read a body that came with status 200,
+`parse_error` an answer with any other status. What the service really sends differs from its API
+reference in places; both are accepted.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import math
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+from urllib.parse import quote, urlsplit
+
+import attrs
+import cattrs
+
+from sutro_async.errors import (
+    APIStatusError,
+    AuthenticationError,
+    GoneError,
+    InvalidResponseError,
+    JobNotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    one_line,
+)
+from sutro_async.models import FailureReason, Job, JobStatus, JobStatusReport, JSONObject
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "converter",
+    "job_path",
+    "parse_error",
+    "parse_job",
+    "parse_report",
+    "status_path",
+]
+
+MAX_BODY_BYTES: Final = 16 * 2**20
+_MAX_DEPTH: Final = 64
+_TOO_DEEP: Final = f"nested deeper than {_MAX_DEPTH} levels"
+_MAX_TEXT_CHARACTERS: Final = 10_000
+_MAX_COMPLAINTS: Final = 5
+
+T = TypeVar("T")
+
+
+# ---- requests
+
+
+def status_path(job_id: str) -> str:
+    """The path of a job's status, below the base URL."""
+    return f"/job-status/{_segment(job_id)}"
+
+
+def job_path(job_id: str) -> str:
+    """The path of a job's record, below the base URL."""
+    return f"/jobs/{_segment(job_id)}"
+
+
+def _segment(job_id: str) -> str:
+    if not isinstance(job_id, str):
+        raise ValueError(f"a job id is a string, got {job_id!r}")  # noqa: TRY004 - as documented
+    # A dot segment names another path, however its dots are encoded.
+    if job_id in {"", ".", ".."} or not job_id.isprintable():
+        raise ValueError(
+            f"{job_id!r} cannot be a job id: it must be a non-empty string of printable characters"
+        )
+    return quote(job_id, safe="")
+
+
+# ---- answers with status 200
+
+
+def parse_report(job_id: str, body: bytes) -> JobStatusReport:
+    """Read the body of a status answer, in either of its two forms.
+
+    Raises:
+        InvalidResponseError: The body is not what the API promises.
+    """
+    content = _load_object(job_id, body)
+    word = content.get("job_status")
+    word_path = "job_status"
+    if isinstance(word, dict):
+        word = word.get(job_id)
+        word_path = f"job_status[{job_id!r}]"
+    metadata = content.get("metadata")
+    facts = metadata if isinstance(metadata, dict) else {}
+    return _structure(
+        job_id,
+        {
+            "job_id": job_id,
+            "status": word,
+            "raw_status": word,
+            "message": _unless_none(content.get("message"), ""),
+            "metadata": _unless_none(metadata, {}),
+            "failure": _with_context(facts.get("failure_reason"), facts),
+        },
+        JobStatusReport,
+        {
+            "$.status": f"$.{word_path}",
+            "$.failure": "$.metadata.failure_reason",
+        },
+    )
+
+
+_JOB_FIELDS: Final = frozenset(attrs.fields_dict(Job)) - {"raw_status", "extra"}
+
+
+def parse_job(job_id: str, body: bytes) -> Job:
+    """Read the body of a job's record.
+
+    Raises:
+        JobNotFoundError: There is no record in it, which means that there is no such job.
+        InvalidResponseError: The body is not what the API promises.
+    """
+    content = _load_object(job_id, body)
+    record = content.get("job")
+    if record is None:
+        raise JobNotFoundError(
+            job_id=job_id,
+            status_code=404,
+            message=_explanation(content) or "the service answered without a job",
+            body=content,
+        )
+    if not isinstance(record, dict):
+        raise InvalidResponseError(
+            job_id=job_id, path="$.job", reason=f"expected an object, got {_shown(record)}"
+        )
+    known = {name: value for name, value in record.items() if name in _JOB_FIELDS}
+    known["status"] = known["raw_status"] = record.get("status")
+    known["job_id"] = record.get("job_id")
+    known["failure_reason"] = _with_context(record.get("failure_reason"), record)
+    known["extra"] = {name: value for name, value in record.items() if name not in _JOB_FIELDS}
+    job = _structure(job_id, known, Job, {"$": "$.job"})
+    if job.job_id != job_id:
+        raise InvalidResponseError(
+            job_id=job_id,
+            path="$.job.job_id",
+            reason=f"expected {job_id!r}, got {_shown(job.job_id)}",
+        )
+    return job
+
+
+def _with_context(reason: object, neighbours: Mapping[str, Any]) -> object:
+    """Bring a reason into its richest form: an object that holds its additional context.
+
+    A plain string has its additional context beside it.
+    """
+    context = neighbours.get("additional_context")
+    if isinstance(reason, str):
+        reason = {"message": reason}
+    if isinstance(reason, dict) and isinstance(context, str):
+        reason = {"additional_context": context, **reason}
+    return reason
+
+
+def _unless_none(value: object, default: object) -> object:
+    return default if value is None else value
+
+
+# ---- answers with any other status
+
+_ERRORS: Final[Mapping[int, type[APIStatusError]]] = {
+    401: AuthenticationError,
+    403: PermissionDeniedError,
+    404: JobNotFoundError,
+    410: GoneError,
+    429: RateLimitError,
+}
+
+
+def parse_error(
+    job_id: str, status: int, headers: Mapping[str, str], body: bytes
+) -> APIStatusError | InvalidResponseError:
+    """Make the error that an answer with a status other than 200 stands for.
+
+    Args:
+        job_id: The job that was asked for.
+        status: The HTTP status.
+        headers: The headers; a mapping that takes lower-case names.
+        body: The body, or as much of it as could be read.
+    """
+    if 200 <= status < 300:
+        return InvalidResponseError(
+            job_id=job_id, path="$", reason=f"expected HTTP status 200, got {status}"
+        )
+    content = _error_content(body)
+    fields = content if isinstance(content, dict) else {}
+    if 300 <= status < 400:
+        message = f"{_redirect(headers)}; redirects are not followed, so check the base_url"
+    else:
+        message = _explanation(content) or _text(content) or "no explanation"
+    error_class = _ERRORS.get(status, ServerError if 500 <= status < 600 else APIStatusError)
+    return error_class(
+        job_id=job_id,
+        status_code=status,
+        message=message,
+        code=_name(fields.get("code")),
+        request_id=_name(fields.get("request_id"), headers.get("x-request-id")),
+        retry_after=_retry_after(headers),
+        body=content,
+    )
+
+
+def _error_content(body: bytes) -> object:
+    try:
+        return _load(body)
+    except _MalformedError:
+        return body[:_MAX_TEXT_CHARACTERS].decode(errors="replace")
+
+
+def _explanation(content: object) -> str:
+    """Return what an error's body says of it, in one line; empty if it says nothing."""
+    if not isinstance(content, dict):
+        return _text(content)
+    texts = (_text(content.get(name)) for name in ("detail", "message", "error"))
+    return next(filter(None, texts), "")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, list):
+        return one_line("; ".join(_text(item) for item in value[:_MAX_COMPLAINTS]))
+    if isinstance(value, dict):
+        value = value.get("msg") or value.get("message") or value
+    if value is None or isinstance(value, str):
+        return one_line(value or "")
+    return one_line(json.dumps(value))
+
+
+def _name(*candidates: object) -> str | None:
+    """Return the first candidate that is a string and not blank, short enough for a message."""
+    texts = (one_line(text, limit=100) for text in candidates if isinstance(text, str))
+    return next(filter(None, texts), None)
+
+
+def _redirect(headers: Mapping[str, str]) -> str:
+    try:
+        host = urlsplit(headers.get("location", "")).hostname
+    except ValueError:
+        host = None
+    return f"redirect to {one_line(host, limit=100)}" if host else "redirect"
+
+
+_DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]*)?")
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the service asks to be left alone; RFC 9110, section 10.2.3."""
+    milliseconds = _non_negative(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after")
+    seconds = _non_negative(value)
+    if seconds is None and value is not None:
+        until = _http_date(value)
+        # The service's own clock, where it is known: ours may be wrong.
+        now = _http_date(headers.get("date", "")) or datetime.now(UTC)
+        seconds = max(0.0, (until - now).total_seconds()) if until else None
+    return seconds
+
+
+def _non_negative(value: str | None) -> float | None:
+    if value is None or not _DECIMAL.fullmatch(value.strip()):
+        return None
+    number = float(value)
+    return number if number < math.inf else None
+
+
+def _http_date(value: str) -> datetime | None:
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+# ---- JSON, strictly
+
+
+class _MalformedError(ValueError):
+    """A body that is no JSON, or JSON that no honest service sends."""
+
+
+def _load_object(job_id: str, body: bytes) -> dict[str, Any]:
+    try:
+        content = _load(body)
+    except _MalformedError as error:
+        raise InvalidResponseError(job_id=job_id, path="$", reason=str(error)) from error.__cause__
+    if not isinstance(content, dict):
+        raise InvalidResponseError(
+            job_id=job_id, path="$", reason=f"expected an object, got {_shown(content)}"
+        )
+    return content
+
+
+def _load(body: bytes) -> object:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise _MalformedError("not valid UTF-8") from error
+    content = _parse(text)
+    # Few bodies need a second look: more brackets than levels, or an escape of half a character.
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(content) > _MAX_DEPTH:
+        raise _MalformedError(_TOO_DEEP)
+    if "\\ud" in text or "\\uD" in text:
+        _check_surrogates(content)
+    return content
+
+
+def _parse(text: str) -> object:
+    try:
+        return _decoder.decode(text)
+    except RecursionError:
+        # Its traceback is as deep as the body; nobody wants to read that.
+        raise _MalformedError(_TOO_DEEP) from None
+    except json.JSONDecodeError as error:
+        raise _MalformedError(f"not JSON: {_shown(text)} ({error.msg})") from error
+
+
+def _check_surrogates(content: object) -> None:
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise _MalformedError("a string holds half a character (a lone surrogate)") from error
+
+
+def _depth(content: object) -> int:
+    depth = 0
+    values = [content]
+    while parents := [value for value in values if isinstance(value, dict | list)]:
+        depth += 1
+        values = [
+            child
+            for parent in parents
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+    return depth
+
+
+def _reject_constant(name: str) -> None:
+    raise _MalformedError(f"{name} is not JSON")
+
+
+def _integer_literal(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError as error:  # more digits than Python is willing to convert
+        raise _MalformedError(_out_of_range(digits)) from error
+
+
+def _finite_float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise _MalformedError(_out_of_range(digits))
+    return number
+
+
+def _out_of_range(digits: str) -> str:
+    return f"the number {one_line(digits, limit=40)} is out of range"
+
+
+def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise _MalformedError("an object has the same name twice")
+    return content
+
+
+_decoder: Final = json.JSONDecoder(
+    parse_constant=_reject_constant,
+    parse_float=_finite_float,
+    parse_int=_integer_literal,
+    object_pairs_hook=_unique_names,
+)
+
+
+# ---- JSON to models, strictly
+
+
+class _MismatchError(ValueError):
+    """A value that is not of its documented type."""
+
+    def __init__(self, expected: str, value: object) -> None:
+        super().__init__(f"expected {expected}, got {_shown(value)}")
+
+
+_shorten: Final = reprlib.Repr()
+_shorten.maxstring = _shorten.maxother = _shorten.maxlong = 60
+_shorten.maxlevel = 3
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else one_line(_shorten.repr(value), limit=200)
+
+
+def _structure(
+    job_id: str,
+    content: Mapping[str, Any],
+    cls: type[T],
+    paths: Mapping[str, str],
+) -> T:
+    """Make a model of `content`; `paths` tells where its fields came from in the body."""
+    try:
+        return converter.structure(content, cls)
+    except cattrs.BaseValidationError as error:
+        complaint = cattrs.transform_error(error, format_exception=lambda exc, _: str(exc))[0]
+        reason, _, path = complaint.rpartition(" @ ")
+        for ours, theirs in paths.items():
+            if path.startswith(ours):
+                path = theirs + path.removeprefix(ours)
+                break
+        raise InvalidResponseError(job_id=job_id, path=path, reason=reason) from error
+
+
+def _exactly(cls: type[T], expected: str) -> Callable[[object, object], T]:
+    def structure(value: object, _: object) -> T:
+        if not isinstance(value, cls):
+            raise _MismatchError(expected, value)
+        return value
+
+    return structure
+
+
+def _integer(value: object, _: object) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _MismatchError("an integer", value)
+    return value
+
+
+def _number(value: object, _: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise _MismatchError("a number", value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise _MismatchError("a number in range", value) from None
+
+
+def _time(value: object, _: object) -> datetime:
+    try:
+        time = datetime.fromisoformat(value)  # type: ignore[arg-type] # any other is a TypeError
+    except (TypeError, ValueError):
+        raise _MismatchError("an ISO 8601 time", value) from None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+_SPELLINGS: Final = {
+    **{status.value: status for status in JobStatus},
+    "canceled": JobStatus.CANCELLED,
+    "canceling": JobStatus.CANCELLING,
+}
+
+
+def _status(value: object, _: object) -> JobStatus:
+    if not isinstance(value, str):
+        raise _MismatchError("a string", value)
+    return _SPELLINGS.get(value.lower(), JobStatus.UNKNOWN)
+
+
+def _failure(value: object, _: object) -> FailureReason:
+    if not isinstance(value, dict):
+        raise _MismatchError("a string or an object", value)
+    return _structure_failure({**value, "details": value}, FailureReason)
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=True)
+    converter.register_structure_hook(str, _exactly(str, "a string"))
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(datetime, _time)
+    converter.register_unstructure_hook(datetime, datetime.isoformat)
+    converter.register_structure_hook(JobStatus, _status)
+    converter.register_structure_hook_func(
+        lambda cls: cls == JSONObject, _exactly(dict, "an object")
+    )
+    converter.register_structure_hook(FailureReason, _failure)
+    converter.register_unstructure_hook(FailureReason, lambda reason: dict(reason.details))
+    return converter
+
+
+converter: Final = _make_converter()
+_structure_failure: Final = cattrs.gen.make_dict_structure_fn(FailureReason, converter)

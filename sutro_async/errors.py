@@ -1,0 +1,267 @@
+"""What can go wrong, as a tree.
+
+```
+SutroError
+├── ConfigurationError (ValueError)        no key, a bad URL, a bad option
+├── ClientStateError (RuntimeError)        a closed client, or another event loop
+├── APIError                               one request came to nothing
+│   ├── APIConnectionError (ConnectionError)
+│   │   └── APITimeoutError (TimeoutError)
+│   ├── InvalidResponseError               a body that is not what the API promises
+│   └── APIStatusError                     an HTTP status other than 200
+│       ├── AuthenticationError            401
+│       ├── PermissionDeniedError          403
+│       ├── JobNotFoundError               404
+│       ├── GoneError                      410
+│       ├── RateLimitError                 429
+│       └── ServerError                    500 to 599
+├── JobWaitTimeoutError (TimeoutError)     the job goes on, only the wait is over
+└── JobUnsuccessfulError                   the job has ended without success
+    ├── JobFailedError
+    └── JobCancelledError
+```
+
+Every error survives pickling with its fields, and its message is one line.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sutro_async.models import JobStatusReport
+
+__all__ = [
+    "APIConnectionError",
+    "APIError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "ClientStateError",
+    "ConfigurationError",
+    "GoneError",
+    "InvalidResponseError",
+    "JobCancelledError",
+    "JobFailedError",
+    "JobNotFoundError",
+    "JobUnsuccessfulError",
+    "JobWaitTimeoutError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "ServerError",
+    "SutroError",
+]
+
+_TRANSIENT_STATUSES: Final = frozenset(
+    {408, 425, 429, 500, 502, 503, 504, *range(520, 528), 530},
+)
+
+
+class SutroError(Exception):
+    """The base of everything that this library raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default would call the class with the message alone, and lose the other fields.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(
+    cls: type[SutroError], args: tuple[object, ...], fields: dict[str, object]
+) -> SutroError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
+
+
+class ConfigurationError(SutroError, ValueError):
+    """The client cannot be set up like this; the message says what to set, and where."""
+
+
+class ClientStateError(SutroError, RuntimeError):
+    """The client is closed, or is used from an event loop other than its own."""
+
+
+class APIError(SutroError):
+    """One request to the service came to nothing.
+
+    Attributes:
+        job_id: The job that was asked for.
+        last_report: In a wait, the last good report on the job, if there was one.
+    """
+
+    def __init__(self, message: str, *, job_id: str) -> None:
+        super().__init__(message)
+        self.job_id = job_id
+        self.last_report: JobStatusReport | None = None
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request, made again, has a chance."""
+        return False
+
+
+class APIConnectionError(APIError, ConnectionError):
+    """No whole answer arrived: refused, reset, cut short, or no valid HTTP."""
+
+    def __init__(self, message: str, *, job_id: str, retryable: bool = True) -> None:
+        super().__init__(message, job_id=job_id)
+        self._retryable = retryable
+
+    @property
+    def retryable(self) -> bool:
+        """False where the server's certificate does not verify: trying again cannot help."""
+        return self._retryable
+
+
+class APITimeoutError(APIConnectionError, TimeoutError):
+    """No whole answer arrived within the time-out of the request."""
+
+
+class InvalidResponseError(APIError):
+    """The service answered with a body that is not what the API promises.
+
+    Attributes:
+        path: Where in the body, such as `$.job.input_tokens`; `$` is the body itself.
+        reason: What is wrong there, such as `expected an integer, got '15'`.
+    """
+
+    def __init__(self, *, job_id: str, path: str, reason: str) -> None:
+        super().__init__(f"job {job_id!r}: invalid response: {path}: {reason}", job_id=job_id)
+        self.path = path
+        self.reason = reason
+
+
+class APIStatusError(APIError):
+    """The service answered with an HTTP status other than 200.
+
+    Attributes:
+        status_code: The HTTP status.
+        message: What the service says of it, in one line.
+        code: The service's own word for the error, such as `rate_limited`, if it sent one.
+        request_id: The service's name for the request, to quote to its support, if it sent one.
+        retry_after: Seconds that the service asks to be left alone, if it says so.
+        body: The body as parsed from JSON, else as text.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        status_code: int,
+        message: str,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+        body: object = "",
+    ) -> None:
+        details = "".join(
+            f" [{name} {value}]"
+            for name, value in (("code", code), ("request", request_id))
+            if value is not None
+        )
+        super().__init__(f"job {job_id!r}: HTTP {status_code}: {message}{details}", job_id=job_id)
+        self.status_code = status_code
+        self.message = message
+        self.code = code
+        self.request_id = request_id
+        self.retry_after = retry_after
+        self.body = body
+
+    @property
+    def retryable(self) -> bool:
+        """True for 408, 425, 429, 500, 502, 503, 504, 520 to 527 and 530."""
+        return self.status_code in _TRANSIENT_STATUSES
+
+
+class AuthenticationError(APIStatusError):
+    """401: the key is missing or wrong."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """403: the key may not do this."""
+
+
+class JobNotFoundError(APIStatusError):
+    """404: there is no such job."""
+
+
+class GoneError(APIStatusError):
+    """410: the job, or this way of reaching the service, is gone for good."""
+
+
+class RateLimitError(APIStatusError):
+    """429: too many requests; `retry_after` says how many seconds to wait, if it is known."""
+
+
+class ServerError(APIStatusError):
+    """500 to 599: the service, or a proxy in front of it, is in trouble."""
+
+
+class JobWaitTimeoutError(SutroError, TimeoutError):
+    """The time-out of a wait struck. The job goes on, and can be waited for again.
+
+    Attributes:
+        job_id: The job that was waited for.
+        last_report: The last good report on it, if there was one.
+        elapsed: Seconds that the wait took.
+        timeout: Seconds that it was given.
+    """
+
+    def __init__(
+        self,
+        *,
+        job_id: str,
+        last_report: JobStatusReport | None,
+        elapsed: float,
+        timeout: float,
+        failure: APIError | None = None,
+    ) -> None:
+        seen = (
+            "not seen" if last_report is None else repr(one_line(last_report.raw_status, limit=40))
+        )
+        trouble = "" if failure is None else f" (the last poll failed: {failure})"
+        super().__init__(
+            f"job {job_id!r} was {seen} when the time-out of {timeout:g} s struck{trouble};"
+            f" it goes on at the service, and wait_for_job({job_id!r}) waits for it again"
+        )
+        self.job_id = job_id
+        self.last_report = last_report
+        self.elapsed = elapsed
+        self.timeout = timeout
+
+
+class JobUnsuccessfulError(SutroError):
+    """The job has ended, and not with success.
+
+    Attributes:
+        report: The terminal report.
+    """
+
+    _verb = "ended without success"
+
+    def __init__(self, report: JobStatusReport) -> None:
+        why = one_line(str(report.failure or "")) or one_line(report.message)
+        super().__init__(
+            f"job {report.job_id!r} {self._verb}: {why or 'the service gave no reason'}"
+        )
+        self.report = report
+
+
+class JobFailedError(JobUnsuccessfulError):
+    """The job failed; `report.failure` says why."""
+
+    _verb = "failed"
+
+
+class JobCancelledError(JobUnsuccessfulError):
+    """The job was cancelled."""
+
+    _verb = "was cancelled"
+
+
+def one_line(text: str, *, limit: int = 300) -> str:
+    """Make a foreign text fit for a message: printable, on one line, at most `limit` characters."""
+    text = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
+    text = " ".join(text.split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,238 @@
+"""What the service tells of a job, as values.
+
+All classes are immutable and compare by value; all but `JobOutcome` are made from the service's
+answers, never by hand, except in tests.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, Generic, Self, TypeVar
+
+import attrs
+
+from sutro_async.errors import JobCancelledError, JobFailedError, SutroError
+
+__all__ = [
+    "TERMINAL_STATUSES",
+    "FailureReason",
+    "Job",
+    "JobOutcome",
+    "JobStatus",
+    "JobStatusReport",
+]
+
+JSONObject = Mapping[str, Any]
+"""A JSON object as parsed; what it holds is the service's own affair."""
+
+T = TypeVar("T")
+
+
+class JobStatus(enum.StrEnum):
+    """Where a job stands (API reference: "Checking Job Status", "Job Status Values").
+
+    A word that this version does not know reads as `UNKNOWN`; the word itself is kept beside it,
+    in `raw_status`.
+    """
+
+    PENDING = "pending"
+    SUBMITTED = "submitted"
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a job stays at this status for good."""
+        return self in TERMINAL_STATUSES
+
+
+TERMINAL_STATUSES: Final = frozenset(
+    {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED},
+)
+"""The statuses at which a job has ended."""
+
+
+@attrs.frozen(kw_only=True)
+class FailureReason:
+    """Why a job failed; the same, whichever of its forms the service used.
+
+    Attributes:
+        message: The reason in words.
+        additional_context: What else the service knows of it, for debugging.
+        details: The reason as an object: as sent, or made of the two fields above where the
+            service sent a plain string.
+    """
+
+    message: str | None = None
+    additional_context: str | None = None
+    details: JSONObject = attrs.field(hash=False)
+
+    @details.default
+    def _from_fields(self) -> JSONObject:
+        fields = {"message": self.message, "additional_context": self.additional_context}
+        return {name: text for name, text in fields.items() if text is not None}
+
+    def __str__(self) -> str:
+        message = (self.message or "").strip()
+        context = (self.additional_context or "").strip()
+        if message and context:
+            return f"{message} ({context})"
+        others = self.details.keys() - {"message", "additional_context"}
+        return message or context or ", ".join(f"{k}: {self.details[k]}" for k in sorted(others))
+
+
+@attrs.frozen(kw_only=True)
+class JobStatusReport:
+    """One answer of `GET /job-status/{job_id}` (API reference: "Checking Job Status").
+
+    Attributes:
+        job_id: The job.
+        status: Where it stands.
+        raw_status: The service's word for that, as sent.
+        message: The service's description of the status; empty when it sent none.
+        metadata: Further facts, as sent; empty when the service sent none.
+        failure: Why the job failed, where the service says so.
+    """
+
+    job_id: str
+    status: JobStatus
+    raw_status: str
+    message: str = ""
+    metadata: JSONObject = attrs.field(factory=dict, hash=False)
+    failure: FailureReason | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job has ended."""
+        return self.status.is_terminal
+
+    def raise_for_failure(self) -> Self:
+        """Return the report itself, unless the job failed or was cancelled.
+
+        Raises:
+            JobFailedError: The job failed.
+            JobCancelledError: The job was cancelled.
+        """
+        if self.status is JobStatus.FAILED:
+            raise JobFailedError(self)
+        if self.status is JobStatus.CANCELLED:
+            raise JobCancelledError(self)
+        return self
+
+
+@attrs.frozen(kw_only=True)
+class Job:
+    """The record of a job, from `GET /jobs/{job_id}` (API reference: "Fetch Job Details").
+
+    The service may leave out all but the first two fields; those are None then.
+
+    Attributes:
+        job_id: The job.
+        status: Where it stands.
+        raw_status: The service's word for that, as sent.
+        model: The model that it runs on.
+        system_prompt: The system prompt given to the model.
+        job_priority: 0 (minutes) or 1 (about an hour).
+        datetime_created: When it was submitted; with a time zone, as all times here.
+        datetime_started: When processing began.
+        datetime_completed: When it ended.
+        json_schema: The schema of its structured output.
+        sampling_params: The sampling parameters, as given to the model.
+        name: Its name.
+        description: Its description.
+        dataset_id: The data set that it reads.
+        input_tokens: Tokens read.
+        output_tokens: Tokens written.
+        job_cost: US dollars that it cost; known once it has ended.
+        num_rows: Rows processed.
+        failure_reason: Why it failed.
+        cost_estimate: US dollars that it was expected to cost.
+        extra: Whatever else the service sent, as sent.
+    """
+
+    job_id: str
+    status: JobStatus
+    raw_status: str
+    model: str | None = None
+    system_prompt: str | None = None
+    job_priority: int | None = None
+    datetime_created: datetime | None = None
+    datetime_started: datetime | None = None
+    datetime_completed: datetime | None = None
+    json_schema: JSONObject | None = attrs.field(default=None, hash=False)
+    sampling_params: JSONObject | None = attrs.field(default=None, hash=False)
+    name: str | None = None
+    description: str | None = None
+    dataset_id: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    job_cost: float | None = None
+    num_rows: int | None = None
+    failure_reason: FailureReason | None = None
+    cost_estimate: float | None = None
+    extra: JSONObject = attrs.field(factory=dict, hash=False)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the job has ended."""
+        return self.status.is_terminal
+
+    @property
+    def duration(self) -> timedelta | None:
+        """How long the job ran: completed minus started; None until both are known."""
+        if self.datetime_started is None or self.datetime_completed is None:
+            return None
+        return self.datetime_completed - self.datetime_started
+
+    @property
+    def total_tokens(self) -> int | None:
+        """Tokens read and written; None until both are known."""
+        if self.input_tokens is None or self.output_tokens is None:
+            return None
+        return self.input_tokens + self.output_tokens
+
+
+@attrs.frozen(kw_only=True)
+class JobOutcome(Generic[T]):
+    """What came of one job of many: a value, or the error that it met.
+
+    Attributes:
+        job_id: The job.
+        value: What was asked for; None when there is an error.
+        error: Why there is no value; None when there is one.
+
+    Raises:
+        ValueError: Both or neither of `value` and `error` are given.
+    """
+
+    job_id: str
+    value: T | None = None
+    error: SutroError | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.value is None) == (self.error is None):
+            raise ValueError("a JobOutcome has either a value or an error")
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a value."""
+        return self.error is None
+
+    def result(self) -> T:
+        """Return the value.
+
+        Raises:
+            SutroError: The error, where there is one.
+        """
+        if self.error is not None:
+            raise self.error
+        assert self.value is not None  # noqa: S101 - one of the two is set
+        return self.value

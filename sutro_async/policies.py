@@ -1,0 +1,100 @@
+"""How often and how long: the numbers of retries and of waits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from sutro_async.errors import ConfigurationError
+
+__all__ = ["PollPolicy", "RetryPolicy"]
+
+
+def _number(
+    minimum: float, maximum: float = math.inf, *, infinite: bool = False
+) -> Callable[[object, attrs.Attribute[Any], Any], None]:
+    """Make a validator for numbers within the two bounds, which belong to the range."""
+
+    def validate(policy: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        name = f"{type(policy).__name__}.{attribute.name}"
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ConfigurationError(f"{name} must be a number, got {value!r}")
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number beyond the largest float
+            number = math.inf if value > 0 else -math.inf
+        if not minimum <= number <= maximum or (math.isinf(number) and not infinite):
+            upper = f" and at most {maximum:g}" if maximum < math.inf else ""
+            finite = " and finite" if math.isinf(number) else ""
+            raise ConfigurationError(
+                f"{name} must be at least {minimum:g}{upper}{finite}, got {number:g}"
+            )
+
+    return validate
+
+
+@attrs.frozen(kw_only=True)
+class RetryPolicy:
+    """How one logical GET is tried again after a transient failure.
+
+    The delay before a retry is drawn evenly from zero to a bound ("full jitter"). The bound is
+    `initial` seconds at first and doubles with each retry, up to `maximum` seconds. A `Retry-After`
+    of the service is a floor for the delay.
+
+    Attributes:
+        attempts: Tries in all, the first one included; 1 never retries.
+        initial: Seconds; the first bound of the delay.
+        maximum: Seconds; the largest bound of the delay.
+        max_retry_after: Seconds; a longer `Retry-After` is not waited for: its error is raised at
+            once. `math.inf` waits for any.
+
+    Raises:
+        ConfigurationError: A number is out of its range.
+    """
+
+    attempts: int = attrs.field(default=4, validator=_number(1))
+    initial: float = attrs.field(default=0.5, validator=_number(0))
+    maximum: float = attrs.field(default=8.0, validator=_number(0))
+    max_retry_after: float = attrs.field(default=60.0, validator=_number(0, infinite=True))
+
+    @attempts.validator
+    def _check_whole(self, _: attrs.Attribute[int], value: int) -> None:
+        if value != int(value):
+            raise ConfigurationError(f"RetryPolicy.attempts must be a whole number, got {value!r}")
+
+
+@attrs.frozen(kw_only=True)
+class PollPolicy:
+    """The pace of a wait.
+
+    The first poll is made at once. The next comes `initial` seconds later, and the interval grows
+    by `factor` with each poll, up to `maximum` seconds; it falls back to `initial` when the report
+    changes. Each interval is stretched or shrunk at random by up to the share `jitter`.
+
+    After a failed poll the next one comes sooner than the interval says, if that is long: the
+    back-off starts small and doubles up to `maximum` seconds.
+
+    Attributes:
+        initial: Seconds between the first two polls, and after each change of the report; at least
+            a millisecond.
+        factor: How much longer each interval is than the one before; 1 keeps an even pace.
+        maximum: Seconds; the longest interval; at least a millisecond.
+        jitter: The largest random share of an interval, from 0 (none) to 1.
+        max_outage: Seconds that a wait goes on without one good answer, counted from the first
+            failed poll; then the last error is raised. `math.inf` never gives up.
+        not_found_grace: Seconds from the first poll during which a 404 means "not yet": a job can
+            be younger than the index that it is looked up in.
+
+    Raises:
+        ConfigurationError: A number is out of its range.
+    """
+
+    initial: float = attrs.field(default=1.0, validator=_number(0.001))
+    factor: float = attrs.field(default=1.5, validator=_number(1))
+    maximum: float = attrs.field(default=15.0, validator=_number(0.001))
+    jitter: float = attrs.field(default=0.1, validator=_number(0, 1))
+    max_outage: float = attrs.field(default=300.0, validator=_number(0, infinite=True))
+    not_found_grace: float = attrs.field(default=5.0, validator=_number(0))

@@ -1,0 +1,8 @@
+"""A fake Sutro service for tests, examples and demos: real HTTP, no account, no network.
+
+The pytest fixtures are in `sutro_async.testing.fixtures`: this module does without pytest.
+"""
+
+from sutro_async.testing._server import FakeSutro, RecordedRequest
+
+__all__ = ["FakeSutro", "RecordedRequest"]

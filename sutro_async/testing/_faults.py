@@ -1,0 +1,76 @@
+"""What can go wrong on purpose, and the bodies that come with an error status."""
+
+import json
+from collections.abc import Mapping
+from http.client import responses
+from typing import Literal
+
+import attrs
+from attrs.validators import deep_mapping, ge, instance_of, le, optional
+
+Ending = Literal["whole", "truncate", "reset", "disconnect"]
+
+
+@attrs.frozen(kw_only=True)
+class Fault:
+    """How to answer the next `times` requests; where no status is set, with the right answer."""
+
+    times: int = attrs.field(default=1, validator=[instance_of(int), ge(1)])
+    status: int | None = attrs.field(
+        default=None, validator=optional([instance_of(int), ge(200), le(599)])
+    )
+    headers: Mapping[str, str] = attrs.field(
+        factory=dict, validator=deep_mapping(instance_of(str), instance_of(str))
+    )
+    body: bytes | None = attrs.field(default=None, validator=optional(instance_of(bytes)))
+    delay: float = attrs.field(default=0.0, validator=ge(0))
+    ending: Ending = "whole"
+    job_id: str | None = None
+
+
+@attrs.define
+class FaultQueue:
+    """The faults to come, in the order in which they were queued."""
+
+    _faults: list[Fault] = attrs.field(factory=list, init=False)
+
+    @property
+    def left(self) -> int:
+        """How many requests are still to be spoilt."""
+        return sum(fault.times for fault in self._faults)
+
+    def add(self, fault: Fault) -> None:
+        """Queue a fault behind the others."""
+        self._faults.append(fault)
+
+    def take(self, job_id: str) -> Fault | None:
+        """Use up the first fault that is meant for a request about this job, once."""
+        for index, fault in enumerate(self._faults):
+            if fault.job_id in {None, job_id}:
+                again = [attrs.evolve(fault, times=fault.times - 1)] if fault.times > 1 else []
+                self._faults[index : index + 1] = again
+                return fault
+        return None
+
+    def clear(self) -> None:
+        """Drop what is queued."""
+        self._faults.clear()
+
+
+def error_body(status: int, job_id: str) -> bytes:
+    """Give the body that the service, or the proxy before it, sends with an error status.
+
+    `job_id` is the job that was asked about, empty where the path names none.
+    """
+    phrase = responses.get(status, "Unknown Error")
+    if status >= 500:
+        return f"<html><body><h1>{status} {phrase}</h1></body></html>\n".encode()
+    if status == 404 and job_id:
+        body = {"message": f"No job found with ID {job_id}"}
+    elif status == 401:
+        body = {"detail": "Invalid API key"}
+    elif status == 429:
+        body = {"detail": "Rate limit exceeded", "code": "rate_limited", "request_id": "req-fake"}
+    else:
+        body = {"detail": phrase}
+    return json.dumps(body).encode()

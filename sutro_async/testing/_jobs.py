@@ -1,0 +1,233 @@
+"""The fake's jobs: how one moves along its timeline, and what the service says of it. No HTTP here.
+
+Every instant is a reading of `time.monotonic`, in seconds, handed in by the caller.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Self
+
+import attrs
+
+Dialect = Literal["mapping", "flat"]
+Step = str | tuple[str, float]
+
+# The fake keeps its own lists: taken from the client, they would repeat the client's mistakes.
+_TERMINAL = frozenset({"succeeded", "failed", "cancelled", "canceled"})
+_STARTED = frozenset({"starting", "running", "succeeded", "failed"})
+
+_MESSAGES = {
+    "succeeded": "The job has completed",
+    "failed": "The job has failed",
+    "cancelled": "The job was cancelled",
+}
+
+
+def require_text(value: object, what: str) -> str:
+    """Give `value` back if it is a text that says something.
+
+    Raises:
+        TypeError: It is no string.
+        ValueError: It is empty or blank.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a string, got {value!r}")
+    if not value.strip():
+        raise ValueError(f"{what} must not be empty")
+    return value
+
+
+@attrs.define(kw_only=True)
+class Timeline:
+    """The statuses of one job, in order, and the instants at which they begin.
+
+    By seconds, every instant is known from the start. By requests, the instant of a step is added
+    when the step is served. So the reached steps are, in both ways, those that began by now.
+    """
+
+    statuses: list[str]
+    starts: list[float]
+    _first_served: bool = attrs.field(default=False, init=False)
+
+    @classmethod
+    def plan(cls, steps: Iterable[Step], *, now: float) -> Self:
+        """Read the steps of `FakeSutro.add_job`.
+
+        Raises:
+            TypeError: The timeline or one of its statuses has the wrong type.
+            ValueError: There is no status, or an empty one, or a pair lacks positive seconds.
+        """
+        if isinstance(steps, str):
+            raise TypeError(f"a timeline is a list of statuses: write [{steps!r}]")
+        steps = list(steps)
+        if not steps:
+            raise ValueError("a timeline needs a status at least, such as ['succeeded']")
+        if not any(isinstance(step, tuple) for step in steps):
+            return cls(statuses=[_status(step) for step in steps], starts=[now])
+        *timed, last = steps
+        if isinstance(last, tuple):
+            raise TypeError(f"the last status stays for good: write {last[0]!r}, without seconds")
+        statuses, starts = [], [now]
+        for step in timed:
+            status, seconds = _timed_step(step)
+            statuses.append(status)
+            starts.append(starts[-1] + seconds)
+        return cls(statuses=[*statuses, _status(last)], starts=starts)
+
+    def reached(self, now: float) -> list[tuple[str, float]]:
+        """Give the steps that began by `now`, each a status and its instant; at least the first."""
+        # Not strict: by requests, the steps to come have no instant yet.
+        steps = zip(self.statuses, self.starts, strict=False)
+        return [(status, start) for status, start in steps if start <= now]
+
+    def advance(self, now: float) -> None:
+        """Count a status request: by requests, each but the first starts the next step."""
+        if self._first_served and len(self.starts) < len(self.statuses):
+            self.starts.append(now)
+        self._first_served = True
+
+    def jump(self, status: str, now: float) -> None:
+        """Make `status` the last step, from `now` on; what was still to come is dropped."""
+        reached = self.reached(now)
+        self.statuses = [*(word for word, _ in reached), _status(status)]
+        self.starts = [*(start for _, start in reached), now]
+
+
+def _status(status: object) -> str:
+    return require_text(status, "a status").lower()
+
+
+def _timed_step(step: object) -> tuple[str, float]:
+    match step:
+        case (status, int() | float() as seconds) if 0 < seconds < float("inf"):
+            return _status(status), seconds
+    raise ValueError(
+        "in a timeline by seconds, each status but the last has positive seconds,"
+        f" as in ('running', 2.0), got {step!r}"
+    )
+
+
+@attrs.define(kw_only=True)
+class FakeJob:
+    """One job of the fake service."""
+
+    job_id: str
+    timeline: Timeline
+    failure_reason: str | dict[str, Any] | None
+    additional_context: str | None
+    fields: dict[str, Any]
+    created: float
+    created_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def plan(
+        cls,
+        job_id: str,
+        timeline: Iterable[Step],
+        *,
+        failure_reason: str | Mapping[str, object] | None,
+        additional_context: str | None,
+        fields: Mapping[str, object],
+        now: float,
+    ) -> Self:
+        """Read the arguments of `FakeSutro.add_job`, which documents them.
+
+        Raises:
+            TypeError: An argument has the wrong type, or cannot be sent as JSON.
+            ValueError: An argument makes no sense.
+        """
+        if require_text(job_id, "a job id") in {".", ".."}:
+            raise ValueError(f"a job id is one segment of a URL's path, which {job_id!r} cannot be")
+        if "status" in fields:
+            raise ValueError(f"write timeline=[{fields['status']!r}]: the status of a job moves")
+        if additional_context is not None and failure_reason is None:
+            raise ValueError("additional_context explains a failure_reason: give that too")
+        if additional_context is not None:
+            require_text(additional_context, "additional_context")
+        if isinstance(failure_reason, Mapping):
+            failure_reason = _json_copy(failure_reason)
+        elif failure_reason is not None:
+            require_text(failure_reason, "failure_reason, where it is no mapping,")
+        return cls(
+            job_id=job_id,
+            timeline=Timeline.plan(timeline, now=now),
+            failure_reason=failure_reason,
+            additional_context=additional_context,
+            fields=_json_copy(fields),
+            created=now,
+        )
+
+    def status_body(self, dialect: Dialect, now: float) -> dict[str, Any]:
+        """Give the body of `GET /job-status/{job_id}`."""
+        status, _ = self.timeline.reached(now)[-1]
+        metadata: dict[str, Any] = {}
+        if status == "failed" and self.failure_reason is not None:
+            if dialect == "mapping":
+                metadata = {"failure_reason": self._failure_object()}
+            else:
+                metadata = {"failure_reason": self.failure_reason} | self._context()
+        if dialect == "mapping":
+            return {
+                "message": f"Job status with job_id {self.job_id} retrieved.",
+                "job_status": {self.job_id: status.upper()},
+                "metadata": metadata or None,
+            }
+        message = _MESSAGES.get(status, f"The job is {status}")
+        return {"message": message, "job_status": status, "metadata": metadata}
+
+    def record(self, dialect: Dialect, now: float) -> dict[str, Any]:
+        """Give the `job` in the body of `GET /jobs/{job_id}`."""
+        reached = self.timeline.reached(now)
+        status, _ = reached[-1]
+        succeeded = status == "succeeded"
+        reason = self._failure_object() if dialect == "mapping" else self.failure_reason
+        return {
+            "job_id": self.job_id,
+            "status": status.upper() if dialect == "mapping" else status,
+            "model": "llama-3.1-8b",
+            "system_prompt": "Answer in one word.",
+            "job_priority": 0,
+            "datetime_created": self._time(self.created),
+            "datetime_started": self._first_time(reached, _STARTED),
+            "datetime_completed": (
+                self._first_time(reached, _TERMINAL) if status in _TERMINAL else None
+            ),
+            "json_schema": None,
+            "sampling_params": {"temperature": 0.7, "max_tokens": 512},
+            "name": "Fake batch",
+            "description": None,
+            "dataset_id": "dataset-fake",
+            "input_tokens": 12_000 if succeeded else None,
+            "output_tokens": 3_400 if succeeded else None,
+            "job_cost": 0.0185 if succeeded else None,
+            "num_rows": 100,
+            "failure_reason": reason if status == "failed" else None,
+            "cost_estimate": 0.02,
+        } | self.fields
+
+    def _failure_object(self) -> dict[str, Any] | None:
+        if self.failure_reason is None:
+            return None
+        if isinstance(self.failure_reason, str):
+            return {"message": self.failure_reason} | self._context()
+        return self.failure_reason | self._context()
+
+    def _context(self) -> dict[str, Any]:
+        if self.additional_context is None:
+            return {}
+        return {"additional_context": self.additional_context}
+
+    def _first_time(self, reached: list[tuple[str, float]], words: frozenset[str]) -> str | None:
+        return next((self._time(start) for status, start in reached if status in words), None)
+
+    def _time(self, instant: float) -> str:
+        at = self.created_at + timedelta(seconds=instant - self.created)
+        return at.isoformat().replace("+00:00", "Z")
+
+
+def _json_copy(value: Mapping[str, object]) -> dict[str, Any]:
+    # Through JSON: it is checked here rather than in a handler, and a later change by the caller
+    # does not reach the fake.
+    copy: dict[str, Any] = json.loads(json.dumps(dict(value)))
+    return copy

@@ -1,0 +1,94 @@
+"""What all tests share: a clean environment, paces in milliseconds, servers, and leak checks."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from unittest import mock
+
+import aiohttp
+import hypothesis
+import pytest
+from aioresponses import aioresponses, core
+
+from sutro_async import PollPolicy, RetryPolicy, SutroClient
+from sutro_async.testing import FakeSutro
+
+pytest_plugins = ["sutro_async.testing.fixtures"]
+
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
+FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch, tmp_path):
+    """Keep the settings of whoever runs the tests away from them."""
+    for name in ("SUTRO_API_KEY", "SUTRO_API_URL", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeSutro]:
+    async with FakeSutro() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(fake) -> AsyncIterator[SutroClient]:
+    async with fake.client(retry=FAST_RETRY, poll=FAST_POLL) as opened:
+        yield opened
+
+
+class _ClientResponse(aiohttp.ClientResponse):
+    """Supplies what aiohttp 3.14 asks for and aioresponses 0.7.9 does not know."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, stream_writer=mock.Mock(), **kwargs)
+
+
+@pytest.fixture
+def mocked(monkeypatch) -> Iterator[aioresponses]:
+    """Answers requests inside aiohttp, without a socket."""
+    monkeypatch.setattr(core, "ClientResponse", _ClientResponse)
+    with aioresponses() as mocks:
+        yield mocks
+
+
+@asynccontextmanager
+async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
+    """Check that what the block does leaves no task, no connection in use and no timer behind."""
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks()
+    timers = set(loop._scheduled)
+    yield
+    # The server shares the loop, and ends its own timers once it sees that the client has left.
+    async with asyncio.timeout(1):
+        while fake.in_flight:
+            await asyncio.sleep(0)
+    new_tasks = {task for task in asyncio.all_tasks() - tasks if not is_servers(task)}
+    assert not new_tasks
+    session = client._service.transport._session
+    if session is not None and session.connector is not None:
+        assert not session.connector._acquired
+    new_timers = [
+        timer
+        for timer in set(loop._scheduled) - timers
+        if not timer.cancelled() and is_ours(timer._callback)
+    ]
+    assert not new_timers
+
+
+def is_servers(task: asyncio.Task) -> bool:
+    """Whether a task belongs to the server, which happens to run in the same loop."""
+    return "RequestHandler" in repr(task.get_coro())
+
+
+def is_ours(callback: object) -> bool:
+    """Whether a timer may be one of a wait; keep-alive timers of connections are not."""
+    name = getattr(callback, "__qualname__", "")
+    return any(part in name for part in ("Timeout", "_set_result_unless_cancelled", "Limiter"))

@@ -1,0 +1,65 @@
+"""A server that sends exactly the bytes it is told to, for what no polite server would do."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+REPORT = b'{"message": "", "job_status": "running", "metadata": {}}'
+SUCCEEDED = REPORT.replace(b"running", b"succeeded")
+
+
+def answer(
+    body: bytes, *, status: int = 200, headers: str = "", length: int | None = None
+) -> bytes:
+    """The bytes of an HTTP answer."""
+    return (
+        f"HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body) if length is None else length}\r\n{headers}\r\n"
+    ).encode() + body
+
+
+@attrs.define
+class RawServer:
+    """What a test sees of a running server."""
+
+    url: str
+    requests: list[bytes] = attrs.field(factory=list)
+
+
+@asynccontextmanager
+async def raw_server(*script: bytes | Handler) -> AsyncIterator[RawServer]:
+    """Answer each request with the next item of the script; the last one stays."""
+    steps = list(script)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                server.requests.append(await reader.readuntil(b"\r\n\r\n"))
+                step = steps.pop(0) if len(steps) > 1 else steps[0]
+                if isinstance(step, bytes):
+                    writer.write(step)
+                    await writer.drain()
+                else:
+                    await step(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    server = RawServer(url=f"http://127.0.0.1:{port}")
+    before = asyncio.all_tasks()
+    try:
+        yield server
+    finally:
+        listener.close()
+        handlers = [t for t in asyncio.all_tasks() - before if "serve" in repr(t.get_coro())]
+        for task in handlers:
+            task.cancel()
+        await asyncio.gather(*handlers, return_exceptions=True)
+        await listener.wait_closed()

@@ -1,0 +1,244 @@
+"""The client as a whole: its life, its options, its clones."""
+
+import asyncio
+import copy
+import pickle
+
+import aiohttp
+import pytest
+
+from sutro_async import (
+    ClientStateError,
+    ConfigurationError,
+    JobStatus,
+    PollPolicy,
+    RateLimitError,
+    RetryPolicy,
+    ServerError,
+    SutroClient,
+)
+from tests.conftest import nothing_left_behind
+
+KEY = "sk_very_secret"
+
+
+# ---- what it is made of
+
+
+async def test_it_works_in_both_dialects_and_with_either_prefix(fake):
+    fake.add_job("job-1")
+    for base_url in (fake.url, f"{fake.url}/v1", f"{fake.url}/v1/"):
+        async with SutroClient("sk_test", base_url=base_url) as client:
+            assert (await client.get_job_status("job-1")).status is JobStatus.SUCCEEDED
+            assert (await client.get_job("job-1")).status is JobStatus.SUCCEEDED
+            assert client.base_url == f"{fake.url}/v1"
+
+
+async def test_key_and_url_come_from_the_environment(fake, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", fake.api_key)
+    monkeypatch.setenv("SUTRO_API_URL", fake.url)
+    fake.add_job("job-1")
+    async with SutroClient() as client:
+        assert (await client.get_job("job-1")).job_id == "job-1"
+
+
+def test_the_key_is_neither_shown_nor_copied():
+    client = SutroClient(KEY)
+    assert repr(client) == "<SutroClient https://api.sutro.sh>"
+    assert KEY not in str(client)
+    for copier in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            copier(client)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "30", True, None])
+def test_a_bad_time_out_is_refused(timeout):
+    with pytest.raises(ConfigurationError, match="timeout must be"):
+        SutroClient(KEY, timeout=timeout)
+
+
+@pytest.mark.parametrize("option", [{"retry": 3}, {"poll": 1.0}, {"retry": PollPolicy()}])
+def test_a_policy_of_the_wrong_type_is_refused(option):
+    with pytest.raises(TypeError, match=r"must be <class .*Policy"):
+        SutroClient(KEY, **option)
+    with pytest.raises(TypeError, match=r"must be <class .*Policy"):
+        SutroClient(KEY).with_options(**option)
+
+
+@pytest.mark.parametrize("job_id", ["", ".", "..", "a\nb", "a\0", 7, None, b"job", "\ud800"])
+async def test_a_bad_id_is_refused_before_any_request(fake, client, job_id):
+    for call in (client.get_job_status, client.get_job, client.wait_for_job):
+        with pytest.raises(ValueError, match="job id"):
+            await call(job_id)
+    assert not fake.requests
+
+
+# ---- its life
+
+
+def test_it_can_be_made_without_an_event_loop():
+    client = SutroClient(KEY)
+    asyncio.run(client.aclose())
+
+
+async def test_after_closing_every_use_raises(fake):
+    async with fake.client() as client:
+        pass
+    for use in (
+        lambda: client.get_job_status("job-1"),
+        lambda: client.get_job("job-1"),
+        lambda: client.wait_for_job("job-1"),
+        lambda: anext(client.watch_job("job-1")),
+        client.__aenter__,
+        lambda: client.with_options().get_job("job-1"),
+    ):
+        with pytest.raises(ClientStateError, match="closed"):
+            await use()
+    assert not fake.requests
+
+
+async def test_closing_is_idempotent(fake):
+    client = fake.client()
+    fake.add_job("job-1")
+    await client.get_job("job-1")
+    await client.aclose()
+    await client.aclose()
+    async with fake.client() as other:
+        await other.aclose()
+
+
+async def test_closing_closes_the_connections(fake):
+    fake.add_job("job-1")
+    client = fake.client()
+    await client.get_job("job-1")
+    session = client._service.transport._session
+    async with nothing_left_behind(client, fake):
+        await client.aclose()
+    assert session.closed
+
+
+async def test_a_close_that_is_cancelled_closes_the_connections_all_the_same(fake):
+    fake.add_job("job-1")
+    client = fake.client()
+    await client.get_job("job-1")
+
+    async def refuse_to_end():
+        with client._service.lifecycle.operation():
+            for _ in range(3):
+                try:
+                    await asyncio.sleep(0.05)
+                except asyncio.CancelledError:
+                    continue
+
+    stubborn = asyncio.create_task(refuse_to_end())
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await client.aclose()
+    assert client._service.transport._session.closed
+    await stubborn
+
+
+def test_another_event_loop_is_refused_not_hung_in():
+    client = SutroClient(KEY, base_url="http://127.0.0.1:1", retry=RetryPolicy(attempts=1))
+
+    async def use():
+        with pytest.raises(ConnectionError):
+            await client.get_job("job-1")
+
+    async def use_elsewhere():
+        for call in (client.get_job, client.get_job_status, client.wait_for_job):
+            with pytest.raises(ClientStateError, match="event loop"):
+                await call("job-1")
+        with pytest.raises(ClientStateError, match="event loop"):
+            await client.__aenter__()
+
+    with asyncio.Runner() as runner:
+        runner.run(use())
+        asyncio.run(use_elsewhere())
+        runner.run(client.aclose())
+
+
+async def test_a_passed_in_session_outlives_the_client(fake):
+    fake.add_job("job-1")
+    async with aiohttp.ClientSession() as session:
+        async with fake.client(session=session) as client:
+            await client.get_job("job-1")
+        async with fake.client(session=session) as client:
+            await client.get_job("job-1")
+
+
+async def test_a_passed_in_session_is_traced(fake):
+    fake.add_job("job-1")
+    seen = []
+
+    async def on_end(session, context, params):
+        seen.append(params.response.status)
+
+    config = aiohttp.TraceConfig()
+    config.on_request_end.append(on_end)
+    async with aiohttp.ClientSession(trace_configs=[config]) as session:
+        async with fake.client(session=session) as client:
+            await client.get_job("job-1")
+    assert seen == [200]
+
+
+# ---- clones
+
+
+async def test_a_clone_shares_connections_limits_and_key(fake):
+    fake.add_job("job-1")
+    fake.fail_next(6, delay=0.02)
+    async with fake.client(max_concurrency=2) as client:
+        clones = [client, client.with_options(timeout=5), client.with_options().with_options()]
+        await asyncio.gather(*(clone.get_job("job-1") for clone in clones for _ in range(2)))
+    assert fake.max_in_flight == 2
+
+
+async def test_a_clone_keeps_to_the_same_pause_and_another_client_does_not(fake):
+    fake.add_job("job-1")
+    fake.fail_next(1, status=429, headers={"Retry-After": "0.2"})
+    once = RetryPolicy(attempts=1)
+    async with fake.client(retry=once) as client, fake.client() as other:
+        with pytest.raises(RateLimitError):
+            await client.get_job("job-1")
+        await other.get_job("job-1")
+        await client.with_options(timeout=5).get_job("job-1")
+    first, others, clones = (request.time for request in fake.requests)
+    assert others - first < 0.1
+    assert clones - first >= 0.2
+
+
+async def test_closing_a_clone_closes_nothing(fake):
+    fake.add_job("job-1")
+    async with fake.client() as client:
+        async with client.with_options() as clone:
+            await clone.get_job("job-1")
+        await client.get_job("job-1")
+        await clone.get_job("job-1")
+
+
+async def test_a_clone_has_options_of_its_own_and_keeps_the_others(fake):
+    fake.fail_next(9, status=500)
+    async with fake.client(retry=RetryPolicy(attempts=1)) as client:
+        clone = client.with_options(retry=RetryPolicy(attempts=3, initial=0))
+        with pytest.raises(ServerError):
+            await clone.get_job("job-1")
+        assert len(fake.requests) == 3
+        with pytest.raises(ServerError):
+            await clone.with_options(timeout=1).get_job("job-1")
+        assert len(fake.requests) == 6
+        with pytest.raises(ServerError):
+            await client.get_job("job-1")
+        assert len(fake.requests) == 7
+
+
+def test_a_clone_with_a_bad_option_is_refused():
+    with pytest.raises(ConfigurationError, match="timeout must be"):
+        SutroClient(KEY).with_options(timeout=0)
+
+
+async def test_the_fixtures_that_ship_with_the_library(fake_sutro, sutro_client):
+    fake_sutro.add_job("job-1", ["running", "succeeded"])
+    async with asyncio.timeout(1):
+        assert (await sutro_client.wait_for_job("job-1")).is_terminal

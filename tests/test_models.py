@@ -1,0 +1,356 @@
+import copy
+import enum
+import pickle
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from sutro_async import models
+from sutro_async.errors import (
+    JobCancelledError,
+    JobFailedError,
+    JobNotFoundError,
+    JobWaitTimeoutError,
+)
+from sutro_async.models import (
+    TERMINAL_STATUSES,
+    FailureReason,
+    Job,
+    JobOutcome,
+    JobStatus,
+    JobStatusReport,
+)
+
+STARTED = datetime(2024, 1, 15, 10, 30, 15, tzinfo=UTC)
+
+REASON = FailureReason(message="no GPU", additional_context="A100")
+REPORT = JobStatusReport(
+    job_id="job-1",
+    status=JobStatus.FAILED,
+    raw_status="FAILED",
+    message="it failed",
+    metadata={"failure_reason": {"message": "no GPU", "additional_context": "A100"}},
+    failure=REASON,
+)
+JOB = Job(
+    job_id="job-1",
+    status=JobStatus.FAILED,
+    raw_status="FAILED",
+    datetime_started=STARTED,
+    sampling_params={"stop": ["a", "b"]},
+    json_schema={"type": "object"},
+    input_tokens=5,
+    failure_reason=REASON,
+    extra={"run_type": "batch"},
+)
+OUTCOME = JobOutcome(job_id="job-1", value=REPORT)
+
+VALUES = {type(value).__name__: value for value in (REASON, REPORT, JOB, OUTCOME)}
+every_value = pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+
+
+def report(status):
+    return JobStatusReport(job_id="job-1", status=status, raw_status=status.value)
+
+
+def job(**fields):
+    return Job(job_id="job-1", status=JobStatus.RUNNING, raw_status="running", **fields)
+
+
+# ---- statuses
+
+
+def test_the_statuses_are_the_words_of_the_service():
+    assert {status.name: status.value for status in JobStatus} == {
+        "PENDING": "pending",
+        "SUBMITTED": "submitted",
+        "QUEUED": "queued",
+        "STARTING": "starting",
+        "RUNNING": "running",
+        "CANCELLING": "cancelling",
+        "SUCCEEDED": "succeeded",
+        "FAILED": "failed",
+        "CANCELLED": "cancelled",
+        "UNKNOWN": "unknown",
+    }
+
+
+def test_a_status_is_a_string():
+    assert issubclass(JobStatus, enum.StrEnum)
+    assert f"{JobStatus.RUNNING}" == "running"
+
+
+@pytest.mark.parametrize("status", JobStatus)
+def test_three_statuses_are_terminal(status):
+    expected = status in ("succeeded", "failed", "cancelled")
+    assert status.is_terminal is expected
+    assert report(status).is_terminal is expected
+    assert Job(job_id="j", status=status, raw_status=status).is_terminal is expected
+    assert (status in TERMINAL_STATUSES) is expected
+
+
+def test_the_terminal_statuses_cannot_be_changed():
+    assert isinstance(TERMINAL_STATUSES, frozenset)
+    assert len(TERMINAL_STATUSES) == 3
+
+
+# ---- all values
+
+
+@every_value
+def test_a_value_cannot_be_changed(value):
+    for field in attrs.fields(type(value)):
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            setattr(value, field.name, None)
+
+
+@every_value
+def test_a_value_has_slots_for_its_fields_only(value):
+    assert not hasattr(value, "__dict__")
+
+
+@every_value
+def test_the_fields_of_a_value_are_keyword_only(value):
+    with pytest.raises(TypeError):
+        type(value)("job-1")
+
+
+@every_value
+def test_values_with_equal_fields_are_equal(value):
+    twin = attrs.evolve(value)
+    assert twin is not value
+    assert twin == value
+    assert hash(twin) == hash(value)
+
+
+@every_value
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_value_survives_pickling(value, protocol):
+    assert pickle.loads(pickle.dumps(value, protocol)) == value
+
+
+@every_value
+@pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
+def test_a_value_can_be_copied(value, copier):
+    assert copier(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        (REASON, {"message": "other"}),
+        (REASON, {"additional_context": None}),
+        (REASON, {"details": {}}),
+        (REPORT, {"job_id": "job-2"}),
+        (REPORT, {"status": JobStatus.CANCELLED}),
+        (REPORT, {"raw_status": "failed"}),
+        (REPORT, {"message": ""}),
+        (REPORT, {"metadata": {}}),
+        (REPORT, {"failure": None}),
+        (JOB, {"sampling_params": None}),
+        (JOB, {"json_schema": {}}),
+        (JOB, {"extra": {}}),
+        (JOB, {"input_tokens": 6}),
+        (OUTCOME, {"job_id": "job-2"}),
+    ],
+    ids=lambda item: ",".join(item) if isinstance(item, dict) else type(item).__name__,
+)
+def test_values_that_differ_in_a_field_are_not_equal(value, change):
+    assert attrs.evolve(value, **change) != value
+
+
+def test_the_module_exports_the_models():
+    assert set(models.__all__) == {*VALUES, "JobStatus", "TERMINAL_STATUSES"}
+
+
+# ---- failure reasons
+
+
+@pytest.mark.parametrize(
+    ("fields", "details"),
+    [
+        ({}, {}),
+        ({"message": "m"}, {"message": "m"}),
+        ({"additional_context": "c"}, {"additional_context": "c"}),
+        (
+            {"message": "m", "additional_context": "c"},
+            {"message": "m", "additional_context": "c"},
+        ),
+        ({"message": ""}, {"message": ""}),
+        ({"message": "m", "details": {"code": 5}}, {"code": 5}),
+    ],
+    ids=["none", "message", "context", "both", "empty-message", "as-given"],
+)
+def test_details_are_made_of_the_fields_unless_given(fields, details):
+    assert FailureReason(**fields).details == details
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"message": "no GPU", "additional_context": "A100"}, "no GPU (A100)"),
+        ({"message": "no GPU"}, "no GPU"),
+        ({"message": "no GPU", "additional_context": ""}, "no GPU"),
+        ({"additional_context": "A100"}, "A100"),
+        ({"message": "", "additional_context": "A100"}, "A100"),
+        ({"message": "no GPU", "details": {"code": 5}}, "no GPU"),
+        ({"details": {"code": 5, "node": "n1"}}, "code: 5, node: n1"),
+        ({}, ""),
+        ({"message": ""}, ""),
+        ({"details": {"message": None}}, ""),
+        ({"details": {"message": "", "additional_context": None}}, ""),
+    ],
+    ids=[
+        "both",
+        "message",
+        "message-and-empty-context",
+        "context",
+        "context-and-empty-message",
+        "message-beats-details",
+        "details",
+        "nothing",
+        "empty-message",
+        "null-message",
+        "empty-and-null",
+    ],
+)
+def test_a_reason_reads_well(fields, expected):
+    assert str(FailureReason(**fields)) == expected
+
+
+# ---- reports
+
+
+def test_a_report_needs_only_job_and_status():
+    bare = report(JobStatus.RUNNING)
+    assert (bare.message, bare.metadata, bare.failure) == ("", {}, None)
+
+
+def test_two_reports_do_not_share_their_metadata():
+    assert report(JobStatus.RUNNING).metadata is not report(JobStatus.RUNNING).metadata
+
+
+@pytest.mark.parametrize(
+    "status", [status for status in JobStatus if status not in ("failed", "cancelled")]
+)
+def test_a_report_without_failure_returns_itself(status):
+    good = report(status)
+    assert good.raise_for_failure() is good
+
+
+@pytest.mark.parametrize(
+    ("status", "error_class"),
+    [(JobStatus.FAILED, JobFailedError), (JobStatus.CANCELLED, JobCancelledError)],
+)
+def test_a_report_of_a_failure_raises_with_itself(status, error_class):
+    bad = report(status)
+    with pytest.raises(error_class) as caught:
+        bad.raise_for_failure()
+    assert caught.value.report is bad
+
+
+# ---- job records
+
+
+def test_a_job_has_the_documented_fields():
+    assert [field.name for field in attrs.fields(Job)] == [
+        "job_id",
+        "status",
+        "raw_status",
+        "model",
+        "system_prompt",
+        "job_priority",
+        "datetime_created",
+        "datetime_started",
+        "datetime_completed",
+        "json_schema",
+        "sampling_params",
+        "name",
+        "description",
+        "dataset_id",
+        "input_tokens",
+        "output_tokens",
+        "job_cost",
+        "num_rows",
+        "failure_reason",
+        "cost_estimate",
+        "extra",
+    ]
+
+
+def test_a_job_needs_only_id_and_status():
+    fields = attrs.asdict(job())
+    given = {"job_id": "job-1", "status": "running", "raw_status": "running", "extra": {}}
+    assert fields == {**dict.fromkeys(fields), **given}
+
+
+def test_two_jobs_do_not_share_their_extra():
+    assert job().extra is not job().extra
+
+
+@pytest.mark.parametrize(
+    ("started", "completed", "expected"),
+    [
+        (STARTED, STARTED + timedelta(seconds=120.5), timedelta(seconds=120.5)),
+        (STARTED, STARTED, timedelta(0)),
+        (STARTED, None, None),
+        (None, STARTED, None),
+        (None, None, None),
+    ],
+    ids=["both", "no-time", "running", "never-started", "neither"],
+)
+def test_the_duration_is_known_once_both_times_are(started, completed, expected):
+    assert job(datetime_started=started, datetime_completed=completed).duration == expected
+
+
+@pytest.mark.parametrize(
+    ("read", "written", "expected"),
+    [(15420, 8230, 23650), (0, 0, 0), (5, 0, 5), (5, None, None), (None, 5, None)],
+)
+def test_the_total_of_tokens_is_known_once_both_counts_are(read, written, expected):
+    assert job(input_tokens=read, output_tokens=written).total_tokens == expected
+
+
+# ---- outcomes
+
+ERROR = JobNotFoundError(job_id="job-1", status_code=404, message="no such job")
+
+
+def test_an_outcome_with_a_value_gives_it():
+    assert OUTCOME.ok
+    assert OUTCOME.error is None
+    assert OUTCOME.result() is REPORT
+
+
+def test_an_outcome_with_an_error_raises_it():
+    outcome = JobOutcome(job_id="job-1", error=ERROR)
+    assert not outcome.ok
+    assert outcome.value is None
+    with pytest.raises(JobNotFoundError) as caught:
+        outcome.result()
+    assert caught.value is ERROR
+
+
+@pytest.mark.parametrize("value", [0, "", False, (), {}], ids=repr)
+def test_a_value_that_is_false_is_a_value(value):
+    outcome = JobOutcome(job_id="job-1", value=value)
+    assert outcome.ok
+    assert outcome.result() is value
+
+
+@pytest.mark.parametrize("fields", [{}, {"value": REPORT, "error": ERROR}], ids=["neither", "both"])
+def test_an_outcome_has_either_a_value_or_an_error(fields):
+    with pytest.raises(ValueError, match="either a value or an error"):
+        JobOutcome(job_id="job-1", **fields)
+
+
+def test_an_outcome_takes_a_type_argument():
+    assert JobOutcome[JobStatusReport](job_id="job-1", value=REPORT) == OUTCOME
+
+
+def test_an_outcome_with_an_error_survives_pickling():
+    error = JobWaitTimeoutError(job_id="job-1", last_report=REPORT, elapsed=2, timeout=1)
+    back = pickle.loads(pickle.dumps(JobOutcome(job_id="job-1", error=error)))
+    assert back.job_id == "job-1"
+    assert vars(back.error) == vars(error)

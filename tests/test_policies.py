@@ -1,0 +1,201 @@
+import copy
+import math
+import pickle
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
+
+import attrs
+import pytest
+
+from sutro_async.errors import ConfigurationError
+from sutro_async.policies import PollPolicy, RetryPolicy
+
+FIELDS = [(cls, field.name) for cls in (RetryPolicy, PollPolicy) for field in attrs.fields(cls)]
+every_field = pytest.mark.parametrize(
+    ("policy", "name"), FIELDS, ids=[f"{cls.__name__}.{name}" for cls, name in FIELDS]
+)
+both_policies = pytest.mark.parametrize("policy", [RetryPolicy, PollPolicy])
+
+# The smallest and the largest value of each field, and a value just beyond each.
+BOUNDS = [
+    (RetryPolicy, "attempts", 1, 0),
+    (RetryPolicy, "initial", 0, -0.001),
+    (RetryPolicy, "maximum", 0, -0.001),
+    (RetryPolicy, "max_retry_after", 0, -0.001),
+    (PollPolicy, "initial", 0.001, 0.000999),
+    (PollPolicy, "factor", 1, 0.999),
+    (PollPolicy, "maximum", 0.001, 0.000999),
+    (PollPolicy, "jitter", 0, -0.001),
+    (PollPolicy, "jitter", 1, 1.001),
+    (PollPolicy, "max_outage", 0, -0.001),
+    (PollPolicy, "not_found_grace", 0, -0.001),
+]
+every_bound = pytest.mark.parametrize(
+    ("policy", "name", "last_good", "first_bad"),
+    BOUNDS,
+    ids=[f"{cls.__name__}.{name}-{good}" for cls, name, good, _ in BOUNDS],
+)
+
+MAY_BE_INFINITE = {(RetryPolicy, "max_retry_after"), (PollPolicy, "max_outage")}
+
+
+def test_the_defaults_of_retries_are_the_documented_ones():
+    assert attrs.asdict(RetryPolicy()) == {
+        "attempts": 4,
+        "initial": 0.5,
+        "maximum": 8.0,
+        "max_retry_after": 60.0,
+    }
+
+
+def test_the_defaults_of_polls_are_the_documented_ones():
+    assert attrs.asdict(PollPolicy()) == {
+        "initial": 1.0,
+        "factor": 1.5,
+        "maximum": 15.0,
+        "jitter": 0.1,
+        "max_outage": 300.0,
+        "not_found_grace": 5.0,
+    }
+
+
+def test_every_field_has_its_bound_tested():
+    assert {(cls, name) for cls, name, _, _ in BOUNDS} == set(FIELDS)
+
+
+@every_bound
+def test_the_bound_itself_is_allowed(policy, name, last_good, first_bad):
+    assert getattr(policy(**{name: last_good}), name) == last_good
+
+
+@every_bound
+def test_a_value_beyond_the_bound_is_refused(policy, name, last_good, first_bad):
+    with pytest.raises(ConfigurationError, match=rf"{policy.__name__}\.{name} must be at least"):
+        policy(**{name: first_bad})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: RetryPolicy(attempts=0),
+            "RetryPolicy.attempts must be at least 1, got 0",
+        ),
+        (
+            lambda: PollPolicy(initial=0),
+            "PollPolicy.initial must be at least 0.001, got 0",
+        ),
+        (
+            lambda: PollPolicy(jitter=2),
+            "PollPolicy.jitter must be at least 0 and at most 1, got 2",
+        ),
+        (
+            lambda: PollPolicy(factor="2"),
+            "PollPolicy.factor must be a number, got '2'",
+        ),
+        (
+            lambda: RetryPolicy(attempts=1.5),
+            "RetryPolicy.attempts must be a whole number, got 1.5",
+        ),
+    ],
+    ids=["one-bound", "fractional-bound", "two-bounds", "no-number", "no-whole-number"],
+)
+def test_the_message_says_what_is_allowed(make, message):
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+@every_field
+@pytest.mark.parametrize(
+    "value",
+    [None, True, False, "1", b"1", 1j, Decimal(1), Fraction(1), timedelta(seconds=1), [1]],
+    ids=repr,
+)
+def test_only_numbers_are_numbers(policy, name, value):
+    with pytest.raises(ConfigurationError, match=rf"{policy.__name__}\.{name} must be a number"):
+        policy(**{name: value})
+
+
+@every_field
+def test_nan_is_refused(policy, name):
+    with pytest.raises(ConfigurationError, match=rf"{name} .*, got nan"):
+        policy(**{name: math.nan})
+
+
+@every_field
+def test_infinity_is_allowed_where_it_means_for_ever(policy, name):
+    if (policy, name) in MAY_BE_INFINITE:
+        assert getattr(policy(**{name: math.inf}), name) == math.inf
+    else:
+        with pytest.raises(ConfigurationError, match=rf"{policy.__name__}\.{name} .*, got inf"):
+            policy(**{name: math.inf})
+
+
+@pytest.mark.parametrize("name", ["initial", "factor", "maximum", "not_found_grace"])
+def test_the_message_on_infinity_says_that_it_must_be_finite(name):
+    with pytest.raises(ConfigurationError, match="finite"):
+        PollPolicy(**{name: math.inf})
+
+
+@every_field
+def test_minus_infinity_is_refused(policy, name):
+    with pytest.raises(ConfigurationError, match="got -inf"):
+        policy(**{name: -math.inf})
+
+
+@every_field
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["huge", "minus-huge"])
+def test_an_integer_that_is_no_float_is_allowed_or_refused_but_no_crash(policy, name, value):
+    try:
+        policy(**{name: value})
+    except ConfigurationError:
+        pass
+    else:
+        assert value > 0
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 4.0, 1000])
+def test_whole_numbers_of_attempts_are_allowed(attempts):
+    assert RetryPolicy(attempts=attempts).attempts == attempts
+
+
+@pytest.mark.parametrize("attempts", [1.5, 1.0000001, 99.9])
+def test_broken_numbers_of_attempts_are_refused(attempts):
+    with pytest.raises(ConfigurationError, match="attempts must be a whole number"):
+        RetryPolicy(attempts=attempts)
+
+
+@both_policies
+def test_a_bad_option_is_a_value_error(policy):
+    with pytest.raises(ValueError, match=r"Policy\.initial"):
+        policy(initial=-1)
+
+
+@both_policies
+def test_a_changed_copy_is_validated_too(policy):
+    with pytest.raises(ConfigurationError):
+        attrs.evolve(policy(), maximum=-1)
+
+
+@both_policies
+def test_a_policy_cannot_be_changed(policy):
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        policy().initial = 2
+
+
+@both_policies
+def test_the_fields_of_a_policy_are_keyword_only(policy):
+    with pytest.raises(TypeError):
+        policy(4)
+
+
+@both_policies
+def test_policies_are_values(policy):
+    chosen = policy(initial=0.25)
+    assert chosen == policy(initial=0.25)
+    assert chosen != policy()
+    assert hash(chosen) == hash(policy(initial=0.25))
+    assert copy.copy(chosen) == chosen
+    assert pickle.loads(pickle.dumps(chosen)) == chosen

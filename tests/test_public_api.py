@@ -1,0 +1,87 @@
+"""What users may import, and what importing it costs them."""
+
+import json
+import subprocess
+import sys
+
+import sutro_async
+from sutro_async import errors, models, policies, testing
+
+PUBLIC = {
+    "SutroClient",
+    "RetryPolicy",
+    "PollPolicy",
+    "JobStatus",
+    "JobStatusReport",
+    "Job",
+    "FailureReason",
+    "JobOutcome",
+    "TERMINAL_STATUSES",
+    "SutroError",
+    "ConfigurationError",
+    "ClientStateError",
+    "APIError",
+    "APIConnectionError",
+    "APITimeoutError",
+    "InvalidResponseError",
+    "APIStatusError",
+    "AuthenticationError",
+    "PermissionDeniedError",
+    "JobNotFoundError",
+    "GoneError",
+    "RateLimitError",
+    "ServerError",
+    "JobWaitTimeoutError",
+    "JobUnsuccessfulError",
+    "JobFailedError",
+    "JobCancelledError",
+    "__version__",
+}
+
+
+def test_all_is_what_the_design_says():
+    assert set(sutro_async.__all__) == PUBLIC
+    assert sorted(set(sutro_async.__all__)) == sorted(sutro_async.__all__)
+
+
+def test_nothing_else_is_in_reach():
+    modules = {name for name, value in vars(sutro_async).items() if isinstance(value, type(sys))}
+    assert {name for name in vars(sutro_async) if not name.startswith("_")} - modules == (
+        PUBLIC - {"__version__"}
+    )
+    assert modules <= {"client", "errors", "models", "policies", "testing", "cli", "fastapi"} | {
+        name for name in modules if name.startswith("_")
+    }
+
+
+def test_each_public_module_exports_what_the_package_does():
+    for module in (errors, models, policies):
+        assert set(module.__all__) <= PUBLIC
+    assert testing.__all__ == ["FakeSutro", "RecordedRequest"]
+
+
+def test_every_public_name_is_documented():
+    for name in PUBLIC - {"__version__", "TERMINAL_STATUSES"}:
+        value = getattr(sutro_async, name)
+        assert value.__doc__, name
+        for attribute, member in vars(value).items():
+            if callable(member) and not attribute.startswith("_"):
+                assert member.__doc__, f"{name}.{attribute}"
+
+
+def test_importing_it_loads_no_extra_and_no_server():
+    code = "import sys, json, sutro_async; print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    loaded = set(json.loads(result.stdout))
+    unwanted = {"fastapi", "starlette", "click", "rich", "pytest", "argparse"}
+    assert not loaded & unwanted
+    assert not {name for name in loaded if name.startswith("sutro_async.testing")}
+
+
+def test_a_log_without_a_handler_prints_nothing():
+    code = (
+        "import logging, sutro_async;"
+        "logging.getLogger('sutro_async').error('nobody asked for this')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert result.stderr == b""

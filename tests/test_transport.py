@@ -1,0 +1,366 @@
+"""One request: through aioresponses where the request matters, over sockets where bytes do."""
+
+import asyncio
+import gzip
+import logging
+import pickle
+import ssl
+
+import aiohttp
+import pytest
+from yarl import URL
+
+from sutro_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    ClientStateError,
+    ConfigurationError,
+    InvalidResponseError,
+    RateLimitError,
+    RetryPolicy,
+    ServerError,
+    SutroClient,
+)
+from tests.raw_server import REPORT, answer, raw_server
+
+URL_ = "https://api.sutro.sh/job-status/job-1"
+RUNNING = {"message": "", "job_status": "running", "metadata": {}}
+ONCE = RetryPolicy(attempts=1)
+KEY = "sk_very_secret"
+
+
+def make_client(base_url=None, **options):
+    return SutroClient(KEY, base_url=base_url, retry=ONCE, **options)
+
+
+# ---- the request
+
+
+async def test_the_request_carries_the_key_and_asks_for_no_redirects(mocked):
+    mocked.get(URL_, payload=RUNNING)
+    async with make_client() as client:
+        await client.get_job_status("job-1")
+        headers = client._service.transport._session.headers
+    ((method, url), (call,)) = mocked.requests.popitem()
+    assert (method, str(url)) == ("GET", URL_)
+    assert call.kwargs["allow_redirects"] is False
+    assert headers["Authorization"] == f"Key {KEY}"
+    assert headers["Accept"] == "application/json"
+    assert headers["User-Agent"].startswith("sutro-async/")
+
+
+async def test_a_session_that_was_passed_in_keeps_its_headers_and_stays_open(mocked):
+    mocked.get(URL_, payload=RUNNING)
+    async with aiohttp.ClientSession(headers={"X-Own": "1", "User-Agent": "mine"}) as session:
+        async with make_client(session=session) as client:
+            await client.get_job_status("job-1")
+        assert not session.closed
+        assert dict(session.headers) == {"X-Own": "1", "User-Agent": "mine"}
+    (call,) = mocked.requests["GET", URL(URL_)]
+    assert call.kwargs["headers"]["Authorization"] == f"Key {KEY}"
+    assert call.kwargs["headers"]["User-Agent"] == "mine"
+
+
+async def test_a_passed_in_session_that_raises_for_status_does_not_change_the_errors(fake):
+    async with aiohttp.ClientSession(raise_for_status=True) as session:
+        async with fake.client(session=session, retry=ONCE) as client:
+            fake.fail_next(1, status=503)
+            with pytest.raises(ServerError):
+                await client.get_job_status("job-1")
+
+
+async def test_an_id_is_one_segment_of_the_path_as_it_arrives(fake):
+    job_id = "a/b ?c#d%2f..é"
+    fake.add_job(job_id)
+    async with fake.client() as client:
+        assert (await client.get_job_status(job_id)).job_id == job_id
+    assert fake.requests[0].path == "/v1/job-status/a%2Fb%20%3Fc%23d%252f..%C3%A9"
+
+
+async def test_cookies_of_the_service_are_not_sent_back():
+    cookie = answer(REPORT, headers="Set-Cookie: session=1\r\n")
+    async with raw_server(cookie) as server, make_client(server.url) as client:
+        await client.get_job_status("job-1")
+        await client.get_job_status("job-1")
+    assert b"cookie" not in server.requests[1].lower()
+
+
+async def test_proxies_of_the_environment_are_not_used(fake, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    fake.add_job("job-1")
+    async with fake.client() as client:
+        assert (await client.get_job_status("job-1")).is_terminal
+
+
+async def test_requests_one_after_the_other_share_a_connection(fake):
+    fake.add_job("job-1", ["running"])
+    async with fake.client() as client:
+        for _ in range(3):
+            await client.get_job_status("job-1")
+        assert len(client._service.transport._session.connector._conns) == 1
+    ports = {request.headers["Host"] for request in fake.requests}
+    assert len(ports) == 1
+
+
+# ---- answers that are none
+
+
+async def test_refused(unused_tcp_port):
+    async with make_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
+        with pytest.raises(APIConnectionError, match="job 'job-1': no answer from") as caught:
+            await client.get_job_status("job-1")
+    assert caught.value.retryable
+    assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorError)
+
+
+async def hang(reader, writer):
+    await asyncio.sleep(60)
+
+
+async def test_a_server_that_never_answers():
+    async with raw_server(hang) as server, make_client(server.url, timeout=0.05) as client:
+        with pytest.raises(APITimeoutError, match=r"within 0.05 s") as caught:
+            await client.get_job_status("job-1")
+    assert caught.value.retryable
+    assert isinstance(caught.value, TimeoutError)
+
+
+async def drip(reader, writer):
+    for byte in answer(REPORT):
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0.005)
+
+
+async def test_the_time_out_bounds_the_whole_request_however_the_bytes_drip():
+    async with raw_server(drip) as server, make_client(server.url, timeout=0.1) as client:
+        with pytest.raises(APITimeoutError):
+            await client.get_job_status("job-1")
+
+
+async def test_a_time_out_of_many_seconds_is_not_rounded_up(mocked):
+    mocked.get(URL_, payload=RUNNING)
+    async with make_client(timeout=7.25) as client:
+        await client.get_job_status("job-1")
+    (call,) = mocked.requests["GET", URL(URL_)]
+    assert call.kwargs["timeout"].total == 7.25
+    assert call.kwargs["timeout"].ceil_threshold == float("inf")
+
+
+async def test_standing_in_line_does_not_count_against_the_time_out(fake):
+    fake.add_job("job-1")
+    fake.fail_next(6, delay=0.05)
+    async with fake.client(timeout=0.15, max_concurrency=1, retry=ONCE) as client:
+        await asyncio.gather(*(client.get_job_status("job-1") for _ in range(6)))
+
+
+@pytest.mark.parametrize("fault", ["disconnect", "reset", "truncate"])
+async def test_broken_off(fake, fault):
+    fake.add_job("job-1")
+    fake.fail_next(4, **{fault: True})
+    async with fake.client(retry=ONCE) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await client.get_job_status("job-1")
+    assert caught.value.retryable
+    assert not isinstance(caught.value, APITimeoutError)
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"HTTP/9.9 what\r\n\r\n",
+        b"\x00\x01\x02\x03\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        answer(b"not gzip at all", headers="Content-Encoding: gzip\r\n"),
+    ],
+    ids=["version", "binary", "length", "long header", "broken gzip"],
+)
+async def test_no_valid_http(garbage):
+    async def send(reader, writer):
+        writer.write(garbage)
+        writer.close()
+
+    async with raw_server(send) as server, make_client(server.url) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await client.get_job_status("job-1")
+    seen = repr(caught.value) + repr(caught.value.__cause__) + str(vars(caught.value.__cause__))
+    assert KEY not in seen
+    assert KEY.encode() not in pickle.dumps(caught.value)
+
+
+async def test_a_certificate_that_does_not_verify_is_not_worth_a_retry(mocked):
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    key = aiohttp.client_reqrep.ConnectionKey("api.sutro.sh", 443, True, True, None, None, None)
+    mocked.get(URL_, exception=aiohttp.ClientConnectorCertificateError(key, error), repeat=True)
+    async with SutroClient(KEY) as client:
+        with pytest.raises(APIConnectionError, match="certificate verify failed") as caught:
+            await client.get_job_status("job-1")
+    assert not caught.value.retryable
+    assert len(mocked.requests["GET", URL(URL_)]) == 1
+
+
+# ---- bodies
+
+
+async def test_a_compressed_body_is_read():
+    zipped = answer(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
+    async with raw_server(zipped) as server, make_client(server.url) as client:
+        assert (await client.get_job_status("job-1")).status == "running"
+
+
+@pytest.mark.parametrize("is_bomb", [False, True], ids=["plain", "compressed"])
+async def test_a_body_of_more_than_16_mib_is_not_read_further(is_bomb):
+    body = b" " * (17 * 2**20) + REPORT
+    data = answer(body)
+    if is_bomb:
+        data = answer(gzip.compress(body), headers="Content-Encoding: gzip\r\n")
+    async with raw_server(data) as server, make_client(server.url) as client:
+        with pytest.raises(InvalidResponseError, match="larger than 16 MiB"):
+            await client.get_job_status("job-1")
+        assert not client._service.transport._session.connector._acquired
+
+
+async def test_a_body_of_16_mib_is_read():
+    body = REPORT + b" " * (16 * 2**20 - len(REPORT))
+    async with raw_server(answer(body)) as server, make_client(server.url) as client:
+        assert (await client.get_job_status("job-1")).status == "running"
+
+
+async def test_the_status_of_an_error_counts_however_long_its_body():
+    data = answer(b"<html>" + b" " * (17 * 2**20), status=502)
+    async with raw_server(data) as server, make_client(server.url) as client:
+        with pytest.raises(ServerError) as caught:
+            await client.get_job_status("job-1")
+    assert len(caught.value.body) == 10_000
+
+
+async def test_the_status_of_an_error_counts_though_its_body_breaks_off():
+    async def send(reader, writer):
+        writer.write(answer(b'{"detail": "no"', status=401, length=1000))
+        writer.close()
+
+    async with raw_server(send) as server, make_client(server.url) as client:
+        with pytest.raises(AuthenticationError):
+            await client.get_job_status("job-1")
+
+
+async def test_an_error_whose_body_never_ends_is_a_time_out():
+    async def send(reader, writer):
+        writer.write(answer(b'{"detail": "no"', status=401, length=1000))
+        await asyncio.sleep(60)
+
+    async with raw_server(send) as server, make_client(server.url, timeout=0.05) as client:
+        with pytest.raises(APITimeoutError):
+            await client.get_job_status("job-1")
+
+
+async def test_a_service_that_echoes_the_key_does_not_bring_it_into_an_error(mocked):
+    mocked.get(URL_, status=401, payload={"detail": f"the key {KEY} is wrong", "request_id": KEY})
+    mocked.get(URL_, payload={"job_status": [KEY]})
+    async with make_client() as client:
+        for _ in range(2):
+            with pytest.raises((AuthenticationError, InvalidResponseError)) as caught:
+                await client.get_job_status("job-1")
+            assert KEY not in repr(caught.value) + str(vars(caught.value))
+            assert "[api key]" in str(caught.value)
+
+
+async def test_redirects_are_not_followed():
+    data = answer(b"", status=302, headers="Location: https://evil.test/steal?me\r\n")
+    async with raw_server(data) as server, make_client(server.url) as client:
+        with pytest.raises(APIStatusError, match=r"redirect to evil\.test") as caught:
+            await client.get_job_status("job-1")
+    assert caught.value.status_code == 302
+    assert len(server.requests) == 1
+
+
+# ---- the common pause
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_retry_after_holds_back_all_requests(fake, status):
+    fake.add_job("job-1")
+    async with fake.client(retry=ONCE) as client:
+        fake.fail_next(1, status=status, headers={"Retry-After": "0.1"})
+        with pytest.raises(APIStatusError):
+            await client.get_job_status("job-1")
+        await client.get_job("job-1")
+    assert fake.requests[1].time - fake.requests[0].time >= 0.1
+
+
+@pytest.mark.parametrize(("status", "header"), [(500, "5"), (429, None), (404, "5")])
+async def test_nothing_else_holds_them_back(fake, status, header):
+    fake.add_job("job-1")
+    async with fake.client(retry=ONCE) as client:
+        fake.fail_next(1, status=status, headers={"Retry-After": header} if header else {})
+        with pytest.raises(APIStatusError):
+            await client.get_job_status("job-1")
+        async with asyncio.timeout(1):
+            await client.get_job("job-1")
+
+
+async def test_a_pause_is_no_longer_than_the_policy_allows(fake):
+    fake.add_job("job-1")
+    policy = RetryPolicy(attempts=1, max_retry_after=0.05)
+    async with fake.client(retry=policy) as client:
+        fake.fail_next(1, status=429, headers={"Retry-After": "3600"})
+        with pytest.raises(RateLimitError) as caught:
+            await client.get_job_status("job-1")
+        async with asyncio.timeout(1):
+            await client.get_job("job-1")
+    assert caught.value.retry_after == 3600
+    assert fake.requests[1].time - fake.requests[0].time >= 0.05
+
+
+# ---- sessions that cannot be used
+
+
+async def test_a_closed_session_is_named(fake):
+    session = aiohttp.ClientSession()
+    await session.close()
+    async with fake.client(session=session) as client:
+        with pytest.raises(ClientStateError, match="Session is closed"):
+            await client.get_job_status("job-1")
+
+
+async def test_a_session_with_credentials_of_its_own_is_refused(fake, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with (
+        aiohttp.ClientSession(trust_env=True) as session,
+        fake.client(session=session) as client,
+    ):
+        with pytest.raises(ConfigurationError, match="session cannot be used: Cannot combine"):
+            await client.get_job_status("job-1")
+    assert not fake.requests
+
+
+# ---- the log
+
+
+async def test_each_request_is_logged_with_status_and_time(fake, caplog):
+    fake.add_job("job-1")
+    fake.fail_next(1, status=500)
+    caplog.set_level(logging.DEBUG, "sutro_async")
+    async with fake.client(retry=RetryPolicy(initial=0.001)) as client:
+        await client.get_job_status("job-1")
+    debug = [record.message for record in caplog.records if record.levelno == logging.DEBUG]
+    assert len(debug) == 2
+    assert debug[0].startswith("GET /job-status/job-1: 500 after ")
+    assert debug[0].endswith("ms, try 1")
+    assert debug[1].startswith("GET /job-status/job-1: 200 after ")
+    assert debug[1].endswith("ms, try 2")
+
+
+async def test_a_request_without_an_answer_is_logged_too(caplog, unused_tcp_port):
+    caplog.set_level(logging.DEBUG, "sutro_async")
+    async with make_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
+        with pytest.raises(APIConnectionError):
+            await client.get_job_status("job-1")
+    assert "GET /job-status/job-1: no answer after" in caplog.text
+    assert KEY not in caplog.text

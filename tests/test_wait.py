@@ -1,0 +1,831 @@
+"""One wait: its pace, what it survives, when it ends, and what it leaves behind."""
+
+import asyncio
+import contextlib
+import email.utils
+import itertools
+import logging
+import math
+import time
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import pytest
+
+from sutro_async import (
+    APIConnectionError,
+    APIStatusError,
+    ClientStateError,
+    InvalidResponseError,
+    JobCancelledError,
+    JobFailedError,
+    JobNotFoundError,
+    JobStatus,
+    JobWaitTimeoutError,
+    PollPolicy,
+    RateLimitError,
+    RetryPolicy,
+    ServerError,
+)
+from sutro_async.testing import FakeSutro
+from tests.conftest import FAST_POLL, nothing_left_behind
+from tests.raw_server import SUCCEEDED, answer, raw_server
+
+ENDLESS = ["running"]
+
+
+def polls(fake, job_id="job-1"):
+    """When each request for the status of the job arrived, in seconds after the first."""
+    times = [r.time for r in fake.requests if r.path.endswith(f"/job-status/{job_id}")]
+    return [time - times[0] for time in times]
+
+
+def gaps(fake):
+    times = polls(fake)
+    return [later - earlier for earlier, later in itertools.pairwise(times)]
+
+
+@contextlib.contextmanager
+def takes(seconds, tolerance=0.1):
+    """Check how long the block takes."""
+    began = time.monotonic()
+    yield
+    elapsed = time.monotonic() - began
+    assert seconds - 0.001 <= elapsed <= seconds + tolerance
+
+
+# ---- the end
+
+
+@pytest.mark.parametrize("dialect", ["mapping", "flat"])
+@pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
+async def test_the_terminal_report_is_returned(dialect, end):
+    async with FakeSutro(dialect=dialect) as fake, fake.client(poll=FAST_POLL) as client:
+        fake.add_job("job-1", ["queued", "running", "running", end], failure_reason="no GPU")
+        report = await client.wait_for_job("job-1")
+    assert report.status == end
+    assert report.is_terminal
+    assert len(fake.requests) == 4
+    assert str(report.failure or "") == ("no GPU" if end == "failed" else "")
+
+
+@pytest.mark.parametrize("word", ["cancelling", "brand-new-word", "pending"])
+async def test_no_other_word_ends_a_wait(fake, client, word):
+    fake.add_job("job-1", [word, word, "succeeded"])
+    assert (await client.wait_for_job("job-1")).status is JobStatus.SUCCEEDED
+    assert len(fake.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("end", "error"), [("failed", JobFailedError), ("cancelled", JobCancelledError)]
+)
+async def test_raise_on_failure(fake, client, end, error):
+    fake.add_job("job-1", ["running", end], failure_reason="no GPU")
+    with pytest.raises(error) as caught:
+        await client.wait_for_job("job-1", raise_on_failure=True)
+    assert caught.value.report.status == end
+
+
+async def test_raise_on_failure_returns_a_success(fake, client):
+    fake.add_job("job-1")
+    assert (await client.wait_for_job("job-1", raise_on_failure=True)).status == "succeeded"
+
+
+# ---- the pace
+
+
+async def test_the_interval_grows_and_falls_back_on_a_change(fake):
+    fake.add_job("job-1", ["queued"] * 4 + ["running"] * 3 + ["succeeded"])
+    policy = PollPolicy(initial=0.02, factor=2, maximum=0.06, jitter=0)
+    async with fake.client(poll=policy) as client:
+        await client.wait_for_job("job-1")
+    expected = [0.02, 0.04, 0.06, 0.06, 0.02, 0.04, 0.06]
+    assert gaps(fake) == [pytest.approx(gap, abs=0.015) for gap in expected]
+    assert all(gap >= want for gap, want in zip(gaps(fake), expected, strict=True))
+
+
+async def test_jitter_stretches_and_shrinks_the_interval(fake, monkeypatch):
+    drawn = iter([0.5, 1.5] * 3)
+    bounds = []
+
+    def draw(lower, upper):
+        bounds.append((lower, upper))
+        return next(drawn)
+
+    monkeypatch.setattr("random.uniform", draw)
+    fake.add_job("job-1", ["running", "running", "succeeded"])
+    policy = PollPolicy(initial=0.04, factor=1, jitter=0.5)
+    async with fake.client(poll=policy) as client:
+        await client.wait_for_job("job-1")
+    assert set(bounds) == {(0.5, 1.5)}
+    first, second = gaps(fake)
+    assert 0.02 <= first < 0.04
+    assert 0.06 <= second < 0.08
+
+
+async def test_a_patient_wait_does_not_overflow(fake):
+    fake.add_job("job-1", [*["running"] * 30, "succeeded"])
+    policy = PollPolicy(initial=0.001, factor=1e300, maximum=0.002)
+    async with fake.client() as client:
+        assert (await client.wait_for_job("job-1", poll=policy)).is_terminal
+
+
+async def test_a_policy_of_its_own_is_used(fake):
+    fake.add_job("job-1", ["running", "succeeded"])
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        async with asyncio.timeout(5):
+            await client.wait_for_job("job-1", poll=FAST_POLL)
+            async for _ in client.watch_job("job-1", poll=FAST_POLL):
+                pass
+
+
+# ---- trouble on the way
+
+
+def http_date(seconds):
+    return email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+FAULTS = {
+    "disconnect": {"disconnect": True},
+    "reset in the middle of the body": {"reset": True},
+    "body cut short": {"truncate": True},
+    "502 with HTML": {"status": 502},
+    "200 with HTML": {"body": b"<html>maintenance</html>"},
+    "200 with another job": {"body": b'{"job_status": {"job-2": "SUCCEEDED"}}'},
+    "429 with seconds": {"status": 429, "headers": {"Retry-After": "0.05"}},
+    "429 with a date": {"status": 429, "headers": {"Retry-After": http_date(0)}},
+    "429 without": {"status": 429},
+    "524": {"status": 524},
+    "never answers": {"delay": math.inf},
+}
+
+
+@pytest.mark.parametrize("when", [0, 1], ids=["from the start", "after a sighting"])
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+async def test_a_wait_survives(fake, fault, when):
+    fake.add_job("job-1", ["running"] * when + ["succeeded"])
+    async with fake.client(poll=FAST_POLL, timeout=0.1) as client:
+        reports = client.watch_job("job-1", timeout=10)
+        for _ in range(when):
+            assert (await anext(reports)).status == "running"
+        fake.fail_next(4, **fault)
+        assert (await anext(reports)).status == "succeeded"
+    assert fake.faults_left == 0
+
+
+async def test_a_wait_survives_that_the_server_is_away(unused_tcp_port):
+    async with FakeSutro(port=unused_tcp_port) as fake:
+        client = fake.client(poll=FAST_POLL)
+        wait = asyncio.create_task(client.wait_for_job("job-1"))
+    fake = FakeSutro(port=unused_tcp_port)
+    fake.add_job("job-1")
+    await asyncio.sleep(0.1)
+    assert not wait.done()
+    async with fake, asyncio.timeout(5):
+        assert (await wait).is_terminal
+        await client.aclose()
+
+
+async def test_a_wait_survives_any_mix_for_nearly_as_long_as_the_policy_allows(fake):
+    fake.add_job("job-1", ["running", "succeeded"])
+    policy = PollPolicy(initial=0.01, maximum=0.1, max_outage=6)
+    async with fake.client(poll=policy, timeout=0.1) as client:
+        reports = client.watch_job("job-1")
+        await anext(reports)
+        for repeat in (1, 2, 1):
+            for fault in FAULTS.values():
+                fake.fail_next(repeat, **fault)
+        with takes(2, tolerance=3):
+            assert (await anext(reports)).status == "succeeded"
+    assert fake.faults_left == 0
+
+
+async def test_retries_are_not_nested(fake):
+    fake.add_job("job-1")
+    fake.fail_next(3, status=500)
+    policy = PollPolicy(initial=0.02, factor=1, jitter=0)
+    async with fake.client(retry=RetryPolicy(initial=0.001), poll=policy) as client:
+        await client.wait_for_job("job-1")
+    assert len(fake.requests) == 4
+    assert min(gaps(fake)) >= 0.01
+
+
+async def test_the_back_off_starts_small_whatever_the_interval_has_become(fake, monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda _, upper: upper)
+    fake.add_job("job-1", ["running", "running", "succeeded"])
+    policy = PollPolicy(initial=0.03, factor=10, maximum=0.1, jitter=0)
+    async with fake.client(poll=policy) as client:
+        reports = client.watch_job("job-1")
+        await anext(reports)
+        fake.fail_next(3, status=500)
+        await anext(reports)
+    # The first poll of the step comes after `initial`, then three failures, then the pace goes on.
+    expected = [0.03, 0.03, 0.06, 0.1, 0.1]
+    assert gaps(fake) == [pytest.approx(gap, abs=0.02) for gap in expected]
+
+
+async def test_a_slow_pace_is_quickened_by_a_failure(fake):
+    fake.add_job("job-1", ["succeeded"])
+    fake.fail_next(1, status=500)
+    async with fake.client(poll=PollPolicy(initial=60, maximum=600)) as client:
+        async with asyncio.timeout(5):
+            await client.wait_for_job("job-1")
+    assert 0.25 <= gaps(fake)[0] <= 0.6
+
+
+async def test_a_good_poll_resets_the_back_off(fake, monkeypatch):
+    bounds = []
+
+    def draw(lower, upper):
+        bounds.append(upper)
+        return 0.001
+
+    fake.add_job("job-1", ["a", "b", "succeeded"])
+    monkeypatch.setattr("random.uniform", draw)
+    async with fake.client(poll=PollPolicy(initial=0.01, jitter=0)) as client:
+        for _ in range(2):
+            fake.fail_next(3, status=500)
+            reports = client.watch_job("job-1")
+            await anext(reports)
+    assert [bound for bound in bounds if bound != 1] == [0.01, 0.02, 0.04] * 2
+
+
+async def test_a_retry_after_puts_off_the_next_poll(fake):
+    fake.add_job("job-1")
+    fake.fail_next(1, status=500, headers={"Retry-After": "0.2"})
+    async with fake.client(poll=FAST_POLL) as client:
+        await client.wait_for_job("job-1")
+    assert 0.2 <= gaps(fake)[0] < 0.3
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 410, 422, 501])
+async def test_a_final_status_ends_a_wait_at_once(fake, client, status):
+    fake.add_job("job-1", ENDLESS)
+    reports = client.watch_job("job-1")
+    seen = await anext(reports)
+    fake.fail_next(1, status=status)
+    with pytest.raises(APIStatusError) as caught:
+        await anext(reports)
+    assert caught.value.status_code == status
+    assert caught.value.last_report is seen
+    assert len(fake.requests) == 2
+    with pytest.raises(StopAsyncIteration):
+        await anext(reports)
+
+
+async def test_a_redirect_ends_a_wait_at_once():
+    data = answer(b"", status=307, headers="Location: https://evil.test/\r\n")
+    async with raw_server(data) as server, fake_client(server.url) as client:
+        with pytest.raises(APIStatusError, match=r"evil\.test"):
+            await client.wait_for_job("job-1")
+
+
+def fake_client(url):
+    from sutro_async import SutroClient
+
+    return SutroClient("sk_test", base_url=url, poll=FAST_POLL)
+
+
+# ---- outages that last
+
+
+async def test_an_outage_is_given_up_after_max_outage_with_one_last_poll(fake):
+    fake.add_job("job-1", ENDLESS)
+    policy = attrs.evolve(FAST_POLL, max_outage=0.3, maximum=0.2)
+    async with fake.client(poll=policy) as client:
+        reports = client.watch_job("job-1")
+        seen = await anext(reports)
+        fake.fail_next(1, body=b"<html>")
+        fake.fail_next(100, status=503)
+        with takes(0.3, tolerance=0.12), pytest.raises(ServerError) as caught:
+            await anext(reports)
+    assert caught.value.last_report == seen
+    assert polls(fake)[-1] - polls(fake)[1] == pytest.approx(0.3, abs=0.05)
+
+
+async def test_the_last_error_is_the_one_raised(fake):
+    fake.fail_next(1, status=500)
+    fake.fail_next(50, body=b"<html>")
+    policy = attrs.evolve(FAST_POLL, max_outage=0.1)
+    async with fake.client(poll=policy) as client:
+        with pytest.raises(InvalidResponseError, match="not JSON") as caught:
+            await client.wait_for_job("job-1")
+    assert caught.value.last_report is None
+
+
+async def test_a_good_poll_ends_an_outage(fake):
+    fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"])
+    policy = attrs.evolve(FAST_POLL, max_outage=0.3)
+    with takes(0.6, tolerance=2):
+        async with fake.client(poll=policy, timeout=0.05) as client:
+            async for _ in client.watch_job("job-1"):
+                fake.fail_next(3, delay=math.inf)
+
+
+async def test_the_time_that_the_consumer_takes_is_no_outage(fake):
+    fake.add_job("job-1", ["a", "succeeded"])
+    policy = attrs.evolve(FAST_POLL, max_outage=0.1)
+    async with fake.client(poll=policy) as client:
+        reports = client.watch_job("job-1")
+        await anext(reports)
+        await asyncio.sleep(0.2)
+        fake.fail_next(1, status=500)
+        assert (await anext(reports)).is_terminal
+
+
+async def test_no_outage_at_all_can_be_asked_for(fake):
+    fake.fail_next(1, status=500)
+    async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0)) as client:
+        with pytest.raises(ServerError):
+            await client.wait_for_job("job-1")
+    assert len(fake.requests) == 1
+
+
+async def test_a_retry_after_beyond_max_outage_is_honoured_up_to_it(fake):
+    fake.fail_next(9, status=503, headers={"Retry-After": "60"})
+    async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.2)) as client:
+        with takes(0.2), pytest.raises(ServerError):
+            await client.wait_for_job("job-1")
+    assert polls(fake) == [0, pytest.approx(0.2, abs=0.05)]
+
+
+async def test_the_last_poll_before_giving_up_can_bring_the_end(fake):
+    fake.add_job("job-1")
+    fake.fail_next(1, status=429, headers={"Retry-After": "60"})
+    async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.1)) as client:
+        with takes(0.1):
+            assert (await client.wait_for_job("job-1")).is_terminal
+
+
+# ---- the word unknown
+
+
+async def test_the_word_unknown_is_no_sighting(fake):
+    fake.add_job("job-1", ["running", "unknown", "UNKNOWN", "running", "succeeded"])
+    async with fake.client(poll=FAST_POLL) as client:
+        seen = [report.status async for report in client.watch_job("job-1")]
+    assert seen == ["running", "succeeded"]
+
+
+async def test_nothing_but_unknown_is_an_outage(fake):
+    fake.add_job("job-1", ["running", "unknown"])
+    async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.1)) as client:
+        with pytest.raises(InvalidResponseError, match="says nothing about the job") as caught:
+            await client.wait_for_job("job-1")
+    assert caught.value.last_report.status == "running"
+
+
+async def test_an_unrecognised_word_is_a_sighting(fake):
+    fake.add_job("job-1", ["running", *["hibernating"] * 20, "succeeded"])
+    async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.05)) as client:
+        seen = [report async for report in client.watch_job("job-1")]
+    assert [report.status for report in seen] == ["running", "unknown", "succeeded"]
+    assert seen[1].raw_status == "HIBERNATING"
+
+
+# ---- not found
+
+
+async def test_a_job_may_be_younger_than_the_index(fake, client):
+    asyncio.get_running_loop().call_later(0.05, fake.add_job, "job-1")
+    assert (await client.wait_for_job("job-1")).is_terminal
+    assert len(fake.requests) > 2
+
+
+async def test_not_found_is_raised_after_the_grace(fake):
+    policy = attrs.evolve(FAST_POLL, not_found_grace=0.2, maximum=0.15)
+    async with fake.client(poll=policy) as client:
+        with takes(0.2), pytest.raises(JobNotFoundError) as caught:
+            await client.wait_for_job("job-1")
+    assert caught.value.last_report is None
+    assert polls(fake)[-1] == pytest.approx(0.2, abs=0.05)
+
+
+async def test_no_grace_can_be_asked_for(fake):
+    async with fake.client(poll=attrs.evolve(FAST_POLL, not_found_grace=0)) as client:
+        with pytest.raises(JobNotFoundError):
+            await client.wait_for_job("job-1")
+    assert len(fake.requests) == 1
+
+
+async def test_not_found_after_a_sighting_is_raised_at_once(fake):
+    fake.add_job("job-1", ENDLESS)
+    async with fake.client(poll=attrs.evolve(FAST_POLL, not_found_grace=60)) as client:
+        reports = client.watch_job("job-1")
+        await anext(reports)
+        fake.fail_next(1, status=404)
+        with pytest.raises(JobNotFoundError):
+            await anext(reports)
+    assert len(fake.requests) == 2
+
+
+async def test_a_404_is_no_outage(fake):
+    policy = attrs.evolve(FAST_POLL, max_outage=0.1, not_found_grace=60)
+    async with fake.client(poll=policy) as client:
+        asyncio.get_running_loop().call_later(0.25, fake.add_job, "job-1")
+        assert (await client.wait_for_job("job-1")).is_terminal
+
+
+# ---- the time-out
+
+
+@pytest.mark.parametrize("timeout", [0.3, timedelta(seconds=0.3)], ids=["seconds", "timedelta"])
+async def test_a_time_out_strikes_while_the_wait_sleeps(fake, timeout):
+    fake.add_job("job-1", ENDLESS)
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
+            await client.wait_for_job("job-1", timeout=timeout)
+    error = caught.value
+    assert (error.job_id, error.timeout) == ("job-1", 0.3)
+    assert error.elapsed == pytest.approx(0.3, abs=0.1)
+    assert error.last_report.status == "running"
+    assert "wait_for_job('job-1')" in str(error)
+    # Not the next poll of the pace, but one last, early enough to finish.
+    assert len(fake.requests) == 2
+    assert 0.1 < polls(fake)[-1] < 0.3
+
+
+async def test_a_time_out_strikes_while_the_server_hangs(fake):
+    fake.fail_next(9, delay=math.inf)
+    async with fake.client() as client:
+        async with nothing_left_behind(client, fake):
+            with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
+                await client.wait_for_job("job-1", timeout=0.3)
+    assert caught.value.last_report is None
+
+
+async def test_a_time_out_strikes_while_the_wait_stands_in_line(fake):
+    fake.add_job("job-1", ENDLESS)
+    fake.fail_next(1, delay=math.inf)
+    async with fake.client(max_concurrency=1) as client:
+        blocker = asyncio.create_task(client.get_job("job-1"))
+        await asyncio.sleep(0.02)
+        with takes(0.3), pytest.raises(JobWaitTimeoutError):
+            await client.wait_for_job("job-1", timeout=0.3)
+        assert len(fake.requests) == 1
+        blocker.cancel()
+        await asyncio.gather(blocker, return_exceptions=True)
+
+
+async def test_a_time_out_strikes_during_a_pause(fake):
+    fake.add_job("job-1", ENDLESS)
+    fake.fail_next(1, status=429, headers={"Retry-After": "30"})
+    async with fake.client(retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(RateLimitError):
+            await client.get_job("job-1")
+        with takes(0.3), pytest.raises(JobWaitTimeoutError):
+            await client.wait_for_job("job-1", timeout=0.3)
+        assert len(fake.requests) == 1
+
+
+async def test_a_time_out_strikes_while_the_service_fails(fake):
+    fake.fail_next(99, status=502)
+    async with fake.client(poll=FAST_POLL) as client:
+        with (
+            takes(0.3),
+            pytest.raises(JobWaitTimeoutError, match=r"last poll failed.*502") as caught,
+        ):
+            await client.wait_for_job("job-1", timeout=0.3)
+    assert isinstance(caught.value.__cause__, ServerError)
+    assert caught.value.last_report is None
+
+
+async def test_a_retry_after_beyond_the_time_out_is_honoured_up_to_it(fake):
+    fake.add_job("job-1", ENDLESS)
+    fake.fail_next(1, status=429, headers={"Retry-After": "60"})
+    async with fake.client(poll=FAST_POLL) as client:
+        with takes(0.4), pytest.raises(JobWaitTimeoutError) as caught:
+            await client.wait_for_job("job-1", timeout=0.4)
+    # The last poll was made, through the pause, and seen.
+    assert caught.value.last_report.status == "running"
+    assert len(fake.requests) == 2
+    assert 0.15 < polls(fake)[1] < 0.4
+
+
+async def test_the_last_poll_can_bring_the_end(fake):
+    fake.add_job("job-1", [("running", 0.15), "succeeded"])
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        assert (await client.wait_for_job("job-1", timeout=0.5)).is_terminal
+
+
+async def test_the_last_poll_leaves_a_slow_service_the_time_to_answer(fake):
+    fake.add_job("job-1", [("running", 0.3), "succeeded"])
+    fake.fail_next(2, delay=0.2)
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        with takes(0.6, tolerance=0.3):
+            assert (await client.wait_for_job("job-1", timeout=1)).is_terminal
+    assert polls(fake)[1] == pytest.approx(0.6, abs=0.08)
+
+
+async def test_a_slow_first_poll_does_not_count_as_the_last(fake):
+    fake.add_job("job-1", [("running", 0.35), "succeeded"])
+    fake.fail_next(1, delay=0.3)
+    async with fake.client(poll=FAST_POLL) as client:
+        assert (await client.wait_for_job("job-1", timeout=0.5)).is_terminal
+
+
+async def test_not_found_by_the_last_poll_says_so(fake):
+    async with fake.client(poll=attrs.evolve(FAST_POLL, not_found_grace=60)) as client:
+        with pytest.raises(JobNotFoundError):
+            await client.wait_for_job("job-1", timeout=0.3)
+
+
+async def test_a_time_out_counts_from_the_first_step_of_a_watch(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    reports = client.watch_job("job-1", timeout=0.2)
+    await asyncio.sleep(0.1)
+    with takes(0.2), pytest.raises(JobWaitTimeoutError):
+        async for _ in reports:
+            pass
+
+
+@pytest.mark.parametrize("timeout", [None, math.inf])
+async def test_no_time_out(fake, client, timeout):
+    fake.add_job("job-1", ["running", "succeeded"])
+    assert (await client.wait_for_job("job-1", timeout=timeout)).is_terminal
+
+
+@pytest.mark.parametrize("timeout", [-1, math.nan, "5", True, timedelta(seconds=-1)])
+async def test_a_time_out_that_is_none_is_refused(client, timeout):
+    with pytest.raises(ValueError, match="timeout must be"):
+        await client.wait_for_job("job-1", timeout=timeout)
+    with pytest.raises(ValueError, match="timeout must be"):
+        client.watch_job("job-1", timeout=timeout)
+
+
+# ---- a time-out of zero
+
+
+async def test_zero_asks_exactly_once(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    with takes(0), pytest.raises(JobWaitTimeoutError) as caught:
+        await client.wait_for_job("job-1", timeout=0)
+    assert caught.value.last_report.status == "running"
+    assert len(fake.requests) == 1
+
+
+async def test_zero_gets_the_end_of_a_job_that_has_ended(fake, client):
+    fake.add_job("job-1")
+    assert (await client.wait_for_job("job-1", timeout=0)).is_terminal
+
+
+async def test_zero_lets_the_one_request_take_its_time(fake, client):
+    fake.add_job("job-1")
+    fake.fail_next(1, delay=0.1)
+    assert (await client.wait_for_job("job-1", timeout=timedelta(0))).is_terminal
+
+
+async def test_zero_shows_the_first_report(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    seen = []
+    with pytest.raises(JobWaitTimeoutError):
+        async for report in client.watch_job("job-1", timeout=0):
+            seen.append(report.status)  # noqa: PERF401 - an exception ends the loop
+    assert seen == ["running"]
+
+
+async def test_zero_does_not_ask_again_after_a_failure(fake, client):
+    fake.fail_next(1, status=503)
+    with pytest.raises(JobWaitTimeoutError) as caught:
+        await client.wait_for_job("job-1", timeout=0)
+    assert isinstance(caught.value.__cause__, ServerError)
+    assert len(fake.requests) == 1
+
+
+async def test_zero_takes_not_found_for_an_answer(fake, client):
+    with pytest.raises(JobNotFoundError):
+        await client.wait_for_job("job-1", timeout=0)
+    assert len(fake.requests) == 1
+
+
+# ---- on_change and watch_job
+
+
+async def test_a_watch_shows_the_first_report_and_each_change(fake, client):
+    fake.add_job("job-1", ["queued", "queued", "running", "running", "running", "failed"])
+    seen = [report.status async for report in client.watch_job("job-1")]
+    assert seen == ["queued", "running", "failed"]
+
+
+async def test_a_change_of_the_message_alone_is_a_change():
+    def report(message):
+        return answer(b'{"job_status": "running", "message": "%s"}' % message)
+
+    script = [report(b"1 of 3"), report(b"1 of 3"), report(b"2 of 3"), answer(SUCCEEDED)]
+    async with raw_server(*script) as server, fake_client(server.url) as client:
+        seen = [report.message async for report in client.watch_job("job-1")]
+    assert seen == ["1 of 3", "2 of 3", ""]
+
+
+async def test_a_watch_polls_only_while_it_is_waited_for(fake, client):
+    fake.add_job("job-1", ["a", "b", "succeeded"])
+    async for _ in client.watch_job("job-1"):
+        before = len(fake.requests)
+        await asyncio.sleep(0.05)
+        assert len(fake.requests) == before
+
+
+async def test_a_plain_on_change_gets_each_changed_report(fake, client):
+    fake.add_job("job-1", ["queued", "queued", "running", "succeeded"])
+    seen = []
+    end = await client.wait_for_job("job-1", on_change=seen.append)
+    assert [report.status for report in seen] == ["queued", "running", "succeeded"]
+    assert seen[-1] is end
+
+
+async def test_an_async_on_change_is_awaited(fake, client):
+    fake.add_job("job-1", ["queued", "running", "succeeded"])
+    seen = []
+
+    async def note(report):
+        await asyncio.sleep(0.01)
+        seen.append(report.status)
+
+    await client.wait_for_job("job-1", on_change=note)
+    assert seen == ["queued", "running", "succeeded"]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_what_on_change_raises_is_logged_and_does_not_end_the_wait(
+    fake, client, caplog, is_async
+):
+    fake.add_job("job-1", ["queued", "succeeded"])
+
+    def fail(report):
+        raise LookupError("oops")
+
+    async def fail_later(report):
+        fail(report)
+
+    end = await client.wait_for_job("job-1", on_change=fail_later if is_async else fail)
+    assert end.is_terminal
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(records) == 2
+    assert records[0].exc_info[0] is LookupError
+
+
+async def test_an_on_change_that_hangs_does_not_delay_the_time_out(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    with takes(0.2), pytest.raises(JobWaitTimeoutError):
+        await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
+
+
+async def test_an_end_that_was_seen_is_not_lost_to_an_on_change_that_hangs(fake, client):
+    fake.add_job("job-1")
+    with takes(0.2):
+        end = await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
+    assert end.is_terminal
+
+
+async def test_closing_the_client_in_on_change_is_no_deadlock(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    async with asyncio.timeout(1):
+        with pytest.raises(ClientStateError):
+            await client.wait_for_job("job-1", on_change=lambda _: client.aclose())
+
+
+# ---- leaving
+
+
+MOMENTS = ["in flight", "asleep", "in back-off", "in line", "in a pause"]
+
+
+async def waiting_task(fake, client, moment):
+    """Start a wait and bring it to the given moment."""
+    fake.add_job("job-1", ENDLESS)
+    if moment == "in flight":
+        fake.fail_next(1, delay=math.inf)
+    elif moment == "in back-off":
+        fake.fail_next(1, status=500, headers={"Retry-After": "30"})
+    elif moment == "in line":
+        await client._service.transport._throttle.acquire()
+    elif moment == "in a pause":
+        client._service.transport._throttle.pause(30)
+    task = asyncio.create_task(client.wait_for_job("job-1", timeout=30))
+    await asyncio.sleep(0.05)
+    return task
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_cancelling_a_wait_leaves_nothing_behind(fake, moment):
+    async with fake.client(max_concurrency=1, poll=PollPolicy(initial=60, maximum=60)) as client:
+        async with nothing_left_behind(client, fake):
+            task = await waiting_task(fake, client, moment)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_closing_the_client_ends_a_wait_and_leaves_nothing_behind(fake, moment):
+    client = fake.client(max_concurrency=1, poll=PollPolicy(initial=60, maximum=60))
+    async with nothing_left_behind(client, fake):
+        task = await waiting_task(fake, client, moment)
+        async with asyncio.timeout(1):
+            await client.aclose()
+        with pytest.raises(ClientStateError, match="closed"):
+            await task
+    requests = len(fake.requests)
+    await asyncio.sleep(0.03)
+    assert len(fake.requests) == requests
+
+
+async def test_breaking_out_of_a_watch_leaves_nothing_behind(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    async with nothing_left_behind(client, fake):
+        async for _ in client.watch_job("job-1", timeout=30):
+            break
+        tasks = asyncio.all_tasks()
+        assert not client._service.lifecycle._running
+    assert len([task for task in tasks if "RequestHandler" not in repr(task)]) == 1
+
+
+async def test_a_watch_can_be_cancelled_and_gone_on_with(fake, client):
+    fake.add_job("job-1", ["queued", "running", "succeeded"])
+    reports = client.watch_job("job-1")
+    assert (await anext(reports)).status == "queued"
+    fake.fail_next(1, delay=math.inf)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await anext(reports)
+    assert [report.status async for report in reports] == ["running", "succeeded"]
+
+
+async def test_a_watch_ends_for_good_with_aclose(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    async with contextlib.aclosing(client.watch_job("job-1")) as reports:
+        await anext(reports)
+    with pytest.raises(StopAsyncIteration):
+        await anext(reports)
+
+
+async def test_a_watch_of_a_closed_client_raises(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    reports = client.watch_job("job-1")
+    await anext(reports)
+    await client.aclose()
+    with pytest.raises(ClientStateError):
+        await anext(reports)
+
+
+async def test_a_bad_id_is_refused_before_any_request(fake, client):
+    with pytest.raises(ValueError, match="job id"):
+        client.watch_job("..")
+    with pytest.raises(ValueError, match="job id"):
+        await client.wait_for_job("")
+    assert not fake.requests
+
+
+# ---- the log
+
+
+async def test_changes_are_logged_and_so_are_survived_failures(fake, client, caplog):
+    caplog.set_level(logging.INFO, "sutro_async")
+    fake.add_job("job-1", ["queued", "queued", "succeeded"])
+    fake.fail_next(1, status=502)
+    await client.wait_for_job("job-1")
+    lines = [(record.levelname, record.message) for record in caplog.records]
+    assert lines[0][0] == "WARNING"
+    assert lines[0][1].startswith("job 'job-1': HTTP 502")
+    assert "polling again in 0.0" in lines[0][1]
+    assert lines[1:] == [("INFO", "job 'job-1': QUEUED"), ("INFO", "job 'job-1': SUCCEEDED")]
+
+
+async def test_an_unrecognised_word_is_warned_of_once(fake, client, caplog):
+    fake.add_job("job-1", ["unknown", "dreaming", "sleeping", "dreaming", "succeeded"])
+    fake.add_job("job-2", ["Dreaming", "succeeded"])
+    fake.add_job("job-3", ["napping"])
+    await client.wait_for_job("job-1")
+    await client.with_options().wait_for_job("job-2")
+    await client.get_job("job-3")
+    warned = [record.message for record in caplog.records if "unrecognised" in record.message]
+    words = ["DREAMING", "SLEEPING", "NAPPING"]
+    assert [word in message for word, message in zip(words, warned, strict=True)] == [True] * 3
+
+
+async def test_a_babbling_service_is_warned_of_a_hundred_times_at_most(fake, client, caplog):
+    fake.add_job("job-1", [f"word-{number}" for number in range(150)])
+    for _ in range(150):
+        await client.get_job_status("job-1")
+    assert len([r for r in caplog.records if "unrecognised" in r.message]) == 100
+
+
+async def test_the_key_is_in_no_record(fake, caplog):
+    caplog.set_level(logging.DEBUG)
+    fake.api_key = "sk_in_no_record"
+    fake.add_job("job-1", ["running", "odd", "succeeded"])
+    async with fake.client(poll=FAST_POLL, timeout=0.1) as client:
+        for fault in FAULTS.values():
+            fake.fail_next(1, **fault)
+        await client.wait_for_job("job-1", on_change=lambda _: 1 / 0)
+    assert caplog.records
+    assert "sk_in_no_record" not in caplog.text
+    assert all("sk_in_no_record" not in repr(vars(record)) for record in caplog.records)
+
+
+async def test_a_connection_error_is_what_it_says(unused_tcp_port):
+    policy = attrs.evolve(FAST_POLL, max_outage=0.05)
+    async with fake_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
+        with pytest.raises(APIConnectionError):
+            await client.wait_for_job("job-1", poll=policy)

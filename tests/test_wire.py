@@ -1,0 +1,1065 @@
+import json
+import time
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+from urllib.parse import unquote
+
+import cattrs
+import pytest
+
+from sutro_async import _wire
+from sutro_async._wire import (
+    MAX_BODY_BYTES,
+    job_path,
+    parse_error,
+    parse_job,
+    parse_report,
+    status_path,
+)
+from sutro_async.errors import (
+    APIStatusError,
+    AuthenticationError,
+    GoneError,
+    InvalidResponseError,
+    JobNotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+)
+from sutro_async.models import FailureReason, Job, JobStatus, JobStatusReport
+
+PAYLOADS = Path(__file__).parent / "payloads"
+
+WORDS = {
+    "pending": JobStatus.PENDING,
+    "submitted": JobStatus.SUBMITTED,
+    "queued": JobStatus.QUEUED,
+    "starting": JobStatus.STARTING,
+    "running": JobStatus.RUNNING,
+    "cancelling": JobStatus.CANCELLING,
+    "canceling": JobStatus.CANCELLING,
+    "succeeded": JobStatus.SUCCEEDED,
+    "failed": JobStatus.FAILED,
+    "cancelled": JobStatus.CANCELLED,
+    "canceled": JobStatus.CANCELLED,
+    "unknown": JobStatus.UNKNOWN,
+}
+
+
+def payload(name):
+    return (PAYLOADS / f"{name}.json").read_bytes()
+
+
+def encode(content):
+    return content if isinstance(content, bytes) else json.dumps(content).encode()
+
+
+def report_of(job_status="failed", *, job_id="job-1", **fields):
+    return parse_report(job_id, encode({"job_status": job_status, **fields}))
+
+
+def job_of(*, job_id="job-1", **fields):
+    record = {"job_id": job_id, "status": "running", **fields}
+    return parse_job(job_id, encode({"job": record}))
+
+
+def error_of(status=500, headers=None, body=b""):
+    return parse_error("job-1", status, headers or {}, encode(body))
+
+
+def complaint(read, *arguments, **fields):
+    with pytest.raises(InvalidResponseError) as caught:
+        read(*arguments, **fields)
+    error = caught.value
+    assert error.job_id == "job-1"
+    assert str(error) == f"job 'job-1': invalid response: {error.path}: {error.reason}"
+    assert str(error).isprintable()
+    return f"{error.path}: {error.reason}"
+
+
+# ---- paths of requests
+
+
+@pytest.mark.parametrize(
+    ("job_id", "segment"),
+    [
+        ("job-12345", "job-12345"),
+        ("a.b_c~d-E9", "a.b_c~d-E9"),
+        ("...", "..."),
+        ("a/b", "a%2Fb"),
+        ("../admin", "..%2Fadmin"),
+        (r"a\b", "a%5Cb"),
+        ("a b", "a%20b"),
+        ("a+b", "a%2Bb"),
+        ("a?b=c&d#e", "a%3Fb%3Dc%26d%23e"),
+        ("%2e%2e", "%252e%252e"),
+        ("a;b,c:d@e", "a%3Bb%2Cc%3Ad%40e"),
+        ("é日😀", "%C3%A9%E6%97%A5%F0%9F%98%80"),
+    ],
+)
+def test_a_job_id_is_one_encoded_segment(job_id, segment):
+    assert status_path(job_id) == f"/job-status/{segment}"
+    assert job_path(job_id) == f"/jobs/{segment}"
+    assert unquote(segment) == job_id
+
+
+@pytest.mark.parametrize("path", [status_path, job_path])
+@pytest.mark.parametrize(
+    "job_id",
+    ["", ".", "..", "a\nb", "a\r", "\t", "\x00", "\x7f", "a\u2028", "\u202ea", "\ud800", "\xa0"],
+    ids=ascii,
+)
+def test_text_that_cannot_be_a_segment_is_no_job_id(path, job_id):
+    with pytest.raises(ValueError, match="cannot be a job id") as caught:
+        path(job_id)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("path", [status_path, job_path])
+@pytest.mark.parametrize("job_id", [None, 5, 1.5, True, b"job-1", ["job-1"]], ids=repr)
+def test_what_is_no_text_is_no_job_id(path, job_id):
+    with pytest.raises(ValueError, match="a job id is a string, got "):
+        path(job_id)
+
+
+# ---- examples of the reference
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "flat__succeeded",
+            JobStatusReport(
+                job_id="JOB_ID",
+                status=JobStatus.SUCCEEDED,
+                raw_status="succeeded",
+                message="Job completed successfully",
+            ),
+        ),
+        (
+            "flat__failed-nested-reason",
+            JobStatusReport(
+                job_id="JOB_ID",
+                status=JobStatus.FAILED,
+                raw_status="failed",
+                message="<string>",
+                metadata={
+                    "failure_reason": {
+                        "message": "<verbose message>",
+                        "additional_context": "<optional>",
+                    }
+                },
+                failure=FailureReason(message="<verbose message>", additional_context="<optional>"),
+            ),
+        ),
+        (
+            "flat__failed-sibling-context",
+            JobStatusReport(
+                job_id="JOB_ID",
+                status=JobStatus.FAILED,
+                raw_status="failed",
+                message="<string>",
+                metadata={"failure_reason": "<details>", "additional_context": "<optional>"},
+                failure=FailureReason(message="<details>", additional_context="<optional>"),
+            ),
+        ),
+        (
+            "mapping__failed",
+            JobStatusReport(
+                job_id="JOB_ID",
+                status=JobStatus.FAILED,
+                raw_status="FAILED",
+                message="Job status with job_id JOB_ID retrieved.",
+                metadata={"failure_reason": {"message": "<detail>"}},
+                failure=FailureReason(message="<detail>"),
+            ),
+        ),
+        (
+            "mapping__running",
+            JobStatusReport(
+                job_id="JOB_ID",
+                status=JobStatus.RUNNING,
+                raw_status="RUNNING",
+                message="Job status with job_id JOB_ID retrieved.",
+            ),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_example_of_a_status_is_read(name, expected):
+    assert parse_report("JOB_ID", payload(f"job-status__{name}")) == expected
+
+
+def test_the_example_of_a_job_is_read():
+    assert parse_job("job-12345", payload("job__200__succeeded")) == Job(
+        job_id="job-12345",
+        status=JobStatus.SUCCEEDED,
+        raw_status="succeeded",
+        model="llama-3.1-8b",
+        system_prompt="You are a helpful assistant.",
+        job_priority=1,
+        datetime_created=datetime(2024, 1, 15, 10, 30, tzinfo=UTC),
+        datetime_started=datetime(2024, 1, 15, 10, 30, 15, tzinfo=UTC),
+        datetime_completed=datetime(2024, 1, 15, 10, 32, 15, tzinfo=UTC),
+        json_schema=None,
+        sampling_params={"temperature": 0.7, "top_p": 0.95, "max_tokens": 2048},
+        name="Customer Support Batch",
+        description="Processing customer inquiries",
+        dataset_id="dataset-12345",
+        input_tokens=15420,
+        output_tokens=8230,
+        job_cost=0.0234,
+        num_rows=50,
+        failure_reason=None,
+        cost_estimate=0.025,
+        extra={},
+    )
+
+
+def test_the_example_of_a_failed_job_is_read():
+    assert parse_job("JOB_ID", payload("job__200__failed-minimal")) == Job(
+        job_id="JOB_ID",
+        status=JobStatus.FAILED,
+        raw_status="FAILED",
+        num_rows=3,
+        failure_reason=FailureReason(message="<detail>"),
+    )
+
+
+def test_the_example_of_a_missing_job_is_read():
+    error = error_of(404, body=payload("job__404__message"))
+    assert type(error) is JobNotFoundError
+    assert error.message == "No job found with ID batch_job_99999"
+
+
+def test_every_example_is_tested():
+    source = Path(__file__).read_text()
+    for path in PAYLOADS.iterdir():
+        assert path.stem.removeprefix("job-status__") in source
+
+
+# ---- words
+
+
+@pytest.mark.parametrize("fold", [str.lower, str.upper, str.title, str.swapcase])
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_is_known_in_any_case_and_kept_as_sent(word, fold):
+    sent = fold(word)
+    for report in (report_of(sent), report_of({"job-1": sent})):
+        assert report.status is WORDS[word]
+        assert report.raw_status == sent
+    job = job_of(status=sent)
+    assert (job.status, job.raw_status) == (WORDS[word], sent)
+
+
+@pytest.mark.parametrize(
+    "word", ["paused", "", " running", "running\n", "done", "success", "JobStatus.RUNNING", "日本"]
+)
+def test_a_strange_word_is_unknown_and_kept_as_sent(word):
+    report = report_of(word)
+    assert report.status is JobStatus.UNKNOWN
+    assert not report.is_terminal
+    assert report.raw_status == word
+    job = job_of(status=word)
+    assert (job.status, job.raw_status) == (JobStatus.UNKNOWN, word)
+
+
+# ---- status answers
+
+
+def test_the_mapping_form_reads_the_entry_of_the_job_alone():
+    report = report_of({"job-0": "FAILED", "job-1": "RUNNING", "job-2": 5})
+    assert (report.status, report.raw_status) == (JobStatus.RUNNING, "RUNNING")
+
+
+@pytest.mark.parametrize("job_id", ["a/b", "é", "$.x", "a @ b", "it's"])
+def test_the_mapping_form_finds_any_job_id(job_id):
+    assert report_of({job_id: "queued"}, job_id=job_id).status is JobStatus.QUEUED
+
+
+def test_both_forms_read_alike():
+    fields = {"message": "m", "metadata": {"node": 5}}
+    assert report_of("RUNNING", **fields) == report_of({"job-1": "RUNNING"}, **fields)
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"message": None, "metadata": None}], ids=["absent", "null"]
+)
+def test_message_and_metadata_are_empty_when_not_sent(fields):
+    report = report_of("running", **fields)
+    assert (report.message, report.metadata, report.failure) == ("", {}, None)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"node": [1, {"a": None}], "failed": False}])
+def test_metadata_are_kept_as_sent(metadata):
+    assert report_of(metadata=metadata).metadata == metadata
+
+
+def test_what_else_a_status_answer_holds_does_not_matter():
+    assert report_of("running", status="failed", job_id_="x", failure=5, raw_status=[]) == (
+        report_of("running")
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "$.job_status: expected a string, got null"),
+        ({"job_status": None}, "$.job_status: expected a string, got null"),
+        ({"job_status": 5}, "$.job_status: expected a string, got 5"),
+        ({"job_status": True}, "$.job_status: expected a string, got True"),
+        ({"job_status": ["running"]}, "$.job_status: expected a string, got ['running']"),
+        ({"job_status": {}}, "$.job_status['job-1']: expected a string, got null"),
+        (
+            {"job_status": {"job-2": "RUNNING"}},
+            "$.job_status['job-1']: expected a string, got null",
+        ),
+        (
+            {"job_status": {"JOB-1": "RUNNING"}},
+            "$.job_status['job-1']: expected a string, got null",
+        ),
+        ({"job_status": {"job-1": 5}}, "$.job_status['job-1']: expected a string, got 5"),
+        (
+            {"job_status": {"job-1": {"job-1": "x"}}},
+            "$.job_status['job-1']: expected a string, got {'job-1': 'x'}",
+        ),
+        ({"message": 5}, "$.message: expected a string, got 5"),
+        ({"message": False}, "$.message: expected a string, got False"),
+        ({"message": ["m"]}, "$.message: expected a string, got ['m']"),
+        ({"metadata": []}, "$.metadata: expected an object, got []"),
+        ({"metadata": "m"}, "$.metadata: expected an object, got 'm'"),
+        ({"metadata": 0}, "$.metadata: expected an object, got 0"),
+        (
+            {"metadata": {"failure_reason": 5}},
+            "$.metadata.failure_reason: expected a string or an object, got 5",
+        ),
+        (
+            {"metadata": {"failure_reason": ["no GPU"]}},
+            "$.metadata.failure_reason: expected a string or an object, got ['no GPU']",
+        ),
+        (
+            {"metadata": {"failure_reason": {"message": 5}}},
+            "$.metadata.failure_reason.message: expected a string, got 5",
+        ),
+        (
+            {"metadata": {"failure_reason": {"additional_context": {}}}},
+            "$.metadata.failure_reason.additional_context: expected a string, got {}",
+        ),
+    ],
+    ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
+)
+def test_a_malformed_status_answer_is_reported_with_its_path(fields, expected):
+    missing = {"job_status": "running"} if "job_status" not in fields and fields else {}
+    assert complaint(parse_report, "job-1", encode({**missing, **fields})) == expected
+
+
+def test_the_path_of_an_entry_shows_any_job_id():
+    with pytest.raises(InvalidResponseError) as caught:
+        parse_report("a @ $.b'c", b'{"job_status": {}}')
+    assert caught.value.path == """$.job_status["a @ $.b'c"]"""
+    assert caught.value.reason == "expected a string, got null"
+
+
+def test_a_value_that_looks_like_a_path_does_not_confuse_the_complaint():
+    expected = "$.metadata: expected an object, got 'x @ $.status'"
+    assert complaint(report_of, metadata="x @ $.status") == expected
+
+
+# ---- failure reasons
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"failure_reason": "no GPU", "additional_context": "A100"},
+        {"failure_reason": {"message": "no GPU", "additional_context": "A100"}},
+        {"failure_reason": {"message": "no GPU"}, "additional_context": "A100"},
+    ],
+    ids=["text-and-sibling", "object", "object-and-sibling"],
+)
+def test_every_form_of_a_reason_reads_alike(facts):
+    reason = FailureReason(message="no GPU", additional_context="A100")
+    assert report_of(metadata=facts).failure == reason
+    assert report_of({"job-1": "FAILED"}, metadata=facts).failure == reason
+    assert job_of(**facts).failure_reason == reason
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, None),
+        ({"failure_reason": None}, None),
+        ({"additional_context": "A100"}, None),
+        ({"failure_reason": None, "additional_context": "A100"}, None),
+        ({"failure_reason": "no GPU"}, FailureReason(message="no GPU")),
+        (
+            {"failure_reason": "no GPU", "additional_context": None},
+            FailureReason(message="no GPU"),
+        ),
+        ({"failure_reason": ""}, FailureReason(message="")),
+        ({"failure_reason": {}}, FailureReason()),
+        ({"failure_reason": {"message": "no GPU"}}, FailureReason(message="no GPU")),
+        (
+            {"failure_reason": {"additional_context": "A100"}},
+            FailureReason(additional_context="A100"),
+        ),
+        (
+            {
+                "failure_reason": {"message": "no GPU", "additional_context": "H100"},
+                "additional_context": "A100",
+            },
+            FailureReason(message="no GPU", additional_context="H100"),
+        ),
+        (
+            {"failure_reason": {"message": None, "code": 5}},
+            FailureReason(details={"message": None, "code": 5}),
+        ),
+        (
+            {"failure_reason": {"message": "m", "details": "d", "nested": [{}]}},
+            FailureReason(message="m", details={"message": "m", "details": "d", "nested": [{}]}),
+        ),
+    ],
+    ids=[
+        "absent",
+        "null",
+        "context-alone",
+        "null-and-context",
+        "text",
+        "text-and-null-context",
+        "empty-text",
+        "empty-object",
+        "message",
+        "context",
+        "inner-context-wins",
+        "other-fields",
+        "a-field-called-details",
+    ],
+)
+def test_a_reason_is_read(facts, expected):
+    assert report_of(metadata=facts).failure == expected
+    assert job_of(**facts).failure_reason == expected
+
+
+def test_a_reason_does_not_change_what_was_sent():
+    metadata = {"failure_reason": {"message": "no GPU"}, "additional_context": "A100"}
+    assert report_of(metadata=metadata).metadata == metadata
+
+
+# ---- job records
+
+TEXTS = ("model", "system_prompt", "name", "description", "dataset_id")
+INTEGERS = ("job_priority", "input_tokens", "output_tokens", "num_rows")
+NUMBERS = ("job_cost", "cost_estimate")
+TIMES = ("datetime_created", "datetime_started", "datetime_completed")
+OBJECTS = ("json_schema", "sampling_params")
+OPTIONAL = (*TEXTS, *INTEGERS, *NUMBERS, *TIMES, *OBJECTS, "failure_reason")
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_an_optional_field_is_none_when_absent_or_null(name):
+    assert getattr(job_of(), name) is None
+    assert job_of(**{name: None}) == job_of()
+
+
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("text", ["", "words", "5", "null", "日本\n\x00"], ids=ascii)
+def test_a_text_is_kept_as_sent(name, text):
+    assert getattr(job_of(**{name: text}), name) == text
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [(0, 0), (15420, 15420), (-1, -1), (50.0, 50), (-0.0, 0), (1e20, 10**20), (2**63, 2**63)],
+    ids=str,
+)
+def test_a_whole_number_is_an_integer(name, sent, expected):
+    value = getattr(job_of(**{name: sent}), name)
+    assert value == expected
+    assert type(value) is int
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("sent", [0, 2, -1, 0.0234, 1e300, 10**300], ids=str)
+def test_any_number_is_a_number(name, sent):
+    value = getattr(job_of(**{name: sent}), name)
+    assert value == float(sent)
+    assert type(value) is float
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize("sent", [{}, {"a": [1, {"b": None}], "": 0.5}], ids=str)
+def test_an_object_is_kept_as_sent(name, sent):
+    assert getattr(job_of(**{name: sent}), name) == sent
+
+
+@pytest.mark.parametrize("name", TIMES)
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ("2024-01-15T10:30:00Z", datetime(2024, 1, 15, 10, 30, tzinfo=UTC)),
+        ("2024-01-15T10:30:00", datetime(2024, 1, 15, 10, 30, tzinfo=UTC)),
+        ("2024-01-15 10:30:00", datetime(2024, 1, 15, 10, 30, tzinfo=UTC)),
+        ("2024-01-15T10:30:00.5Z", datetime(2024, 1, 15, 10, 30, 0, 500_000, tzinfo=UTC)),
+        ("2024-01-15T10:30:00.123456", datetime(2024, 1, 15, 10, 30, 0, 123_456, tzinfo=UTC)),
+        ("2024-01-15T10:30:00.123456789Z", datetime(2024, 1, 15, 10, 30, 0, 123_456, tzinfo=UTC)),
+        ("2024-01-15T10:30:00+00:00", datetime(2024, 1, 15, 10, 30, tzinfo=UTC)),
+        ("2024-01-15T10:30:00-05:30", datetime(2024, 1, 15, 16, 0, tzinfo=UTC)),
+        ("2024-01-15T10:30:00+0530", datetime(2024, 1, 15, 5, 0, tzinfo=UTC)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_time_is_aware(name, sent, expected):
+    value = getattr(job_of(**{name: sent}), name)
+    assert value == expected
+    assert value.tzinfo is not None
+
+
+def test_a_time_keeps_its_offset():
+    created = job_of(datetime_created="2024-01-15T10:30:00+05:30").datetime_created
+    assert created.tzinfo == timezone(timedelta(hours=5, minutes=30))
+
+
+@pytest.mark.parametrize(
+    ("names", "sent", "reason"),
+    [
+        (TEXTS, 5, "expected a string, got 5"),
+        (TEXTS, 0.5, "expected a string, got 0.5"),
+        (TEXTS, False, "expected a string, got False"),
+        (TEXTS, ["words"], "expected a string, got ['words']"),
+        (TEXTS, {"a": 1}, "expected a string, got {'a': 1}"),
+        (INTEGERS, "15", "expected an integer, got '15'"),
+        (INTEGERS, "", "expected an integer, got ''"),
+        (INTEGERS, 3.7, "expected an integer, got 3.7"),
+        (INTEGERS, True, "expected an integer, got True"),
+        (INTEGERS, [1], "expected an integer, got [1]"),
+        (INTEGERS, {}, "expected an integer, got {}"),
+        (NUMBERS, "0.5", "expected a number, got '0.5'"),
+        (NUMBERS, True, "expected a number, got True"),
+        (NUMBERS, [0.5], "expected a number, got [0.5]"),
+        (
+            NUMBERS,
+            10**400,
+            f"expected a number in range, got 1{'0' * 27}...{'0' * 29}",
+        ),
+        (TIMES, "yesterday", "expected an ISO 8601 time, got 'yesterday'"),
+        (TIMES, "", "expected an ISO 8601 time, got ''"),
+        (TIMES, "2024-13-01T00:00:00Z", "expected an ISO 8601 time, got '2024-13-01T00:00:00Z'"),
+        (TIMES, "15/01/2024 10:30", "expected an ISO 8601 time, got '15/01/2024 10:30'"),
+        (TIMES, 1705314600, "expected an ISO 8601 time, got 1705314600"),
+        (TIMES, True, "expected an ISO 8601 time, got True"),
+        (TIMES, {}, "expected an ISO 8601 time, got {}"),
+        (OBJECTS, [], "expected an object, got []"),
+        (OBJECTS, "{}", "expected an object, got '{}'"),
+        (OBJECTS, 0, "expected an object, got 0"),
+        (("failure_reason",), 5, "expected a string or an object, got 5"),
+        (("failure_reason",), [], "expected a string or an object, got []"),
+        (("failure_reason",), False, "expected a string or an object, got False"),
+        (("status",), None, "expected a string, got null"),
+        (("status",), 5, "expected a string, got 5"),
+        (("status",), {"job-1": "RUNNING"}, "expected a string, got {'job-1': 'RUNNING'}"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_malformed_field_is_reported_with_its_path(names, sent, reason):
+    for name in names:
+        assert complaint(job_of, **{name: sent}) == f"$.job.{name}: {reason}"
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({}, "$.job.job_id: expected a string, got null"),
+        ({"job_id": "job-1"}, "$.job.status: expected a string, got null"),
+        ({"status": "running"}, "$.job.job_id: expected a string, got null"),
+        ({"job_id": 5, "status": "running"}, "$.job.job_id: expected a string, got 5"),
+        ({"job_id": "job-2", "status": "running"}, "$.job.job_id: expected 'job-1', got 'job-2'"),
+        ({"job_id": "JOB-1", "status": "running"}, "$.job.job_id: expected 'job-1', got 'JOB-1'"),
+        (
+            {"job_id": "job-1", "status": "x", "failure_reason": {"message": 5}},
+            "$.job.failure_reason.message: expected a string, got 5",
+        ),
+        (
+            {"job_id": "job-1", "status": "x", "failure_reason": {"additional_context": [1]}},
+            "$.job.failure_reason.additional_context: expected a string, got [1]",
+        ),
+        ([], "$.job: expected an object, got []"),
+        ("job-1", "$.job: expected an object, got 'job-1'"),
+        (0, "$.job: expected an object, got 0"),
+        (False, "$.job: expected an object, got False"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) and value[0] == "$" else json.dumps(value),
+)
+def test_a_malformed_record_is_reported_with_its_path(record, expected):
+    assert complaint(parse_job, "job-1", encode({"job": record})) == expected
+
+
+def test_further_fields_of_a_job_are_kept_as_sent():
+    further = {
+        "run_type": "batch",
+        "datetime_added": "2024-01-15",
+        "raw_status": 5,
+        "extra": {"a": [1]},
+        "details": None,
+        "additional_context": "A100",
+    }
+    job = job_of(**further)
+    assert job.extra == further
+    assert job.raw_status == "running"
+
+
+def test_a_malformed_value_is_shown_in_short():
+    text = complaint(job_of, input_tokens=[["x" * 1000] * 50] * 50)
+    assert text.startswith("$.job.input_tokens: expected an integer, got [['xxx")
+    assert len(text) < 260
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "the service answered without a job"),
+        ({"job": None}, "the service answered without a job"),
+        ({"job": None, "message": "No job found"}, "No job found"),
+        ({"detail": "gone", "message": "No job found"}, "gone"),
+        ({"job": None, "message": " \n"}, "the service answered without a job"),
+    ],
+    ids=["absent", "null", "message", "detail", "blank-message"],
+)
+def test_an_answer_without_a_record_means_that_there_is_no_job(body, message):
+    with pytest.raises(JobNotFoundError) as caught:
+        parse_job("job-1", encode(body))
+    error = caught.value
+    assert (error.job_id, error.status_code, error.body) == ("job-1", 404, body)
+    assert error.message == message
+
+
+# ---- bodies that are no honest JSON
+
+MALFORMED = {
+    "empty": (b"", "not JSON: '' (Expecting value)"),
+    "blank": (b" \n", r"not JSON: ' \n' (Expecting value)"),
+    "html": (b"<html>", "not JSON: '<html>' (Expecting value)"),
+    "cut-short": (b'{"a": 1', """not JSON: '{"a": 1' (Expecting ',' delimiter)"""),
+    "more-after-it": (b"{} x", "not JSON: '{} x' (Extra data)"),
+    "two-objects": (b"{}{}", "not JSON: '{}{}' (Extra data)"),
+    "control-character": (b'"\x01"', """not JSON: '"\\x01"' (Invalid control character at)"""),
+    "byte-order-mark": (b"\xef\xbb\xbf{}", r"not JSON: '\ufeff{}' (Expecting value)"),
+    "bad-utf-8": (b'{"a": "\xff"}', "not valid UTF-8"),
+    "overlong-utf-8": (b'{"a": "\xc0\xaf"}', "not valid UTF-8"),
+    "utf-8-surrogate": (b'{"a": "\xed\xa0\x80"}', "not valid UTF-8"),
+    "utf-16": ('{"a": 1}'.encode("utf-16"), "not valid UTF-8"),
+    "gzip": (b"\x1f\x8b\x08\x00", "not valid UTF-8"),
+    "nan": (b'{"a": NaN}', "NaN is not JSON"),
+    "infinity": (b'{"a": Infinity}', "Infinity is not JSON"),
+    "minus-infinity": (b'{"a": -Infinity}', "-Infinity is not JSON"),
+    "huge-float": (b'{"a": 1e400}', "the number 1e400 is out of range"),
+    "minus-huge-float": (b'{"a": -1e400}', "the number -1e400 is out of range"),
+    "huge-exponent": (
+        b'{"a": 1e' + b"9" * 1000 + b"}",
+        "the number 1e" + "9" * 37 + "… is out of range",
+    ),
+    "huge-integer": (
+        b'{"a": ' + b"7" * 5000 + b"}",
+        "the number " + "7" * 39 + "… is out of range",
+    ),
+    "same-name-twice": (b'{"a": 1, "a": 1}', "an object has the same name twice"),
+    "same-name-escaped": (b'{"a": 1, "\\u0061": 1}', "an object has the same name twice"),
+    "same-name-inside": (b'{"x": [{"a": 1, "a": 2}]}', "an object has the same name twice"),
+    "lone-surrogate": (b'{"a": "\\ud800"}', "a string holds half a character (a lone surrogate)"),
+    "lone-low-surrogate": (
+        b'{"a": "\\uDC00x"}',
+        "a string holds half a character (a lone surrogate)",
+    ),
+    "lone-surrogate-in-name": (
+        b'{"\\uD83d": 1}',
+        "a string holds half a character (a lone surrogate)",
+    ),
+    "null": (b"null", "expected an object, got null"),
+    "list": (b"[]", "expected an object, got []"),
+    "string": (b'"running"', "expected an object, got 'running'"),
+    "number": (b"5", "expected an object, got 5"),
+    "boolean": (b"false", "expected an object, got False"),
+    "very-deep": (b"[" * 200_000, "nested deeper than 64 levels"),
+    "very-deep-objects": (b'{"a":' * 200_000, "nested deeper than 64 levels"),
+}
+
+
+@pytest.mark.parametrize("parse", [parse_report, parse_job])
+@pytest.mark.parametrize(("body", "reason"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_body_is_reported(parse, body, reason):
+    assert complaint(parse, "job-1", body) == f"$: {reason}"
+
+
+@pytest.mark.parametrize("body", [b"<p>" * 10**6, b"\x01" * 10**6], ids=["html", "control"])
+def test_a_huge_malformed_body_is_shown_in_short(body):
+    assert len(complaint(parse_report, "job-1", body)) < 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['"\\ud83d\\ude00"', '"\\uD83D\\uDE00"', '"\\\\ud800"', '"😀"', '"\\u00e9"', '"\\\\uDC00"'],
+)
+def test_whole_characters_are_no_lone_surrogates(text):
+    body = b'{"job_status": "running", "message": %s}' % text.encode()
+    assert parse_report("job-1", body).message == json.loads(text)
+
+
+@pytest.mark.parametrize("literal", ["1e-400", "0e400", "-0", "1E5", "1" * 4300])
+def test_odd_numbers_in_range_are_read(literal):
+    body = f'{{"job_status": "running", "metadata": {{"n": {literal}}}}}'
+    assert parse_report("job-1", body.encode()).metadata == {"n": json.loads(literal)}
+
+
+def test_equal_names_in_different_objects_are_read():
+    metadata = {"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}
+    assert report_of(metadata=metadata).metadata == metadata
+
+
+def nested(levels, opening, closing, innermost):
+    # The body and its metadata are the first two levels.
+    inner = opening * (levels - 2) + innermost + closing * (levels - 2)
+    return f'{{"job_status": "x", "metadata": {{"a": {inner}}}}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [("[", "]"), ('{"a":', "}"), ("[1,", ",2]")],
+    ids=["list", "object", "mix"],
+)
+@pytest.mark.parametrize("innermost", ["1", "[]", "{}"])
+def test_64_levels_are_read_and_65_are_not(opening, closing, innermost):
+    own = innermost != "1"
+    assert parse_report("job-1", nested(64 - own, opening, closing, innermost)).metadata
+    assert complaint(parse_report, "job-1", nested(65 - own, opening, closing, innermost)) == (
+        "$: nested deeper than 64 levels"
+    )
+
+
+@pytest.mark.parametrize(
+    "metadata", [{"a": "[{" * 1000}, {"a": [[]] * 1000}, {"a": [{"b": []}] * 1000}]
+)
+def test_many_brackets_are_not_many_levels(metadata):
+    assert report_of(metadata=metadata).metadata == metadata
+
+
+def test_a_body_may_have_16_mebibytes():
+    assert MAX_BODY_BYTES == 16_777_216
+
+
+@pytest.mark.parametrize(
+    ("body", "cause"),
+    [
+        (b"<html>", json.JSONDecodeError),
+        (b"\xff", UnicodeDecodeError),
+        (b'"\\ud800"', UnicodeEncodeError),
+        (b"7" * 5000, ValueError),
+        (b"1e400", type(None)),
+        (b"[" * 200_000, type(None)),
+        (b'{"job_status": 5}', cattrs.BaseValidationError),
+    ],
+    ids=["json", "utf-8", "surrogate", "integer", "float", "depth", "field"],
+)
+def test_the_cause_of_an_invalid_response_is_chained(body, cause):
+    with pytest.raises(InvalidResponseError) as caught:
+        parse_report("job-1", body)
+    assert isinstance(caught.value.__cause__, cause)
+
+
+# ---- answers with other statuses
+
+CLASSES = {
+    100: APIStatusError,
+    199: APIStatusError,
+    300: APIStatusError,
+    399: APIStatusError,
+    400: APIStatusError,
+    401: AuthenticationError,
+    402: APIStatusError,
+    403: PermissionDeniedError,
+    404: JobNotFoundError,
+    405: APIStatusError,
+    408: APIStatusError,
+    409: APIStatusError,
+    410: GoneError,
+    411: APIStatusError,
+    422: APIStatusError,
+    425: APIStatusError,
+    428: APIStatusError,
+    429: RateLimitError,
+    430: APIStatusError,
+    499: APIStatusError,
+    500: ServerError,
+    501: ServerError,
+    502: ServerError,
+    503: ServerError,
+    504: ServerError,
+    520: ServerError,
+    524: ServerError,
+    527: ServerError,
+    530: ServerError,
+    599: ServerError,
+    600: APIStatusError,
+}
+
+
+@pytest.mark.parametrize(("status", "error_class"), CLASSES.items())
+def test_each_status_has_its_error(status, error_class):
+    error = error_of(status, body={"detail": "some words"})
+    assert type(error) is error_class
+    assert error.job_id == "job-1"
+    assert error.status_code == status
+    assert error.body == {"detail": "some words"}
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 206, 299])
+def test_another_success_is_an_invalid_response(status):
+    error = error_of(status, body={"detail": "some words"})
+    assert type(error) is InvalidResponseError
+    assert (error.path, error.reason) == ("$", f"expected HTTP status 200, got {status}")
+    assert error.job_id == "job-1"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"detail": "d", "message": "m", "error": "e"}, "d"),
+        ({"error": "e", "message": "m"}, "m"),
+        ({"error": "e"}, "e"),
+        ({"detail": None, "message": "m"}, "m"),
+        ({"detail": "", "message": "m"}, "m"),
+        ({"detail": " \n", "message": "m"}, "m"),
+        ({"detail": [], "error": "e"}, "e"),
+        ({"detail": {"message": "inner"}}, "inner"),
+        ({"error": {"type": "x", "message": "inner"}}, "inner"),
+        ({"detail": [{"loc": ["path"], "msg": "first"}, {"msg": "second"}]}, "first; second"),
+        ({"detail": ["first", {"msg": "second"}]}, "first; second"),
+        ({"detail": {"msg": "alone"}}, "alone"),
+        ({"msg": "alone"}, "alone"),
+        ({"detail": 5}, "5"),
+        ({"detail": True}, "true"),
+        ({"detail": {"reason": "x"}}, '{"reason": "x"}'),
+        ({"error_code": 7}, '{"error_code": 7}'),
+        (["first", "second"], "first; second"),
+        (b'"just text"', "just text"),
+        (b"5", "5"),
+        (b"plain words", "plain words"),
+        (b"<html>\n <h1>502 Bad Gateway</h1>\n</html>", "<html> <h1>502 Bad Gateway</h1> </html>"),
+        (b"caf\xe9", "caf\ufffd"),
+        (b'{"detail": NaN}', '{"detail": NaN}'),
+        (b'{"detail": "a", "detail": "b"}', '{"detail": "a", "detail": "b"}'),
+        (b"", "no explanation"),
+        (b" \r\n", "no explanation"),
+        ({"detail": "two\nlines\x00\x1b[1m"}, "two lines [1m"),
+        ({"detail": "x" * 1000}, "x" * 299 + "…"),
+        (b"<" * 100_000, "<" * 299 + "…"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_the_text_of_an_error_is_the_best_there_is(body, message):
+    error = error_of(422, body=body)
+    assert error.message == message
+    assert str(error) == f"job 'job-1': HTTP 422: {message}"
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        ({"detail": "x"}, {"detail": "x"}),
+        ([1], [1]),
+        (b"null", None),
+        (b"", ""),
+        (b"<html>", "<html>"),
+        (b"a\xffb", "a\ufffdb"),
+        (b'{"detail": NaN}', '{"detail": NaN}'),
+        (b"x" * 10_000, "x" * 10_000),
+        (b"x" * 10_001, "x" * 10_000),
+        (b"[" * 100_000, "[" * 10_000),
+        ('{"detail": "x"}'.encode("utf-8-sig"), '\ufeff{"detail": "x"}'),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_the_body_of_an_error_is_kept_as_json_or_as_text(body, kept):
+    assert error_of(500, body=body).body == kept
+
+
+def tree(levels):
+    return b"1" if levels == 0 else b"[" + b",".join([tree(levels - 1)] * 10) + b"]"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" + b",".join([b"1"] * 100_000) + b"]",
+        b'{"detail": [' + b",".join([b'{"msg": ""}'] * 50_000) + b"]}",
+        tree(5),
+    ],
+    ids=["list", "list-of-msg", "lists-of-lists"],
+)
+def test_a_huge_list_of_complaints_costs_little_more_than_its_json(body):
+    def seconds(read):
+        began = time.process_time()
+        read()
+        return time.process_time() - began
+
+    parsing = min(seconds(lambda: _wire._load(body)) for _ in range(2))
+    in_all = min(seconds(lambda: error_of(500, body=body)) for _ in range(2))
+    assert in_all < 4 * parsing
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "code", "request_id"),
+    [
+        ({}, {}, None, None),
+        ({}, {"code": "rate_limited", "request_id": "req-1"}, "rate_limited", "req-1"),
+        ({"x-request-id": "req-2"}, {}, None, "req-2"),
+        ({"x-request-id": "req-2"}, {"request_id": "req-1"}, None, "req-1"),
+        ({"x-request-id": "req-2"}, {"request_id": ""}, None, "req-2"),
+        ({"x-request-id": "req-2"}, {"request_id": None}, None, "req-2"),
+        ({"x-request-id": "req-2"}, {"request_id": 5}, None, "req-2"),
+        ({"x-request-id": "req-2"}, b"<html>", None, "req-2"),
+        ({"x-request-id": "req-2"}, ["x"], None, "req-2"),
+        ({}, {"code": 429, "request_id": ["req-1"]}, None, None),
+        ({}, {"code": "", "request_id": " "}, None, None),
+        ({"x-request-id": ""}, {}, None, None),
+        ({"x-request-id": "r\x1b[1m\udcff"}, {"code": "a\nb"}, "a b", "r [1m"),
+        ({"x-request-id": "r" * 101}, {"code": "c" * 100}, "c" * 100, "r" * 99 + "…"),
+    ],
+    ids=[
+        "none",
+        "body",
+        "header",
+        "body-beats-header",
+        "empty-in-body",
+        "null-in-body",
+        "number-in-body",
+        "html",
+        "list",
+        "no-strings",
+        "blank",
+        "blank-header",
+        "control-characters",
+        "long",
+    ],
+)
+def test_code_and_request_id_are_found(headers, body, code, request_id):
+    error = error_of(429, headers, body)
+    assert (error.code, error.request_id) == (code, request_id)
+    assert ("[code" in str(error)) is (code is not None)
+    assert ("[request" in str(error)) is (request_id is not None)
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("https://other.test/login?token=secret", "redirect to other.test"),
+        ("https://user:secret@Other.test:8443/", "redirect to other.test"),
+        ("//other.test/x", "redirect to other.test"),
+        ("http://[2001:db8::1]:80/", "redirect to 2001:db8::1"),
+        ("https://o\x1b[1mther.test/", "redirect"),
+        ("/login?token=secret", "redirect"),
+        ("login", "redirect"),
+        ("", "redirect"),
+        ("https://[secret", "redirect"),
+        ("https:///secret", "redirect"),
+        (f"https://{'x' * 200}.test", f"redirect to {'x' * 99}…"),
+        ("https://o\x7fther.test/", "redirect to o ther.test"),
+    ],
+    ids=[
+        "absolute",
+        "user-info",
+        "scheme-relative",
+        "ipv6",
+        "stray-bracket",
+        "path",
+        "relative",
+        "empty",
+        "bad-ipv6",
+        "no-host",
+        "long",
+        "control-character",
+    ],
+)
+def test_a_redirect_names_the_host_of_its_target_alone(location, target):
+    error = error_of(302, {"location": location}, {"detail": "moved"})
+    assert error.message == f"{target}; redirects are not followed, so check the base_url"
+    assert "secret" not in str(error)
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308, 399])
+def test_every_redirect_says_so(status):
+    message = error_of(status).message
+    assert message == "redirect; redirects are not followed, so check the base_url"
+
+
+@pytest.mark.parametrize("status", [199, 400])
+def test_its_neighbours_are_no_redirects(status):
+    error = error_of(status, {"location": "https://other.test"}, {"detail": "some words"})
+    assert error.message == "some words"
+
+
+# ---- Retry-After
+
+NOON = "Mon, 15 Jan 2024 12:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "0"}, 0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "86400"}, 86400),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "0", "retry-after": "7"}, 0),
+        ({"retry-after-ms": "250", "retry-after": "7"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "7"}, 7),
+        ({"retry-after-ms": "-1", "retry-after": "7"}, 7),
+        ({"retry-after-ms": "inf", "retry-after": "7"}, 7),
+        ({"retry-after-ms": "", "retry-after": "7"}, 7),
+        ({"retry-after-ms": NOON}, None),
+        ({"retry-after": "Mon, 15 Jan 2024 12:01:30 GMT", "date": NOON}, 90),
+        ({"retry-after": "Mon, 15 Jan 2024 14:01:00 +0200", "date": NOON}, 60),
+        ({"retry-after": "Mon, 15 Jan 2024 12:01:00 -0000", "date": NOON}, 60),
+        ({"retry-after": "Monday, 15-Jan-24 12:01:00 GMT", "date": NOON}, 60),
+        ({"retry-after": "Mon Jan 15 12:01:00 2024", "date": NOON}, 60),
+        (
+            {"retry-after": "Mon, 15 Jan 2024 12:01:00 GMT", "date": "Mon Jan 15 12:00:00 2024"},
+            60,
+        ),
+        ({"retry-after": NOON, "date": NOON}, 0),
+        ({"retry-after": "Mon, 15 Jan 2024 11:59:59 GMT", "date": NOON}, 0),
+        ({"retry-after": NOON}, 0),
+        ({"retry-after": NOON, "date": "yesterday"}, 0),
+        ({"retry-after": ""}, None),
+        ({"retry-after": " "}, None),
+        ({"retry-after": "soon", "date": NOON}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "-0.001"}, None),
+        ({"retry-after": "nan"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "1e999"}, None),
+        ({"retry-after": "9" * 400}, None),
+        ({"retry-after": "7, 8"}, None),
+        ({"retry-after": "7 seconds"}, None),
+        ({"retry-after": "0x10"}, None),
+        ({"retry-after": "1_000"}, None),
+        ({"retry-after": "１２"}, None),  # noqa: RUF001 - full-width digits are no digits
+        ({"retry-after": "Mon, 32 Jan 2024 12:00:00 GMT", "date": NOON}, None),
+        ({"retry-after": "Mon, 15 Jan 2024 12:00:00 +9999", "date": NOON}, None),
+        ({"retry-after": "Mon, 15 Jan 99999999 12:00:00 GMT", "date": NOON}, None),
+    ],
+    ids=lambda value: ascii(",".join(value.values()))[:60] if isinstance(value, dict) else "",
+)
+def test_a_retry_after_is_read(headers, expected):
+    for status in (429, 503, 404):
+        assert error_of(status, headers).retry_after == expected
+
+
+@pytest.mark.parametrize("headers", [{}, {"date": "yesterday"}, {"date": ""}], ids=str)
+def test_without_a_date_of_the_service_our_own_clock_counts(headers):
+    until = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
+    retry_after = error_of(429, {"retry-after": until, **headers}).retry_after
+    assert 595 < retry_after <= 600
