@@ -39,6 +39,7 @@ from sutro_async.models import (
     JobStatus,
     JobStatusReport,
 )
+from sutro_async.monitor import JobMonitor
 from sutro_async.policies import PollPolicy, RetryPolicy
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "Job",
     "JobCancelledError",
     "JobFailedError",
+    "JobMonitor",
     "JobNotFoundError",
     "JobOutcome",
     "JobStatus",

@@ -21,6 +21,11 @@ class Lifecycle:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @property
+    def running(self) -> int:
+        """How many operations run."""
+        return len(self._running)
+
     def check(self) -> None:
         """Bind the client to the running event loop, or check that it is this one.
 

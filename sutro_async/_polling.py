@@ -14,6 +14,7 @@ import math
 import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Final, Generic, TypeVar
 
 import attrs
@@ -34,12 +35,22 @@ from sutro_async.errors import (
 from sutro_async.models import Job, JobStatus, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
-__all__ = ["OnChange", "Options", "Query", "Service", "Wait", "fetch", "run_wait"]
+__all__ = [
+    "OnChange",
+    "Options",
+    "Query",
+    "Service",
+    "Wait",
+    "fetch",
+    "run_wait",
+    "timeout_seconds",
+]
 
 _MAX_ODD_WORDS: Final = 100
 # Seconds.
 _FIRST_BACKOFF: Final = 0.5
 _LAST_POLL_MARGIN: Final = 0.1
+_RUSH_SECONDS: Final = 0.002
 
 _log: Final = logging.getLogger("sutro_async")
 
@@ -234,21 +245,59 @@ class Wait(AsyncIterator[JobStatusReport]):
         job_id: The job to wait for.
         options: How to ask.
         timeout: Seconds from the first step of the iteration, None for no limit; 0 asks once.
+        is_in_batch: Leave it to the batch to end the wait at its deadline, at the same moment as
+            the others.
 
     Raises:
         ValueError: The job id cannot be one.
+
+    Attributes:
+        job_id: The job that is waited for.
+        report: The last good report, if there was one.
+        deadline: When the time-out strikes, once the wait has begun; seconds of the loop's clock.
     """
 
+    __slots__ = (
+        "_began_at",
+        "_failed_polls",
+        "_failure",
+        "_is_cut_short",
+        "_is_in_batch",
+        "_is_last_before_deadline",
+        "_is_over",
+        "_next_poll_at",
+        "_options",
+        "_outage_began_at",
+        "_poll_began_at",
+        "_poll_seconds",
+        "_polls",
+        "_query",
+        "_service",
+        "_timeout",
+        "_unchanged_polls",
+        "deadline",
+        "job_id",
+        "report",
+    )
+
     def __init__(
-        self, service: Service, job_id: str, options: Options, timeout: float | None
+        self,
+        service: Service,
+        job_id: str,
+        options: Options,
+        timeout: float | None,
+        *,
+        is_in_batch: bool = False,
     ) -> None:
+        self.job_id = job_id
+        self.report: JobStatusReport | None = None
         self.deadline: float | None = None
         self._service = service
         self._query = Query.for_status(job_id)
         self._options = options
         self._timeout = timeout
+        self._is_in_batch = is_in_batch
 
-        self._report: JobStatusReport | None = None
         self._unchanged_polls = 0
         self._failure: APIError | None = None
         self._failed_polls = 0
@@ -270,11 +319,10 @@ class Wait(AsyncIterator[JobStatusReport]):
         if self._is_over:
             raise StopAsyncIteration
         if self._began_at is None:
-            self._began_at = _now()
-            self.deadline = self._began_at + self._timeout if self._timeout else None
-        elif self._timeout == 0:
+            self.begin(_now())
+        if self._timeout == 0 and self._polls:
             self._is_over = True
-            raise self._timed_out()
+            raise self.timed_out()
         attempts = _Attempts(
             sleep=asyncio.sleep,  # type: ignore[arg-type] # awaited by _Attempts
             wait=lambda _: self._seconds_to_next_poll(),
@@ -283,19 +331,24 @@ class Wait(AsyncIterator[JobStatusReport]):
         )
         try:
             with self._service.lifecycle.operation():
-                async with asyncio.timeout_at(self.deadline):
+                async with asyncio.timeout_at(None if self._is_in_batch else self.deadline):
                     await asyncio.sleep(self._seconds_to_next_poll())
                     report = await attempts(self._poll)
         except SutroError as error:  # first, since an APITimeoutError is a TimeoutError as well
             self._is_over = True
             if isinstance(error, APIError):
-                error.last_report = self._report
+                error.last_report = self.report
             raise
         except TimeoutError:
             self._is_over = True
-            raise self._timed_out() from self._failure
+            raise self.timed_out() from self._failure
         self._is_over = report.is_terminal
         return report
+
+    def begin(self, now: float) -> None:
+        """Let the time-out count from now on, if not from the first step of the iteration."""
+        self._began_at = now
+        self.deadline = now + self._timeout if self._timeout else None
 
     async def aclose(self) -> None:
         """End the iteration; for `contextlib.aclosing`, since there is nothing to clean up."""
@@ -324,7 +377,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         return isinstance(error, APIError) and self._note_failure(error)
 
     def _note_report(self, report: JobStatusReport) -> bool:
-        previous, self._report = self._report, report
+        previous, self.report = self.report, report
         self._poll_seconds = _now() - self._poll_began_at
         self._failure = None
         self._failed_polls = 0
@@ -341,7 +394,7 @@ class Wait(AsyncIterator[JobStatusReport]):
     def _note_failure(self, error: APIError) -> bool:
         policy = self._options.poll
         is_missing = isinstance(error, JobNotFoundError)
-        if is_missing and self._report is None:
+        if is_missing and self.report is None:
             give_up_at = (self._began_at or 0.0) + policy.not_found_grace
         elif error.retryable or isinstance(error, InvalidResponseError):
             self._outage_began_at = min(self._outage_began_at, self._poll_began_at)
@@ -352,7 +405,7 @@ class Wait(AsyncIterator[JobStatusReport]):
             return False
         self._failure = error
         if self._timeout == 0:
-            raise self._timed_out() from error
+            raise self.timed_out() from error
         self._failed_polls += 1
         bound = _growing(
             min(policy.initial, _FIRST_BACKOFF), 2, self._failed_polls - 1, policy.maximum
@@ -376,11 +429,16 @@ class Wait(AsyncIterator[JobStatusReport]):
             if self._is_last_before_deadline:
                 self._next_poll_at = math.inf
                 return
-            lead = min(1.5 * self._poll_seconds + _LAST_POLL_MARGIN, (self.deadline - now) / 2)
-            latest = min(latest, self.deadline - lead)
+            lead = 1.5 * self._poll_seconds + _LAST_POLL_MARGIN + self._share_of_rush()
+            latest = min(latest, self.deadline - min(lead, (self.deadline - now) / 2))
         self._next_poll_at = min(now + delay, latest)
         self._is_cut_short = now + delay > latest
         self._is_last_before_deadline = self._is_cut_short and latest < give_up_at
+
+    def _share_of_rush(self) -> float:
+        """Seconds by which to be earlier, so that thousands of last polls do not coincide."""
+        others = self._service.lifecycle.running - 1
+        return random.uniform(0, others * _RUSH_SECONDS)  # noqa: S311 - spreads, hides nothing
 
     def _seconds_to_next_poll(self) -> float:
         return max(0.0, self._next_poll_at - _now())
@@ -389,14 +447,17 @@ class Wait(AsyncIterator[JobStatusReport]):
         if self._failure is not None:
             _log.warning("%s; polling again in %.2f s", self._failure, state.upcoming_sleep)
 
-    def _timed_out(self) -> JobWaitTimeoutError:
-        return JobWaitTimeoutError(
-            job_id=self._query.job_id,
-            last_report=self._report,
+    def timed_out(self) -> JobWaitTimeoutError:
+        """Make the error that says that the time-out has struck."""
+        error = JobWaitTimeoutError(
+            job_id=self.job_id,
+            last_report=self.report,
             elapsed=_now() - (self._began_at or 0.0),
             timeout=self._timeout or 0.0,
             failure=self._failure,
         )
+        error.__cause__ = self._failure
+        return error
 
 
 async def run_wait(wait: Wait, on_change: OnChange | None) -> JobStatusReport:
@@ -424,6 +485,22 @@ async def _tell(on_change: OnChange, report: JobStatusReport, deadline: float | 
                 await result
     except Exception:  # noqa: BLE001 - whatever it is, it is not the fault of the wait
         _log.exception("job %r: on_change failed; the wait goes on", report.job_id)
+
+
+def timeout_seconds(timeout: float | timedelta | None) -> float | None:
+    """Return the time-out of a wait in seconds, None for no limit.
+
+    Raises:
+        ValueError: It is no time-out.
+    """
+    seconds: object = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 0:
+        raise ValueError(
+            f"timeout must be a number of seconds from 0, a timedelta or None, got {timeout!r}"
+        )
+    return None if seconds == math.inf else seconds
 
 
 def _now() -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 import attrs
 
 from sutro_async._config import resolve_settings
-from sutro_async._polling import OnChange, Options, Query, Service, Wait, fetch, run_wait
+from sutro_async._fanout import Fetches, Waits, collect
+from sutro_async._polling import (
+    OnChange,
+    Options,
+    Query,
+    Service,
+    Wait,
+    fetch,
+    run_wait,
+    timeout_seconds,
+)
 from sutro_async._throttle import Throttle
 from sutro_async._transport import Transport
 from sutro_async.errors import ConfigurationError
-from sutro_async.models import Job, JobStatusReport
+from sutro_async.models import Job, JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
 if TYPE_CHECKING:
@@ -217,32 +227,127 @@ class SutroClient:
         """
         return self._wait(job_id, timeout, poll)
 
+    async def get_job_statuses(
+        self, job_ids: Iterable[str]
+    ) -> dict[str, JobOutcome[JobStatusReport]]:
+        """Ask how each of many jobs is doing (API reference: "Checking Job Status").
+
+        What goes wrong about one job is its outcome, and the others go on.
+
+        Args:
+            job_ids: The jobs; one named twice is asked about once.
+
+        Returns:
+            An outcome for each job, in the order of the ids.
+
+        Raises:
+            TypeError: `job_ids` is a single string.
+            ValueError: A job id cannot be one; nothing was asked then.
+            AuthenticationError: The key is wrong; no further request is sent.
+            PermissionDeniedError: The key may not do this; no further request is sent.
+            ClientStateError: The client is closed, or belongs to another event loop.
+        """
+        return await collect(Fetches(self._service, job_ids, Query.for_status, self._options))
+
+    async def get_jobs(self, job_ids: Iterable[str]) -> dict[str, JobOutcome[Job]]:
+        """Read the records of many jobs (API reference: "Fetch Job Details").
+
+        What goes wrong about one job is its outcome, and the others go on.
+
+        Args:
+            job_ids: The jobs; one named twice is asked about once.
+
+        Returns:
+            An outcome for each job, in the order of the ids.
+
+        Raises:
+            TypeError: `job_ids` is a single string.
+            ValueError: A job id cannot be one; nothing was asked then.
+            AuthenticationError: The key is wrong; no further request is sent.
+            PermissionDeniedError: The key may not do this; no further request is sent.
+            ClientStateError: The client is closed, or belongs to another event loop.
+        """
+        return await collect(Fetches(self._service, job_ids, Query.for_record, self._options))
+
+    def as_completed(
+        self,
+        job_ids: Iterable[str],
+        *,
+        timeout: float | timedelta | None = None,
+        poll: PollPolicy | None = None,
+        on_change: OnChange | None = None,
+    ) -> AsyncIterator[JobOutcome[JobStatusReport]]:
+        """Wait for the end of many jobs, and iterate over their outcomes in the order they come.
+
+        What goes wrong about one job is its outcome, and the others go on. The jobs are polled in
+        tasks of their own, while the loop over the outcomes is at work too; leaving it ends them.
+
+        Args:
+            job_ids: The jobs; one named twice is waited for once.
+            timeout: Seconds, or a `timedelta`, for the whole; jobs that have not ended by then get
+                a `JobWaitTimeoutError` for an outcome, all at the same moment. None for no limit;
+                0 asks exactly once about each.
+            poll: The pace; None takes that of the client.
+            on_change: Called with each changed report on any of the jobs; may be a coroutine
+                function. What it raises is logged.
+
+        Raises:
+            TypeError: `job_ids` is a single string.
+            ValueError: A job id or the time-out cannot be one; nothing was asked then.
+            AuthenticationError: The key is wrong; no further request is sent.
+            PermissionDeniedError: The key may not do this; no further request is sent.
+            ClientStateError: The client is closed, or belongs to another event loop.
+        """
+        return self._waits(job_ids, timeout, poll, on_change).outcomes()
+
+    async def wait_for_jobs(
+        self,
+        job_ids: Iterable[str],
+        *,
+        timeout: float | timedelta | None = None,
+        poll: PollPolicy | None = None,
+        on_change: OnChange | None = None,
+    ) -> dict[str, JobOutcome[JobStatusReport]]:
+        """Wait for the end of many jobs.
+
+        Like `as_completed`, with all outcomes at once.
+
+        Returns:
+            An outcome for each job, in the order of the ids.
+
+        Raises:
+            TypeError: `job_ids` is a single string.
+            ValueError: A job id or the time-out cannot be one; nothing was asked then.
+            AuthenticationError: The key is wrong; no further request is sent.
+            PermissionDeniedError: The key may not do this; no further request is sent.
+            ClientStateError: The client is closed, or belongs to another event loop.
+        """
+        return await collect(self._waits(job_ids, timeout, poll, on_change))
+
     def _wait(
         self, job_id: str, timeout: float | timedelta | None, poll: PollPolicy | None
     ) -> Wait:
-        options = self._options if poll is None else attrs.evolve(self._options, poll=poll)
-        return Wait(self._service, job_id, options, _wait_timeout(timeout))
+        return Wait(self._service, job_id, self._options_with(poll), timeout_seconds(timeout))
+
+    def _waits(
+        self,
+        job_ids: Iterable[str],
+        timeout: float | timedelta | None,
+        poll: PollPolicy | None,
+        on_change: OnChange | None,
+    ) -> Waits:
+        options = self._options_with(poll)
+        return Waits(self._service, job_ids, options, timeout_seconds(timeout), on_change)
+
+    def _options_with(self, poll: PollPolicy | None) -> Options:
+        return self._options if poll is None else attrs.evolve(self._options, poll=poll)
 
 
-def _request_timeout(timeout: float) -> float:
-    seconds = _seconds(timeout)
-    if seconds is None or not 0 < seconds < math.inf:
+def _request_timeout(timeout: object) -> float:
+    if (
+        isinstance(timeout, bool)
+        or not isinstance(timeout, int | float)
+        or not 0 < timeout < math.inf
+    ):
         raise ConfigurationError(f"timeout must be a number of seconds above 0, got {timeout!r}")
-    return seconds
-
-
-def _wait_timeout(timeout: float | timedelta | None) -> float | None:
-    if timeout is None:
-        return None
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else _seconds(timeout)
-    if seconds is None or not seconds >= 0:
-        raise ValueError(
-            f"timeout must be a number of seconds from 0, a timedelta or None, got {timeout!r}"
-        )
-    return None if math.isinf(seconds) else seconds
-
-
-def _seconds(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    return None
+    return timeout

@@ -9,6 +9,7 @@ from sutro_async import errors, models, policies, testing
 
 PUBLIC = {
     "SutroClient",
+    "JobMonitor",
     "RetryPolicy",
     "PollPolicy",
     "JobStatus",
@@ -49,9 +50,16 @@ def test_nothing_else_is_in_reach():
     assert {name for name in vars(sutro_async) if not name.startswith("_")} - modules == (
         PUBLIC - {"__version__"}
     )
-    assert modules <= {"client", "errors", "models", "policies", "testing", "cli", "fastapi"} | {
-        name for name in modules if name.startswith("_")
-    }
+    assert modules <= {
+        "client",
+        "errors",
+        "models",
+        "monitor",
+        "policies",
+        "testing",
+        "cli",
+        "fastapi",
+    } | {name for name in modules if name.startswith("_")}
 
 
 def test_each_public_module_exports_what_the_package_does():

@@ -581,7 +581,7 @@ async def test_zero_shows_the_first_report(fake, client):
     seen = []
     with pytest.raises(JobWaitTimeoutError):
         async for report in client.watch_job("job-1", timeout=0):
-            seen.append(report.status)  # noqa: PERF401 - an exception ends the loop
+            seen.append(report.status)
     assert seen == ["running"]
 
 

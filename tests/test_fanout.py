@@ -1,0 +1,456 @@
+"""Many jobs at once: outcomes, everybody's errors, time-outs, limits, and what stays behind."""
+
+import asyncio
+import math
+import time
+
+import pytest
+
+from sutro_async import (
+    AuthenticationError,
+    ClientStateError,
+    InvalidResponseError,
+    JobFailedError,
+    JobNotFoundError,
+    JobOutcome,
+    JobWaitTimeoutError,
+    PermissionDeniedError,
+    PollPolicy,
+    RateLimitError,
+    RetryPolicy,
+    ServerError,
+    SutroClient,
+)
+from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind
+
+MANY = [f"job-{number}" for number in range(30)]
+
+
+def add_jobs(fake, job_ids=MANY, timeline=("queued", "running", "succeeded")):
+    for job_id in job_ids:
+        fake.add_job(job_id, timeline)
+
+
+def asked(fake):
+    """How often each job was asked about."""
+    ids = [request.path.rpartition("/")[2] for request in fake.requests]
+    return {job_id: ids.count(job_id) for job_id in ids}
+
+
+async def everything(stream):
+    return [outcome async for outcome in stream]
+
+
+CALLS = {
+    "get_job_statuses": lambda client, ids: client.get_job_statuses(ids),
+    "get_jobs": lambda client, ids: client.get_jobs(ids),
+    "wait_for_jobs": lambda client, ids: client.wait_for_jobs(ids),
+    "as_completed": lambda client, ids: everything(client.as_completed(ids)),
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+
+
+# ---- outcomes
+
+
+async def test_statuses_come_in_the_order_of_the_ids(fake, client):
+    add_jobs(fake)
+    fake.fail_next(1, delay=0.05, job_id="job-3")
+    outcomes = await client.get_job_statuses(MANY)
+    assert list(outcomes) == MANY
+    assert all(outcome.ok and outcome.job_id == job_id for job_id, outcome in outcomes.items())
+    assert {outcome.result().status for outcome in outcomes.values()} == {"queued"}
+
+
+async def test_records_come_in_the_order_of_the_ids(fake, client):
+    add_jobs(fake)
+    outcomes = await client.get_jobs(MANY)
+    assert [outcome.value.job_id for outcome in outcomes.values()] == MANY == list(outcomes)
+
+
+async def test_ends_come_in_the_order_of_the_ids(fake, client):
+    add_jobs(fake)
+    fake.set_status("job-7", "cancelled")
+    outcomes = await client.wait_for_jobs(MANY)
+    assert list(outcomes) == MANY
+    assert all(outcome.value.is_terminal for outcome in outcomes.values())
+    assert outcomes["job-7"].value.status == "cancelled"
+
+
+async def test_as_completed_yields_each_job_once_as_it_ends(fake, client):
+    for number, job_id in enumerate(["slow", "middle", "fast"]):
+        fake.add_job(job_id, [("running", 0.3 - 0.1 * number), "succeeded"])
+    began = time.monotonic()
+    seen = []
+    async for outcome in client.as_completed(["slow", "middle", "fast"]):
+        seen.append((outcome.job_id, round(time.monotonic() - began, 1)))
+    assert seen == [("fast", 0.1), ("middle", 0.2), ("slow", 0.3)]
+
+
+async def test_one_bad_job_spoils_nothing(fake, client):
+    add_jobs(fake, ["good", "malformed", "failing", "lost"])
+    fake.add_job("failed", ["running", "failed"], failure_reason="no GPU")
+    fake.fail_next(1, status=410, job_id="lost")
+    fake.fail_next(999, body=b"<html>", job_id="malformed")
+    fake.fail_next(999, status=500, job_id="failing")
+    ids = ["good", "missing", "malformed", "failing", "failed", "lost"]
+    poll = PollPolicy(initial=0.01, maximum=0.02, max_outage=0.2, not_found_grace=0.1)
+    outcomes = await client.wait_for_jobs(ids, poll=poll)
+    errors = {job_id: type(outcome.error) for job_id, outcome in outcomes.items()}
+    assert list(errors) == ids
+    assert outcomes["good"].value.status == "succeeded"
+    assert errors["missing"] is JobNotFoundError
+    assert errors["malformed"] is InvalidResponseError
+    assert errors["failing"] is ServerError
+    assert errors["lost"].__name__ == "GoneError"
+    # A failed job is a value, for the wait for it went well.
+    assert outcomes["failed"].ok
+    with pytest.raises(JobFailedError, match="no GPU"):
+        outcomes["failed"].value.raise_for_failure()
+    with pytest.raises(JobNotFoundError):
+        outcomes["missing"].result()
+
+
+async def test_one_bad_job_spoils_no_plain_question(fake, client):
+    add_jobs(fake, ["good", "malformed"])
+    fake.fail_next(1, body=b"<html>", job_id="malformed")
+    outcomes = await client.get_jobs(["good", "missing", "malformed"])
+    assert [outcome.ok for outcome in outcomes.values()] == [True, False, False]
+    assert isinstance(outcomes["missing"].error, JobNotFoundError)
+
+
+async def test_plain_questions_are_retried(fake, client):
+    add_jobs(fake)
+    fake.fail_next(20, status=503)
+    assert all(outcome.ok for outcome in (await client.get_job_statuses(MANY)).values())
+
+
+async def test_on_change_is_told_of_every_job(fake, client):
+    add_jobs(fake, ["a", "b"])
+    seen = []
+    await client.wait_for_jobs(
+        ["a", "b"], on_change=lambda report: seen.append((report.job_id, str(report.status)))
+    )
+    statuses = ["queued", "running", "succeeded"]
+    assert [status for job_id, status in seen if job_id == "a"] == statuses
+    assert [status for job_id, status in seen if job_id == "b"] == statuses
+
+
+# ---- what may be asked for
+
+
+@each_call
+async def test_nothing_asked_nothing_answered(fake, client, call):
+    assert len(await call(client, [])) == 0
+    assert not fake.requests
+
+
+@each_call
+async def test_a_job_named_twice_is_asked_about_once(fake, client, call):
+    add_jobs(fake, ["a", "b"], ["succeeded"])
+    assert len(await call(client, ["a", "b", "a", "b", "a"])) == 2
+    assert asked(fake) == {"a": 1, "b": 1}
+
+
+@each_call
+@pytest.mark.parametrize("make", [tuple, set, iter, dict.fromkeys, lambda ids: (i for i in ids)])
+async def test_any_iterable_will_do(fake, client, call, make):
+    add_jobs(fake, ["a", "b"], ["succeeded"])
+    assert len(await call(client, make(["a", "b"]))) == 2
+
+
+@each_call
+@pytest.mark.parametrize("ids", ["job-1", b"job-1"])
+async def test_a_single_id_is_a_mistake(fake, client, call, ids):
+    with pytest.raises(TypeError, match="job ids are wanted, not a single one"):
+        await call(client, ids)
+    assert not fake.requests
+
+
+@each_call
+async def test_a_bad_id_is_refused_before_any_request(fake, client, call):
+    with pytest.raises(ValueError, match="job id"):
+        await call(client, ["job-1", ".."])
+    assert not fake.requests
+
+
+async def test_as_completed_refuses_bad_arguments_when_it_is_called(client):
+    with pytest.raises(TypeError):
+        client.as_completed("job-1")
+    with pytest.raises(ValueError, match="timeout"):
+        client.as_completed(["job-1"], timeout=-1)
+
+
+# ---- everybody's errors
+
+
+@each_call
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, AuthenticationError), (403, PermissionDeniedError)]
+)
+async def test_an_error_that_is_everybodys_is_raised_and_ends_the_requests(
+    fake, call, status, error
+):
+    add_jobs(fake)
+    fake.fail_next(999, status=status)
+    async with fake.client(max_concurrency=4, retry=FAST_RETRY, poll=FAST_POLL) as client:
+        async with nothing_left_behind(client, fake):
+            with pytest.raises(error):
+                await call(client, MANY)
+        # Only those that were under way when the first answer came.
+        assert len(fake.requests) <= 4
+        await asyncio.sleep(0.05)
+        assert len(fake.requests) <= 4
+
+
+async def test_the_slot_of_a_refused_request_goes_to_nobody(fake):
+    add_jobs(fake)
+    fake.fail_next(999, status=401)
+    async with fake.client(max_concurrency=1) as client:
+        with pytest.raises(AuthenticationError):
+            await client.get_jobs(MANY)
+    assert len(fake.requests) == 1
+
+
+async def test_what_had_ended_before_everybodys_error_is_yielded_first(fake):
+    add_jobs(fake, ["a", "b"], ["succeeded"])
+    async with fake.client(max_concurrency=1) as client:
+        seen = []
+        with pytest.raises(AuthenticationError):
+            async for outcome in client.as_completed(["a", "b"]):
+                seen.append(outcome.job_id)
+                fake.fail_next(1, status=401)
+                await asyncio.sleep(0.05)
+    assert seen in (["a"], ["a", "b"])
+
+
+async def test_a_closed_client_is_everybodys_error(fake, client):
+    add_jobs(fake, timeline=["running"])
+    waiting = asyncio.create_task(client.wait_for_jobs(MANY))
+    await asyncio.sleep(0.05)
+    await client.aclose()
+    with pytest.raises(ClientStateError):
+        await waiting
+    with pytest.raises(ClientStateError):
+        await client.get_jobs(MANY)
+
+
+async def test_a_mistake_of_ours_is_not_swallowed(fake, client, monkeypatch):
+    add_jobs(fake)
+
+    async def broken(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(client._service.transport, "get", broken)
+    with pytest.raises(ZeroDivisionError):
+        await client.get_jobs(MANY)
+
+
+# ---- leaving
+
+
+async def test_breaking_out_leaves_nothing_behind(fake, client):
+    add_jobs(fake, ["done"], ["succeeded"])
+    add_jobs(fake, MANY, ["running"])
+    async with nothing_left_behind(client, fake):
+        async for outcome in client.as_completed([*MANY, "done"], timeout=30):
+            assert outcome.job_id == "done"
+            break
+        # An abandoned generator is closed by the loop, which takes it a turn or two.
+        await asyncio.sleep(0.01)
+    requests = len(fake.requests)
+    await asyncio.sleep(0.05)
+    assert len(fake.requests) == requests
+
+
+@each_call
+async def test_cancelling_leaves_nothing_behind(fake, call):
+    add_jobs(fake, MANY, ["running"])
+    fake.fail_next(5, delay=math.inf)
+    async with fake.client(max_concurrency=5, poll=FAST_POLL) as client:
+        async with nothing_left_behind(client, fake):
+            task = asyncio.create_task(call(client, MANY))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        requests = len(fake.requests)
+        await asyncio.sleep(0.03)
+        assert len(fake.requests) == requests
+
+
+async def test_cancelling_while_the_tasks_are_being_started(fake, client):
+    ids = [f"job-{number}" for number in range(1000)]
+    async with nothing_left_behind(client, fake):
+        task = asyncio.create_task(client.get_jobs(ids))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_an_error_while_the_tasks_are_being_started_starts_no_more(fake, client):
+    await client.aclose()
+    batch_size = 1000
+    before = len(asyncio.all_tasks())
+    with pytest.raises(ClientStateError):
+        await client.get_jobs([f"job-{number}" for number in range(batch_size)])
+    assert len(asyncio.all_tasks()) == before
+
+
+# ---- the time-out
+
+
+async def test_at_the_time_out_every_unfinished_job_gets_its_outcome_at_the_same_moment(fake):
+    add_jobs(fake, MANY, ["running"])
+    add_jobs(fake, ["done"], ["succeeded"])
+    fake.fail_next(1, delay=math.inf, job_id="job-3")
+    fake.fail_next(99, status=503, job_id="job-4")
+    moments = []
+    outcomes = {}
+    began = time.monotonic()
+    async with fake.client(poll=FAST_POLL, timeout=60) as client:
+        async for outcome in client.as_completed(["done", *MANY], timeout=0.4):
+            moments.append(time.monotonic() - began)
+            outcomes[outcome.job_id] = outcome
+    assert moments[0] < 0.2
+    assert 0.4 <= moments[1] <= moments[-1] < 0.5
+    assert outcomes["done"].ok
+    assert len(outcomes) == 31
+    for job_id in MANY:
+        error = outcomes[job_id].error
+        assert isinstance(error, JobWaitTimeoutError)
+        assert error.job_id == job_id
+        assert error.timeout == 0.4
+        assert error.elapsed == pytest.approx(0.4, abs=0.1)
+        is_seen = job_id not in {"job-3", "job-4"}
+        assert (error.last_report is not None) == is_seen
+    assert isinstance(outcomes["job-4"].error.__cause__, ServerError)
+
+
+async def test_the_time_out_of_a_batch_leaves_nothing_behind(fake, client):
+    add_jobs(fake, MANY, ["running"])
+    async with nothing_left_behind(client, fake):
+        began = time.monotonic()
+        outcomes = await client.wait_for_jobs(MANY, timeout=0.2)
+        assert time.monotonic() - began < 0.3
+    assert not any(outcome.ok for outcome in outcomes.values())
+
+
+async def test_the_time_out_strikes_while_the_consumer_is_busy(fake, client):
+    add_jobs(fake, ["done"], ["succeeded"])
+    add_jobs(fake, ["endless"], ["running"])
+    async for outcome in client.as_completed(["done", "endless"], timeout=0.1):
+        if outcome.job_id == "done":
+            await asyncio.sleep(0.2)
+            requests = len(fake.requests)
+            await asyncio.sleep(0.05)
+            assert len(fake.requests) == requests
+    assert isinstance(outcome.error, JobWaitTimeoutError)
+    assert outcome.error.elapsed == pytest.approx(0.1, abs=0.05)
+
+
+async def test_an_end_that_was_seen_is_not_lost_to_an_on_change_that_hangs(fake, client):
+    add_jobs(fake, ["done"], ["succeeded"])
+    outcomes = await client.wait_for_jobs(
+        ["done"], timeout=0.1, on_change=lambda _: asyncio.sleep(60)
+    )
+    assert outcomes["done"].value.is_terminal
+
+
+async def test_zero_asks_exactly_once_about_each(fake, client):
+    add_jobs(fake, ["running"], ["running"])
+    add_jobs(fake, ["done"], ["succeeded"])
+    outcomes = await client.wait_for_jobs(["running", "done", "missing"], timeout=0)
+    assert [type(outcome.error) for outcome in outcomes.values()] == [
+        JobWaitTimeoutError,
+        type(None),
+        JobNotFoundError,
+    ]
+    assert asked(fake) == {"running": 1, "done": 1, "missing": 1}
+
+
+async def test_last_polls_do_not_coincide(fake):
+    ids = [f"job-{number}" for number in range(300)]
+    add_jobs(fake, ids, ["running"])
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        await client.wait_for_jobs(ids, timeout=2)
+    last = [request.time for request in fake.requests[300:]]
+    assert len(last) == 300
+    assert max(last) - min(last) > 0.2
+
+
+# ---- limits
+
+
+async def test_never_more_in_flight_than_max_concurrency(fake):
+    ids = [f"job-{number}" for number in range(500)]
+    add_jobs(fake, ids, ["running", "succeeded"])
+    async with fake.client(max_concurrency=7, poll=FAST_POLL) as client:
+        outcomes = await client.wait_for_jobs(ids)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert fake.max_in_flight == 7
+
+
+async def test_one_429_rests_all_jobs_and_clones_but_no_other_client(fake):
+    add_jobs(fake, timeline=["running"])
+    fake.add_job("job-x", ["running"])
+    fake.fail_next(1, status=429, headers={"Retry-After": "1"}, job_id="job-5")
+    async with (
+        fake.client(poll=FAST_POLL) as client,
+        SutroClient("sk_test", base_url=fake.url) as other,
+    ):
+        batch = asyncio.create_task(client.wait_for_jobs(MANY, timeout=2.5))
+        while not any("job-5" in request.path for request in fake.requests):
+            await asyncio.sleep(0.001)
+        told_at = fake.requests[[r.path for r in fake.requests].index("/v1/job-status/job-5")].time
+        with pytest.raises(JobWaitTimeoutError):
+            await other.wait_for_job("job-x", timeout=0)
+        clone = client.with_options(retry=RetryPolicy(attempts=1))
+        await clone.get_job("job-1")
+        await batch
+    # Those under way when the answer came are not called back.
+    after = [r.time - told_at for r in fake.requests if "job-x" not in r.path]
+    assert not [seconds for seconds in after if 0.05 < seconds < 1]
+    assert [seconds for seconds in after if seconds > 1]
+    (others,) = (r.time - told_at for r in fake.requests if "job-x" in r.path)
+    assert others < 0.3
+
+
+async def test_max_rate_holds_retries_and_polls_included(fake):
+    add_jobs(fake, timeline=["running"])
+    fake.fail_next(20, status=500)
+    async with fake.client(max_rate=100, poll=FAST_POLL, retry=FAST_RETRY) as client:
+        await asyncio.gather(client.wait_for_jobs(MANY, timeout=1.5), client.get_job_statuses(MANY))
+    times = [request.time for request in fake.requests]
+    assert 110 < len(times) <= 152
+    for index, start in enumerate(times):
+        assert sum(start <= time < start + 1 for time in times[index:]) <= 102
+
+
+async def test_a_retry_after_too_long_to_wait_for_is_that_jobs_outcome(fake):
+    add_jobs(fake, ["a", "b"], ["succeeded"])
+    fake.fail_next(1, status=429, headers={"Retry-After": "3600"}, job_id="a")
+    async with fake.client(retry=RetryPolicy(max_retry_after=0.05)) as client:
+        outcomes = await client.get_jobs(["a", "b"])
+    assert isinstance(outcomes["a"].error, RateLimitError)
+    assert outcomes["b"].ok
+
+
+async def test_thousands_of_waits_find_every_end_once(fake):
+    ids = [f"job-{number}" for number in range(2000)]
+    add_jobs(fake, ids, ["succeeded"])
+    seen = set()
+    async with fake.client(max_concurrency=20) as client:
+        async for outcome in client.as_completed(ids):
+            assert outcome.ok
+            assert outcome.job_id not in seen
+            seen.add(outcome.job_id)
+    assert len(seen) == len(fake.requests) == 2000
+    assert fake.max_in_flight == 20
+
+
+def test_an_outcome_is_typed_by_what_was_asked():
+    outcome: JobOutcome[int] = JobOutcome(job_id="a", value=0)
+    assert outcome.result() == 0

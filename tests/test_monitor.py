@@ -1,0 +1,356 @@
+"""One poll loop for any number of watchers."""
+
+import asyncio
+import contextlib
+import math
+import time
+
+import pytest
+
+from sutro_async import (
+    APITimeoutError,
+    ClientStateError,
+    ConfigurationError,
+    JobMonitor,
+    JobNotFoundError,
+    JobWaitTimeoutError,
+    PermissionDeniedError,
+    PollPolicy,
+)
+from tests.conftest import FAST_POLL, nothing_left_behind
+
+
+@pytest.fixture
+async def monitor(client):
+    async with JobMonitor(client) as opened:
+        yield opened
+
+
+def polls(fake, job_id="job-1"):
+    return sum(request.path.endswith(f"/job-status/{job_id}") for request in fake.requests)
+
+
+async def until(condition):
+    async with asyncio.timeout(2):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+# ---- one loop for all
+
+
+async def test_500_waiters_are_one_poll_loop(fake, monitor):
+    fake.add_job("job-1", ["queued", "running", "succeeded"])
+    reports = await asyncio.gather(*(monitor.wait("job-1") for _ in range(500)))
+    assert {report.status for report in reports} == {"succeeded"}
+    assert polls(fake) == 3
+    assert len(monitor) == 0
+
+
+async def test_each_job_has_a_loop_of_its_own(fake, monitor):
+    for job_id in ("a", "b"):
+        fake.add_job(job_id, [("running", 0.1), "succeeded"])
+    waits = [asyncio.create_task(monitor.wait(job_id)) for job_id in "aabb"]
+    await until(lambda: len(fake.requests) >= 2)
+    assert len(monitor) == 2
+    assert [report.job_id for report in await asyncio.gather(*waits)] == list("aabb")
+
+
+async def test_a_watch_shows_each_change(fake, monitor):
+    fake.add_job("job-1", ["queued", "queued", "running", "failed"])
+    seen = [report.status async for report in monitor.watch("job-1")]
+    assert seen == ["queued", "running", "failed"]
+
+
+async def test_who_comes_later_gets_the_newest_report_at_once(fake, monitor):
+    fake.add_job("job-1", [("running", 0.3), "succeeded"])
+    first = asyncio.create_task(monitor.wait("job-1"))
+    await until(lambda: monitor.latest("job-1"))
+    before = polls(fake)
+    report = await anext(monitor.watch("job-1"))
+    assert report.status == "running"
+    assert polls(fake) == before
+    await first
+
+
+async def test_a_slow_watcher_gets_the_newest_report_not_a_backlog(fake, monitor):
+    fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"])
+    seen = []
+    async for report in monitor.watch("job-1"):
+        seen.append(report.raw_status)
+        await until(lambda: polls(fake) == 5)
+        await asyncio.sleep(0.01)
+    assert seen == ["A", "SUCCEEDED"]
+
+
+async def test_the_pace_is_the_clients_or_its_own(fake):
+    fake.add_job("job-1", ["running", "succeeded"])
+    slow = PollPolicy(initial=60, maximum=60)
+    async with fake.client(poll=slow) as client, JobMonitor(client, poll=FAST_POLL) as monitor:
+        async with asyncio.timeout(2):
+            await monitor.wait("job-1")
+
+
+# ---- leaving
+
+
+async def test_the_last_watcher_to_leave_ends_the_loop(fake, client, monitor):
+    fake.add_job("job-1", ["running"])
+    waits = [asyncio.create_task(monitor.wait("job-1")) for _ in range(3)]
+    await until(lambda: polls(fake) > 2)
+    for wait in waits[:2]:
+        wait.cancel()
+    await asyncio.sleep(0.02)
+    assert len(monitor) == 1
+    async with nothing_left_behind(client, fake):
+        waits[2].cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+        assert len(monitor) == 0
+        await asyncio.sleep(0.01)
+    before = polls(fake)
+    await asyncio.sleep(0.05)
+    assert polls(fake) == before
+
+
+async def test_breaking_out_of_a_watch_leaves_nothing_behind(fake, client, monitor):
+    fake.add_job("job-1", ["running"])
+    async with nothing_left_behind(client, fake):
+        async for _ in monitor.watch("job-1", timeout=30):
+            break
+        await until(lambda: len(monitor) == 0)
+        await asyncio.sleep(0.01)
+
+
+async def test_one_that_leaves_does_not_disturb_the_others(fake, monitor):
+    fake.add_job("job-1", [("running", 0.15), "succeeded"])
+    stays = asyncio.create_task(monitor.wait("job-1"))
+    leaves = asyncio.create_task(monitor.wait("job-1"))
+    times_out = asyncio.create_task(monitor.wait("job-1", timeout=0.05))
+    await until(lambda: polls(fake) > 1)
+    leaves.cancel()
+    with pytest.raises(JobWaitTimeoutError):
+        await times_out
+    assert (await stays).is_terminal
+    assert leaves.cancelled()
+
+
+async def test_a_watcher_that_comes_as_the_last_one_leaves_gets_a_loop_of_its_own(fake, monitor):
+    fake.add_job("job-1", [("running", 0.05), "succeeded"])
+    first = asyncio.create_task(monitor.wait("job-1"))
+    await until(lambda: polls(fake) > 0)
+    first.cancel()
+    second = asyncio.create_task(monitor.wait("job-1"))
+    assert (await second).is_terminal
+
+
+async def test_watchers_that_come_and_go_at_every_moment_all_get_their_end(fake, monitor):
+    fake.add_job("job-1", [("running", 0.3), "succeeded"])
+
+    async def come_and_go(number):
+        await asyncio.sleep(number * 0.005)
+        with contextlib.suppress(JobWaitTimeoutError):
+            return await monitor.wait("job-1", timeout=0.02 if number % 3 else None)
+
+    reports = await asyncio.gather(*(come_and_go(number) for number in range(80)))
+    assert all(report and report.is_terminal for report in reports[::3])
+    assert all(report and report.is_terminal for report in reports[65:])
+    assert len(monitor) == 0
+
+
+# ---- time-outs
+
+
+async def test_each_watcher_has_its_own_time_out(fake, monitor):
+    fake.add_job("job-1", ["running"])
+    began = time.monotonic()
+
+    async def elapsed(timeout):
+        with pytest.raises(JobWaitTimeoutError) as caught:
+            await monitor.wait("job-1", timeout=timeout)
+        assert caught.value.timeout == timeout
+        assert caught.value.last_report.status == "running"
+        assert caught.value.elapsed == pytest.approx(timeout, abs=0.1)
+        return time.monotonic() - began
+
+    times = await asyncio.gather(*(elapsed(timeout) for timeout in (0.1, 0.2, 0.3)))
+    assert times == [pytest.approx(expected, abs=0.08) for expected in (0.1, 0.2, 0.3)]
+
+
+async def test_a_time_out_strikes_while_the_service_hangs(fake, monitor):
+    fake.fail_next(1, delay=math.inf)
+    with pytest.raises(JobWaitTimeoutError) as caught:
+        await monitor.wait("job-1", timeout=0.1)
+    assert caught.value.last_report is None
+
+
+async def test_the_time_that_the_consumer_takes_counts(fake, monitor):
+    fake.add_job("job-1", ["running"])
+    with pytest.raises(JobWaitTimeoutError):
+        async for _ in monitor.watch("job-1", timeout=0.1):
+            await asyncio.sleep(0.15)
+
+
+async def test_zero_asks_exactly_once(fake, monitor):
+    fake.add_job("job-1", ["running", "succeeded"])
+    seen = []
+    with pytest.raises(JobWaitTimeoutError):
+        async for report in monitor.watch("job-1", timeout=0):
+            seen.append(report.status)
+    assert seen == ["running"]
+    assert (await monitor.wait("job-1", timeout=0)).is_terminal
+    assert (await monitor.wait("job-1", timeout=0)).is_terminal
+    assert polls(fake) == 2
+
+
+@pytest.mark.parametrize("timeout", [-1, "5", math.nan])
+async def test_a_time_out_that_is_none_is_refused(monitor, timeout):
+    with pytest.raises(ValueError, match="timeout must be"):
+        monitor.watch("job-1", timeout=timeout)
+
+
+# ---- ended jobs
+
+
+async def test_a_finished_job_costs_no_request(fake, monitor):
+    fake.add_job("job-1", ["running", "succeeded"])
+    end = await monitor.wait("job-1")
+    before = polls(fake)
+    assert await monitor.wait("job-1") is end
+    assert [report async for report in monitor.watch("job-1")] == [end]
+    assert monitor.latest("job-1") is end
+    assert polls(fake) == before
+
+
+async def test_one_that_comes_as_the_job_ends_still_gets_its_report(fake, client):
+    async with JobMonitor(client, keep_finished=0) as monitor:
+        fake.add_job("job-1", ["running", "succeeded"])
+        late = []
+
+        async for report in monitor.watch("job-1"):
+            if report.is_terminal:
+                late.append(asyncio.create_task(monitor.wait("job-1")))
+        assert (await late[0]).is_terminal
+
+
+async def test_the_least_recently_used_are_forgotten_first(fake, client):
+    for job_id in "abc":
+        fake.add_job(job_id)
+    async with JobMonitor(client, keep_finished=2) as monitor:
+        await monitor.wait("a")
+        await monitor.wait("b")
+        assert monitor.latest("a")
+        await monitor.wait("c")
+        assert monitor.latest("b") is None
+        assert monitor.latest("a")
+        assert monitor.latest("c")
+
+
+async def test_keeping_none_forgets_at_once(fake, client):
+    fake.add_job("job-1")
+    async with JobMonitor(client, keep_finished=0) as monitor:
+        await monitor.wait("job-1")
+        await monitor.wait("job-1")
+        assert monitor.latest("job-1") is None
+    assert polls(fake) == 2
+
+
+async def test_the_latest_report_of_a_job_that_nobody_watches(monitor):
+    assert monitor.latest("job-1") is None
+
+
+@pytest.mark.parametrize("keep", [-1, 1.5, "3", None, True])
+async def test_a_bad_keep_finished_is_refused(client, keep):
+    with pytest.raises(ConfigurationError, match="keep_finished"):
+        JobMonitor(client, keep_finished=keep)
+
+
+# ---- errors
+
+
+async def test_an_error_reaches_every_watcher_as_its_own(fake, monitor):
+    waits = [monitor.wait("job-1") for _ in range(3)]
+    errors = await asyncio.gather(*waits, return_exceptions=True)
+    assert {type(error) for error in errors} == {JobNotFoundError}
+    assert len({id(error) for error in errors}) == 3
+    assert errors[0].status_code == 404
+    assert len(monitor) == 0
+
+
+async def test_the_cause_and_the_last_report_of_an_error_are_kept(fake):
+    fake.add_job("job-1", ["running"])
+    policy = PollPolicy(initial=0.01, max_outage=0.05)
+    async with fake.client(timeout=0.03, poll=policy) as client, JobMonitor(client) as monitor:
+        reports = monitor.watch("job-1", timeout=30)
+        seen = await anext(reports)
+        fake.fail_next(99, delay=math.inf)
+        with pytest.raises(APITimeoutError) as caught:
+            await anext(reports)
+    assert caught.value.last_report is seen
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+async def test_a_job_can_be_watched_again_after_an_error(fake, monitor):
+    fake.add_job("job-1")
+    fake.fail_next(1, status=403)
+    with pytest.raises(PermissionDeniedError):
+        await monitor.wait("job-1")
+    assert (await monitor.wait("job-1")).is_terminal
+
+
+async def test_a_bad_id_is_refused_and_leaves_no_loop(fake, monitor):
+    with pytest.raises(ValueError, match="job id"):
+        await monitor.wait("..")
+    with pytest.raises(ValueError, match="job id"):
+        await monitor.wait("..", timeout=0)
+    assert len(monitor) == 0
+    assert not fake.requests
+
+
+# ---- its life
+
+
+async def test_closing_wakes_everybody(fake, client):
+    fake.add_job("job-1", ["running"])
+    async with nothing_left_behind(client, fake):
+        async with JobMonitor(client) as monitor:
+            waits = [asyncio.create_task(monitor.wait("job-1")) for _ in range(5)]
+            reports = monitor.watch("job-1")
+            await anext(reports)
+        errors = await asyncio.gather(*waits, return_exceptions=True)
+        with pytest.raises(ClientStateError, match="monitor was closed"):
+            await anext(reports)
+    assert all(isinstance(error, ClientStateError) for error in errors)
+    assert len(monitor) == 0
+    assert (await client.get_job("job-1")).job_id == "job-1"
+
+
+async def test_closing_the_client_ends_the_waits(fake, client, monitor):
+    fake.add_job("job-1", ["running"])
+    wait = asyncio.create_task(monitor.wait("job-1"))
+    await until(lambda: polls(fake))
+    await client.aclose()
+    with pytest.raises(ClientStateError, match="client was closed"):
+        await wait
+
+
+async def test_it_works_only_inside_async_with(fake, client):
+    monitor = JobMonitor(client)
+    for timeout in (None, 0):
+        with pytest.raises(ClientStateError, match="not open"):
+            await monitor.wait("job-1", timeout=timeout)
+    async with monitor:
+        with pytest.raises(ClientStateError, match="open already"):
+            await monitor.__aenter__()
+    with pytest.raises(ClientStateError, match="not open"):
+        await monitor.wait("job-1")
+
+
+async def test_its_repr_tells_how_busy_it_is(fake, client):
+    fake.add_job("done")
+    fake.add_job("endless", ["running"])
+    async with JobMonitor(client) as monitor:
+        await monitor.wait("done")
+        wait = asyncio.create_task(monitor.wait("endless"))
+        await until(lambda: len(monitor) == 1)
+        assert repr(monitor) == f"<JobMonitor of {client!r}: 1 polled, 1 finished>"
+        wait.cancel()
