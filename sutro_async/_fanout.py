@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable
 from typing import Any, Final, Generic, TypeVar
 
-from sutro_async._polling import OnChange, Options, Query, Service, Wait, fetch, run_wait
+from sutro_async._polling import Answer, OnChange, Options, Query, Service, Wait, fetch, run_wait
 from sutro_async.errors import (
     AuthenticationError,
     ClientStateError,
@@ -129,23 +129,25 @@ class _Batch(ABC, Generic[T]):
         return self._settled.popleft()
 
 
-class Fetches(_Batch[T]):
+class Fetches(_Batch[Answer]):
     """One logical GET about each job."""
 
     def __init__(
         self,
         service: Service,
         job_ids: Iterable[str],
-        make_query: Callable[[str], Query[T]],
+        query: Query[Answer],
         options: Options,
     ) -> None:
         super().__init__(job_ids)
+        for job_id in self.job_ids:
+            query.path(job_id)  # refuses what cannot be a job id before anything is asked
         self._service = service
+        self._query = query
         self._options = options
-        self._queries = {job_id: make_query(job_id) for job_id in self.job_ids}
 
-    def _run(self, job_id: str) -> Coroutine[Any, Any, T]:
-        return fetch(self._service, self._queries[job_id], self._options)
+    def _run(self, job_id: str) -> Coroutine[Any, Any, Answer]:
+        return fetch(self._service, self._query, job_id, self._options)
 
 
 class Waits(_Batch[JobStatusReport]):

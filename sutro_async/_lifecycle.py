@@ -18,8 +18,7 @@ class Lifecycle:
         self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: set[_Operation] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._drained = asyncio.Event()
 
     @property
     def running(self) -> int:
@@ -61,19 +60,19 @@ class Lifecycle:
             self._is_closed = True
             for operation in self._running:
                 operation.interrupt()
-        await self._idle.wait()
+        if self._running:
+            await self._drained.wait()
 
     def begin(self, operation: _Operation) -> None:
         """Note that an operation runs."""
         self.check()
         self._running.add(operation)
-        self._idle.clear()
 
     def end(self, operation: _Operation) -> None:
         """Note that an operation is over."""
         self._running.remove(operation)
-        if not self._running:
-            self._idle.set()
+        if self._is_closed and not self._running:
+            self._drained.set()
 
 
 class _Operation:

@@ -15,7 +15,7 @@ import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import attrs
 import tenacity
@@ -36,6 +36,8 @@ from sutro_async.models import Job, JobStatus, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
 __all__ = [
+    "RECORD",
+    "STATUS",
     "OnChange",
     "Options",
     "Query",
@@ -55,6 +57,7 @@ _RUSH_SECONDS: Final = 0.002
 _log: Final = logging.getLogger("sutro_async")
 
 T = TypeVar("T")
+Answer = TypeVar("Answer", bound=Job | JobStatusReport)
 
 OnChange = Callable[[JobStatusReport], object]
 """What a wait tells each changed report to: a plain callable or one that returns an awaitable."""
@@ -69,51 +72,55 @@ class Options:
     poll: PollPolicy = attrs.field(validator=instance_of(PollPolicy))
 
 
-@attrs.frozen
-class Query(Generic[T]):
-    """One of the two questions that can be asked about a job."""
+class Query(NamedTuple, Generic[Answer]):
+    """One of the two questions that can be asked about a job.
 
-    job_id: str
-    path: str
-    parse: Callable[[str, bytes], T]
+    Attributes:
+        path: Gives the path to ask at; raises ValueError for what cannot be a job id.
+        parse: Reads the body of the answer.
+    """
 
-    @staticmethod
-    def for_status(job_id: str) -> Query[JobStatusReport]:
-        """Ask for the status of a job."""
-        return Query(job_id, status_path(job_id), parse_report)
-
-    @staticmethod
-    def for_record(job_id: str) -> Query[Job]:
-        """Ask for the record of a job."""
-        return Query(job_id, job_path(job_id), parse_job)
+    path: Callable[[str], str]
+    parse: Callable[[str, bytes], Answer]
 
 
-@attrs.frozen
+STATUS: Final = Query(status_path, parse_report)
+RECORD: Final = Query(job_path, parse_job)
+
+
 class Service:
     """What all calls of one client, and of its clones, have in common."""
 
-    transport: Transport
-    lifecycle: Lifecycle = attrs.field(factory=Lifecycle)
-    _odd_words: set[str] = attrs.field(factory=set, init=False)
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.lifecycle = Lifecycle()
+        self._odd_words: set[str] = set()
 
     async def ask(
-        self, query: Query[T], options: Options, *, attempt: int, through_pause: bool = False
-    ) -> T:
+        self,
+        query: Query[Answer],
+        job_id: str,
+        options: Options,
+        *,
+        attempt: int = 1,
+        through_pause: bool = False,
+    ) -> Answer:
         """Make one request and read its answer.
 
         Raises:
+            ValueError: The job id cannot be one.
             APIError: There is no answer, or none that can be used.
         """
         body = await self.transport.get(
-            query.path,
-            job_id=query.job_id,
+            query.path(job_id),
+            job_id=job_id,
             timeout=options.timeout,
             max_pause=options.retry.max_retry_after,
             attempt=attempt,
             through_pause=through_pause,
         )
-        answer = query.parse(query.job_id, body)
-        if isinstance(answer, Job | JobStatusReport) and answer.status is JobStatus.UNKNOWN:
+        answer = query.parse(job_id, body)
+        if answer.status is JobStatus.UNKNOWN:
             self._warn_of_odd_word(answer)
         return answer
 
@@ -181,22 +188,25 @@ def _growing(start: float, factor: float, steps: int, maximum: float) -> float:
 # ---- one logical GET
 
 
-async def fetch(service: Service, query: Query[T], options: Options) -> T:
+async def fetch(service: Service, query: Query[Answer], job_id: str, options: Options) -> Answer:
     """Ask once, and again after a transient failure, as the retry policy says.
 
     Raises:
+        ValueError: The job id cannot be one.
         APIError: No try brought an answer that can be used; the error is that of the last one.
         ClientStateError: The client is closed, or belongs to another event loop.
     """
     with service.lifecycle.operation():
         try:
-            return await service.ask(query, options, attempt=1)
+            return await service.ask(query, job_id, options)
         except APIError as error:
             # Only now is tenacity's engine worth its price, which is a good part of a request's.
-            return await _retry(service, query, options, error)
+            return await _retry(service, query, job_id, options, error)
 
 
-async def _retry(service: Service, query: Query[T], options: Options, failure: APIError) -> T:
+async def _retry(
+    service: Service, query: Query[Answer], job_id: str, options: Options, failure: APIError
+) -> Answer:
     policy = options.retry
     tries = itertools.count(2)
 
@@ -223,7 +233,7 @@ async def _retry(service: Service, query: Query[T], options: Options, failure: A
         before_sleep=log_retry,
         reraise=True,
     )
-    return await attempts(lambda: service.ask(query, options, attempt=next(tries)), failure)
+    return await attempts(lambda: service.ask(query, job_id, options, attempt=next(tries)), failure)
 
 
 # ---- the wait
@@ -271,7 +281,6 @@ class Wait(AsyncIterator[JobStatusReport]):
         "_poll_began_at",
         "_poll_seconds",
         "_polls",
-        "_query",
         "_service",
         "_timeout",
         "_unchanged_polls",
@@ -289,11 +298,11 @@ class Wait(AsyncIterator[JobStatusReport]):
         *,
         is_in_batch: bool = False,
     ) -> None:
+        STATUS.path(job_id)  # refuses what cannot be a job id before anything is asked
         self.job_id = job_id
         self.report: JobStatusReport | None = None
         self.deadline: float | None = None
         self._service = service
-        self._query = Query.for_status(job_id)
         self._options = options
         self._timeout = timeout
         self._is_in_batch = is_in_batch
@@ -358,7 +367,11 @@ class Wait(AsyncIterator[JobStatusReport]):
         self._poll_began_at = _now()
         self._polls += 1
         report = await self._service.ask(
-            self._query, self._options, attempt=self._polls, through_pause=self._is_cut_short
+            STATUS,
+            self.job_id,
+            self._options,
+            attempt=self._polls,
+            through_pause=self._is_cut_short,
         )
         if _says_nothing(report):
             raise InvalidResponseError(

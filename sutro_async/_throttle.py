@@ -52,8 +52,8 @@ class Throttle:
                 would be gone after it.
         """
         while True:
-            if not through_pause and (pause := self._pause_left()):
-                await asyncio.sleep(pause)
+            if not through_pause and self._resume_at is not None:
+                await asyncio.sleep(self._pause_left())
             await self._slots.acquire()
             try:
                 if self._limiter is not None:
@@ -64,7 +64,7 @@ class Throttle:
             except BaseException:
                 self._slots.release()
                 raise
-            if through_pause or not self._pause_left():
+            if through_pause or self._resume_at is None or not self._pause_left():
                 return
             # The pause began while this one stood in line.
             self._slots.release()

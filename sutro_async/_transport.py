@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+import time
+from typing import Final
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -23,6 +22,7 @@ from sutro_async.errors import (
     ClientStateError,
     ConfigurationError,
     InvalidResponseError,
+    SutroError,
     one_line,
 )
 
@@ -34,14 +34,17 @@ _KEEP_ALIVE_SECONDS: Final = 30
 _log: Final = logging.getLogger("sutro_async")
 
 
-class _Answer(NamedTuple):
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 class _BodyTooLargeError(Exception):
     """More bytes than anybody needs to describe a job."""
+
+
+_ERRORS_OF_AIOHTTP: Final = (
+    aiohttp.ClientError,
+    OSError,  # a TimeoutError is one too
+    RuntimeError,
+    ValueError,
+    _BodyTooLargeError,
+)
 
 
 class Transport:
@@ -92,27 +95,40 @@ class Transport:
         """
         await self._throttle.acquire(through_pause=through_pause)
         try:
-            clock = asyncio.get_running_loop().time
-            sent_at = clock()
+            if self._session is None:
+                self._session = self._make_session()
+            sent_at = time.monotonic()
             outcome: object = "no answer"
             try:
-                answer = await self._exchange(path, job_id, timeout)
-                outcome = answer.status
+                response = await self._session.get(
+                    # Encoded already; yarl would take %2F for a slash that need not be encoded.
+                    URL(self.base_url + path, encoded=True),
+                    # Aiohttp takes long to merge headers, so our own session has them built in.
+                    headers=None if self._owns_session else self._headers,
+                    timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=math.inf),
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    auto_decompress=True,
+                )
+                try:
+                    body = await _read_body(response)
+                finally:
+                    response.release()
+                outcome = response.status
+            except _ERRORS_OF_AIOHTTP as error:
+                raise self._translated(error, job_id, timeout) from error
             finally:
                 if _log.isEnabledFor(logging.DEBUG):
-                    elapsed = (clock() - sent_at) * 1000
+                    elapsed = (time.monotonic() - sent_at) * 1000
                     _log.debug("GET %s: %s after %.1f ms, try %d", path, outcome, elapsed, attempt)
-            if answer.status == 200:
-                return answer.body
-            error = parse_error(job_id, *answer)
-            if (
-                isinstance(error, APIStatusError)
-                and error.status_code in {429, 503}
-                and error.retry_after is not None
-            ):
+            body = body.replace(self._key, b"[api key]")
+            if response.status == 200:
+                return body
+            refusal = parse_error(job_id, response.status, response.headers, body)
+            if isinstance(refusal, APIStatusError) and refusal.status_code in {429, 503}:
                 # The service speaks to the whole account, not to this request alone.
-                self._throttle.pause(min(error.retry_after, max_pause))
-            raise error
+                self._throttle.pause(min(refusal.retry_after or 0.0, max_pause))
+            raise refusal
         finally:
             self._throttle.release()
 
@@ -121,45 +137,27 @@ class Transport:
         if self._owns_session and self._session is not None:
             await self._session.close()
 
-    async def _exchange(self, path: str, job_id: str, timeout: float) -> _Answer:
-        """Do the input and output of one request; every error of aiohttp ends here."""
-        if self._session is None:
-            self._session = self._make_session()
-        try:
-            async with self._session.get(
-                # Encoded already; yarl would take %2F for a slash that need not be encoded.
-                URL(self.base_url + path, encoded=True),
-                # Aiohttp takes long to merge headers, so a session of our own has them built in.
-                headers=None if self._owns_session else self._headers,
-                timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=math.inf),
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=True,
-            ) as response:
-                body = await _read_body(response)
-                return _Answer(
-                    response.status, response.headers, body.replace(self._key, b"[api key]")
-                )
-        except TimeoutError as error:
-            raise APITimeoutError(
+    def _translated(self, error: Exception, job_id: str, timeout: float) -> SutroError:
+        """Make an error of ours out of one of aiohttp's."""
+        if isinstance(error, TimeoutError):
+            return APITimeoutError(
                 f"job {job_id!r}: no answer from {self.base_url} within {timeout:g} s",
                 job_id=job_id,
-            ) from error
-        except (aiohttp.ClientError, OSError) as error:
+            )
+        if isinstance(error, aiohttp.ClientError | OSError):
             _remove_request_headers(error)
-            raise APIConnectionError(
+            return APIConnectionError(
                 f"job {job_id!r}: no answer from {self.base_url}: {_described(error)}",
                 job_id=job_id,
                 retryable=not isinstance(error, aiohttp.ClientConnectorCertificateError),
-            ) from error
-        except _BodyTooLargeError:
-            raise InvalidResponseError(
+            )
+        if isinstance(error, _BodyTooLargeError):
+            return InvalidResponseError(
                 job_id=job_id, path="$", reason=f"larger than {MAX_BODY_BYTES // 2**20} MiB"
-            ) from None
-        except RuntimeError as error:
-            raise ClientStateError(f"the session cannot be used: {_described(error)}") from error
-        except ValueError as error:
-            raise ConfigurationError(f"the session cannot be used: {_described(error)}") from error
+            )
+        # A closed session or one of another event loop; or one that has credentials of its own.
+        error_class = ClientStateError if isinstance(error, RuntimeError) else ConfigurationError
+        return error_class(f"the session cannot be used: {_described(error)}")
 
     def _make_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -178,9 +176,10 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """
     chunks: list[bytes] = []
     size = 0
+    content = response.content
     try:
-        while size <= MAX_BODY_BYTES and not response.content.at_eof():
-            chunks.append(await response.content.readany())
+        while size <= MAX_BODY_BYTES and not content.at_eof():
+            chunks.append(await content.readany())
             size += len(chunks[-1])
     except (aiohttp.ClientError, OSError) as error:
         if response.status == 200 or isinstance(error, TimeoutError):

@@ -8,6 +8,7 @@ reference in places; both are accepted.
 from __future__ import annotations
 
 import email.utils
+import functools
 import json
 import math
 import re
@@ -87,28 +88,31 @@ def parse_report(job_id: str, body: bytes) -> JobStatusReport:
     """
     content = _load_object(job_id, body)
     word = content.get("job_status")
-    word_path = "job_status"
     if isinstance(word, dict):
         word = word.get(job_id)
-        word_path = f"job_status[{job_id!r}]"
     metadata = content.get("metadata")
-    facts = metadata if isinstance(metadata, dict) else {}
-    return _structure(
-        job_id,
-        {
-            "job_id": job_id,
-            "status": word,
-            "raw_status": word,
-            "message": _unless_none(content.get("message"), ""),
-            "metadata": _unless_none(metadata, {}),
-            "failure": _with_context(facts.get("failure_reason"), facts),
-        },
-        JobStatusReport,
-        {
-            "$.status": f"$.{word_path}",
-            "$.failure": "$.metadata.failure_reason",
-        },
-    )
+    report = {
+        "job_id": job_id,
+        "status": word,
+        "raw_status": word,
+        "message": _unless_none(content.get("message"), ""),
+        "metadata": _unless_none(metadata, {}),
+        "failure": None,
+    }
+    if metadata and isinstance(metadata, dict):
+        report["failure"] = _with_context(metadata.get("failure_reason"), metadata)
+    try:
+        return _report_hook()(report, JobStatusReport)
+    except cattrs.BaseValidationError as error:
+        is_mapping = isinstance(content.get("job_status"), dict)
+        raise _invalid(
+            job_id,
+            error,
+            {
+                "$.status": f"$.job_status[{job_id!r}]" if is_mapping else "$.job_status",
+                "$.failure": "$.metadata.failure_reason",
+            },
+        ) from error
 
 
 _JOB_FIELDS: Final = frozenset(attrs.fields_dict(Job)) - {"raw_status", "extra"}
@@ -139,7 +143,10 @@ def parse_job(job_id: str, body: bytes) -> Job:
     known["job_id"] = record.get("job_id")
     known["failure_reason"] = _with_context(record.get("failure_reason"), record)
     known["extra"] = {name: value for name, value in record.items() if name not in _JOB_FIELDS}
-    job = _structure(job_id, known, Job, {"$": "$.job"})
+    try:
+        job = _job_hook()(known, Job)
+    except cattrs.BaseValidationError as error:
+        raise _invalid(job_id, error, {"$": "$.job"}) from error
     if job.job_id != job_id:
         raise InvalidResponseError(
             job_id=job_id,
@@ -226,13 +233,16 @@ def _explanation(content: object) -> str:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, list):
-        return one_line("; ".join(_text(item) for item in value[:_MAX_COMPLAINTS]))
+    complaints = value[:_MAX_COMPLAINTS] if isinstance(value, list) else [value]
+    return one_line("; ".join(_complaint(complaint) for complaint in complaints))
+
+
+def _complaint(value: object) -> str:
     if isinstance(value, dict):
         value = value.get("msg") or value.get("message") or value
     if value is None or isinstance(value, str):
-        return one_line(value or "")
-    return one_line(json.dumps(value))
+        return value or ""
+    return json.dumps(value)
 
 
 def _name(*candidates: object) -> str | None:
@@ -401,23 +411,17 @@ def _shown(value: object) -> str:
     return "null" if value is None else one_line(_shorten.repr(value), limit=200)
 
 
-def _structure(
-    job_id: str,
-    content: Mapping[str, Any],
-    cls: type[T],
-    paths: Mapping[str, str],
-) -> T:
-    """Make a model of `content`; `paths` tells where its fields came from in the body."""
-    try:
-        return converter.structure(content, cls)
-    except cattrs.BaseValidationError as error:
-        complaint = cattrs.transform_error(error, format_exception=lambda exc, _: str(exc))[0]
-        reason, _, path = complaint.rpartition(" @ ")
-        for ours, theirs in paths.items():
-            if path.startswith(ours):
-                path = theirs + path.removeprefix(ours)
-                break
-        raise InvalidResponseError(job_id=job_id, path=path, reason=reason) from error
+def _invalid(
+    job_id: str, error: cattrs.BaseValidationError, paths: Mapping[str, str]
+) -> InvalidResponseError:
+    """Make an error of the first complaint; `paths` tells where our fields stand in the body."""
+    complaint = cattrs.transform_error(error, format_exception=lambda exc, _: str(exc))[0]
+    reason, _, path = complaint.rpartition(" @ ")
+    for ours, theirs in paths.items():
+        if path.startswith(ours):
+            path = theirs + path.removeprefix(ours)
+            break
+    return InvalidResponseError(job_id=job_id, path=path, reason=reason)
 
 
 def _exactly(cls: type[T], expected: str) -> Callable[[object, object], T]:
@@ -467,13 +471,9 @@ def _status(value: object, _: object) -> JobStatus:
     return _SPELLINGS.get(value.lower(), JobStatus.UNKNOWN)
 
 
-def _failure(value: object, _: object) -> FailureReason:
-    if not isinstance(value, dict):
-        raise _MismatchError("a string or an object", value)
-    return _structure_failure({**value, "details": value}, FailureReason)
-
-
-def _make_converter() -> cattrs.Converter:
+@functools.cache
+def converter() -> cattrs.Converter:
+    """The one converter, made when it is first needed: whoever only imports need not wait."""
     converter = cattrs.Converter(detailed_validation=True)
     converter.register_structure_hook(str, _exactly(str, "a string"))
     converter.register_structure_hook(int, _integer)
@@ -484,10 +484,26 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda cls: cls == JSONObject, _exactly(dict, "an object")
     )
-    converter.register_structure_hook(FailureReason, _failure)
+    structure_fields = cattrs.gen.make_dict_structure_fn(FailureReason, converter)
+
+    def structure_reason(value: object, _: object) -> FailureReason:
+        if not isinstance(value, dict):
+            raise _MismatchError("a string or an object", value)
+        return structure_fields({**value, "details": value}, FailureReason)
+
+    converter.register_structure_hook(FailureReason, structure_reason)
     converter.register_unstructure_hook(FailureReason, lambda reason: dict(reason.details))
     return converter
 
 
-converter: Final = _make_converter()
-_structure_failure: Final = cattrs.gen.make_dict_structure_fn(FailureReason, converter)
+# Looked up once: half of the time that cattrs takes for a report goes into finding its hook.
+
+
+@functools.cache
+def _report_hook() -> Callable[[object, type], JobStatusReport]:
+    return converter().get_structure_hook(JobStatusReport)
+
+
+@functools.cache
+def _job_hook() -> Callable[[object, type], Job]:
+    return converter().get_structure_hook(Job)

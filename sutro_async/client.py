@@ -13,9 +13,10 @@ import attrs
 from sutro_async._config import resolve_settings
 from sutro_async._fanout import Fetches, Waits, collect
 from sutro_async._polling import (
+    RECORD,
+    STATUS,
     OnChange,
     Options,
-    Query,
     Service,
     Wait,
     fetch,
@@ -152,7 +153,7 @@ class SutroClient:
             APIError: There was no answer that can be used, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
-        return await fetch(self._service, Query.for_status(job_id), self._options)
+        return await fetch(self._service, STATUS, job_id, self._options)
 
     async def get_job(self, job_id: str) -> Job:
         """Read the record of a job (API reference: "Fetch Job Details").
@@ -163,7 +164,7 @@ class SutroClient:
             APIError: There was no answer that can be used, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
-        return await fetch(self._service, Query.for_record(job_id), self._options)
+        return await fetch(self._service, RECORD, job_id, self._options)
 
     async def wait_for_job(
         self,
@@ -247,7 +248,7 @@ class SutroClient:
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
-        return await collect(Fetches(self._service, job_ids, Query.for_status, self._options))
+        return await collect(Fetches(self._service, job_ids, STATUS, self._options))
 
     async def get_jobs(self, job_ids: Iterable[str]) -> dict[str, JobOutcome[Job]]:
         """Read the records of many jobs (API reference: "Fetch Job Details").
@@ -267,7 +268,7 @@ class SutroClient:
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
-        return await collect(Fetches(self._service, job_ids, Query.for_record, self._options))
+        return await collect(Fetches(self._service, job_ids, RECORD, self._options))
 
     def as_completed(
         self,

@@ -717,10 +717,10 @@ def test_equal_names_in_different_objects_are_read():
     assert report_of(metadata=metadata).metadata == metadata
 
 
-def nested(levels, opening, closing, innermost):
+def nested(levels, opening, closing, innermost, message):
     # The body and its metadata are the first two levels.
     inner = opening * (levels - 2) + innermost + closing * (levels - 2)
-    return f'{{"job_status": "x", "metadata": {{"a": {inner}}}}}'.encode()
+    return f'{{"job_status": "x", "message": "{message}", "metadata": {{"a": {inner}}}}}'.encode()
 
 
 @pytest.mark.parametrize(
@@ -729,12 +729,13 @@ def nested(levels, opening, closing, innermost):
     ids=["list", "object", "mix"],
 )
 @pytest.mark.parametrize("innermost", ["1", "[]", "{}"])
-def test_64_levels_are_read_and_65_are_not(opening, closing, innermost):
+@pytest.mark.parametrize("message", ["", "[{"], ids=["", "brackets-elsewhere"])
+def test_64_levels_are_read_and_65_are_not(opening, closing, innermost, message):
     own = innermost != "1"
-    assert parse_report("job-1", nested(64 - own, opening, closing, innermost)).metadata
-    assert complaint(parse_report, "job-1", nested(65 - own, opening, closing, innermost)) == (
-        "$: nested deeper than 64 levels"
-    )
+    body = nested(64 - own, opening, closing, innermost, message)
+    assert parse_report("job-1", body).metadata
+    body = nested(65 - own, opening, closing, innermost, message)
+    assert complaint(parse_report, "job-1", body) == "$: nested deeper than 64 levels"
 
 
 @pytest.mark.parametrize(
@@ -742,6 +743,18 @@ def test_64_levels_are_read_and_65_are_not(opening, closing, innermost):
 )
 def test_many_brackets_are_not_many_levels(metadata):
     assert report_of(metadata=metadata).metadata == metadata
+
+
+def test_the_module_exports_what_the_floors_above_use():
+    assert set(_wire.__all__) == {
+        "MAX_BODY_BYTES",
+        "converter",
+        "job_path",
+        "parse_error",
+        "parse_job",
+        "parse_report",
+        "status_path",
+    }
 
 
 def test_a_body_may_have_16_mebibytes():
@@ -884,8 +897,9 @@ def test_the_body_of_an_error_is_kept_as_json_or_as_text(body, kept):
     assert error_of(500, body=body).body == kept
 
 
-def tree(levels):
-    return b"1" if levels == 0 else b"[" + b",".join([tree(levels - 1)] * 10) + b"]"
+def tree(arity, levels):
+    inner = b"1" if levels == 1 else tree(arity, levels - 1)
+    return b"[" + b",".join([inner] * arity) + b"]"
 
 
 @pytest.mark.parametrize(
@@ -893,9 +907,11 @@ def tree(levels):
     [
         b"[" + b",".join([b"1"] * 100_000) + b"]",
         b'{"detail": [' + b",".join([b'{"msg": ""}'] * 50_000) + b"]}",
-        tree(5),
+        tree(3, 10),
+        tree(5, 7),
+        tree(10, 5),
     ],
-    ids=["list", "list-of-msg", "lists-of-lists"],
+    ids=["list", "list-of-msg", "deep-lists", "lists-of-lists", "wide-lists"],
 )
 def test_a_huge_list_of_complaints_costs_little_more_than_its_json(body):
     def seconds(read):
@@ -1050,6 +1066,7 @@ NOON = "Mon, 15 Jan 2024 12:00:00 GMT"
         ({"retry-after": "Mon, 32 Jan 2024 12:00:00 GMT", "date": NOON}, None),
         ({"retry-after": "Mon, 15 Jan 2024 12:00:00 +9999", "date": NOON}, None),
         ({"retry-after": "Mon, 15 Jan 99999999 12:00:00 GMT", "date": NOON}, None),
+        ({"retry-after": f"Mon, 15 Jan {10**20} 12:00:00 GMT", "date": NOON}, None),
     ],
     ids=lambda value: ascii(",".join(value.values()))[:60] if isinstance(value, dict) else "",
 )

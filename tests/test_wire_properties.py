@@ -180,8 +180,8 @@ def read(parse, body):
 
 
 def survives(model):
-    structured = converter.structure(
-        json.loads(json.dumps(converter.unstructure(model))), type(model)
+    structured = converter().structure(
+        json.loads(json.dumps(converter().unstructure(model))), type(model)
     )
     pickled = pickle.loads(pickle.dumps(model))
     return structured == model == pickled and hash(structured) == hash(model) == hash(pickled)
