@@ -162,6 +162,7 @@ class Waits(_Batch[JobStatusReport]):
         on_change: OnChange | None,
     ) -> None:
         super().__init__(job_ids)
+        self._service = service
         self._timeout = timeout
         self._on_change = on_change
         self._waits = {
@@ -171,7 +172,7 @@ class Waits(_Batch[JobStatusReport]):
         self._timer: asyncio.TimerHandle | None = None
 
     def _run(self, job_id: str) -> Coroutine[Any, Any, JobStatusReport]:
-        return run_wait(self._waits[job_id], self._on_change)
+        return run_wait(self._service, self._waits[job_id], self._on_change)
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()

@@ -15,10 +15,10 @@ class Lifecycle:
     """Lets operations begin while the client is open, and ends them when it closes."""
 
     def __init__(self) -> None:
-        self._is_closed = False
+        self.is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: set[_Operation] = set()
-        self._drained = asyncio.Event()
+        self._news = asyncio.Event()
 
     @property
     def running(self) -> int:
@@ -31,8 +31,12 @@ class Lifecycle:
         Raises:
             ClientStateError: The client is closed, or belongs to another event loop.
         """
-        if self._is_closed:
+        if self.is_closed:
             raise ClientStateError("the client is closed: make a new one")
+        self.check_loop()
+
+    def check_loop(self) -> None:
+        """Do what `check` does, whether the client is closed or not."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -52,16 +56,16 @@ class Lifecycle:
     async def close(self) -> None:
         """Let no operation begin any more, end those that run, and wait until they have ended.
 
-        Raises:
-            ClientStateError: The client belongs to another event loop.
+        One that closes the client itself, in `on_change` for instance, is left to end by itself.
         """
-        if not self._is_closed:
-            self.check()
-            self._is_closed = True
-            for operation in self._running:
+        self.is_closed = True
+        current = asyncio.current_task()
+        for operation in self._running:
+            if operation.task is not current:
                 operation.interrupt()
-        if self._running:
-            await self._drained.wait()
+        while any(operation.task is not current for operation in self._running):
+            self._news.clear()
+            await self._news.wait()
 
     def begin(self, operation: _Operation) -> None:
         """Note that an operation runs."""
@@ -71,16 +75,16 @@ class Lifecycle:
     def end(self, operation: _Operation) -> None:
         """Note that an operation is over."""
         self._running.remove(operation)
-        if self._is_closed and not self._running:
-            self._drained.set()
+        if self.is_closed:
+            self._news.set()
 
 
 class _Operation:
     """A cancellation scope in the manner of `asyncio.timeout`, with closing as its time-out."""
 
-    __slots__ = ("_cancelling", "_is_interrupted", "_lifecycle", "_task")
+    __slots__ = ("_cancelling", "_is_interrupted", "_lifecycle", "task")
 
-    _task: asyncio.Task[Any]
+    task: asyncio.Task[Any]
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
@@ -89,9 +93,9 @@ class _Operation:
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        self._lifecycle.begin(self)
-        self._task = task
+        self.task = task
         self._cancelling = task.cancelling()
+        self._lifecycle.begin(self)
 
     def __exit__(
         self,
@@ -103,11 +107,12 @@ class _Operation:
         if not self._is_interrupted:
             return
         # Somebody else may have cancelled the task as well; that must not be swallowed.
-        is_ours_alone = self._task.uncancel() <= self._cancelling
+        is_ours_alone = self.task.uncancel() <= self._cancelling
         if is_ours_alone and exc_type is asyncio.CancelledError:
             raise ClientStateError("the client was closed while this was running") from None
 
     def interrupt(self) -> None:
         """End what runs in the scope."""
-        self._is_interrupted = True
-        self._task.cancel()
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            self.task.cancel()

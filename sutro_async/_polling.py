@@ -19,7 +19,6 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 import attrs
 import tenacity
-from attrs.validators import instance_of
 
 from sutro_async._lifecycle import Lifecycle
 from sutro_async._transport import Transport
@@ -27,10 +26,13 @@ from sutro_async._wire import job_path, parse_job, parse_report, status_path
 from sutro_async.errors import (
     APIError,
     APIStatusError,
+    ClientStateError,
+    ConfigurationError,
     InvalidResponseError,
     JobNotFoundError,
     JobWaitTimeoutError,
     SutroError,
+    one_line,
 )
 from sutro_async.models import Job, JobStatus, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
@@ -50,6 +52,7 @@ __all__ = [
 
 _MAX_ODD_WORDS: Final = 100
 # Seconds.
+_FOREVER: Final = 1e9
 _FIRST_BACKOFF: Final = 0.5
 _LAST_POLL_MARGIN: Final = 0.1
 _RUSH_SECONDS: Final = 0.002
@@ -68,8 +71,13 @@ class Options:
     """How a client asks: seconds for one request, and the two policies."""
 
     timeout: float
-    retry: RetryPolicy = attrs.field(validator=instance_of(RetryPolicy))
-    poll: PollPolicy = attrs.field(validator=instance_of(PollPolicy))
+    retry: RetryPolicy
+    poll: PollPolicy
+
+    def __attrs_post_init__(self) -> None:
+        for name, kind in (("retry", RetryPolicy), ("poll", PollPolicy)):
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigurationError(f"{name} must be a {kind.__name__}")
 
 
 class Query(NamedTuple, Generic[Answer]):
@@ -103,7 +111,7 @@ class Service:
         options: Options,
         *,
         attempt: int = 1,
-        through_pause: bool = False,
+        pause_until: float = math.inf,
     ) -> Answer:
         """Make one request and read its answer.
 
@@ -117,15 +125,20 @@ class Service:
             timeout=options.timeout,
             max_pause=options.retry.max_retry_after,
             attempt=attempt,
-            through_pause=through_pause,
+            pause_until=pause_until,
         )
-        answer = query.parse(job_id, body)
+        try:
+            answer = query.parse(job_id, body)
+        except APIError as error:
+            self.transport.hide_key(error)
+            raise
         if answer.status is JobStatus.UNKNOWN:
             self._warn_of_odd_word(answer)
         return answer
 
     def _warn_of_odd_word(self, answer: Job | JobStatusReport) -> None:
-        word = answer.raw_status.lower()
+        shown = one_line(answer.raw_status, limit=40)
+        word = shown.lower()
         # The bound keeps a babbling service from filling the memory.
         if word in self._odd_words or len(self._odd_words) >= _MAX_ODD_WORDS:
             return
@@ -135,7 +148,7 @@ class Service:
                 "job %r: unrecognised status %r is read as unknown; a newer version of"
                 " sutro-async may know it",
                 answer.job_id,
-                answer.raw_status,
+                shown,
             )
 
 
@@ -271,10 +284,11 @@ class Wait(AsyncIterator[JobStatusReport]):
         "_began_at",
         "_failed_polls",
         "_failure",
-        "_is_cut_short",
         "_is_in_batch",
-        "_is_last_before_deadline",
         "_is_over",
+        "_is_stepping",
+        "_latest_poll_at",
+        "_missing_since",
         "_next_poll_at",
         "_options",
         "_outage_began_at",
@@ -311,26 +325,45 @@ class Wait(AsyncIterator[JobStatusReport]):
         self._failure: APIError | None = None
         self._failed_polls = 0
         self._outage_began_at = math.inf
+        self._missing_since = math.inf
 
         self._began_at: float | None = None
         self._polls = 0
         self._poll_began_at = 0.0
         self._poll_seconds = 0.0
         self._next_poll_at = -math.inf
-        self._is_cut_short = False
-        self._is_last_before_deadline = False
+        self._latest_poll_at = math.inf
         self._is_over = False
+        self._is_stepping = False
 
     def __aiter__(self) -> Wait:
         return self
 
     async def __anext__(self) -> JobStatusReport:
+        if self._is_stepping:
+            raise ClientStateError(
+                f"job {self.job_id!r}: another task waits for the next report of this iterator;"
+                " give each task an iterator of its own"
+            )
         if self._is_over:
             raise StopAsyncIteration
+        self._is_stepping = True
+        try:
+            report = await self._next_report()
+        except SutroError as error:
+            self._is_over = True
+            if isinstance(error, APIError):
+                error.last_report = self.report
+            raise
+        finally:
+            self._is_stepping = False
+        self._is_over = report.is_terminal
+        return report
+
+    async def _next_report(self) -> JobStatusReport:
         if self._began_at is None:
             self.begin(_now())
         if self._timeout == 0 and self._polls:
-            self._is_over = True
             raise self.timed_out()
         attempts = _Attempts(
             sleep=asyncio.sleep,  # type: ignore[arg-type] # awaited by _Attempts
@@ -338,26 +371,24 @@ class Wait(AsyncIterator[JobStatusReport]):
             retry=self._must_poll_again,
             before_sleep=self._log_failure,
         )
+        scope = asyncio.timeout_at(None if self._is_in_batch else self.deadline)
         try:
             with self._service.lifecycle.operation():
-                async with asyncio.timeout_at(None if self._is_in_batch else self.deadline):
+                async with scope:
                     await asyncio.sleep(self._seconds_to_next_poll())
-                    report = await attempts(self._poll)
-        except SutroError as error:  # first, since an APITimeoutError is a TimeoutError as well
-            self._is_over = True
-            if isinstance(error, APIError):
-                error.last_report = self.report
-            raise
+                    return await attempts(self._poll)
         except TimeoutError:
-            self._is_over = True
+            # An APITimeoutError is one as well, and so ask whose it is.
+            if not scope.expired():
+                raise
             raise self.timed_out() from self._failure
-        self._is_over = report.is_terminal
-        return report
 
     def begin(self, now: float) -> None:
         """Let the time-out count from now on, if not from the first step of the iteration."""
         self._began_at = now
-        self.deadline = now + self._timeout if self._timeout else None
+        if self._timeout:
+            self.deadline = now + self._timeout
+            self._latest_poll_at = self.deadline - min(_LAST_POLL_MARGIN, self._timeout / 2)
 
     async def aclose(self) -> None:
         """End the iteration; for `contextlib.aclosing`, since there is nothing to clean up."""
@@ -371,7 +402,7 @@ class Wait(AsyncIterator[JobStatusReport]):
             self.job_id,
             self._options,
             attempt=self._polls,
-            through_pause=self._is_cut_short,
+            pause_until=self._latest_poll_at,
         )
         if _says_nothing(report):
             raise InvalidResponseError(
@@ -395,40 +426,42 @@ class Wait(AsyncIterator[JobStatusReport]):
         self._failure = None
         self._failed_polls = 0
         self._outage_began_at = math.inf
+        self._missing_since = math.inf
         is_unchanged = report == previous
         self._unchanged_polls = self._unchanged_polls + 1 if is_unchanged else 0
-        if previous is None or report.status is not previous.status:
-            _log.info("job %r: %s", report.job_id, report.raw_status)
+        if previous is None or report.raw_status != previous.raw_status:
+            _log.info("job %r: %s", report.job_id, one_line(report.raw_status, limit=40))
         policy = self._options.poll
         interval = _growing(policy.initial, policy.factor, self._unchanged_polls, policy.maximum)
         self._schedule(interval * random.uniform(1 - policy.jitter, 1 + policy.jitter))  # noqa: S311
-        return is_unchanged
+        return is_unchanged and not report.is_terminal
 
     def _note_failure(self, error: APIError) -> bool:
         policy = self._options.poll
         is_missing = isinstance(error, JobNotFoundError)
         if is_missing and self.report is None:
-            give_up_at = (self._began_at or 0.0) + policy.not_found_grace
+            self._missing_since = min(self._missing_since, self._poll_began_at)
+            give_up_at = self._missing_since + policy.not_found_grace
         elif error.retryable or isinstance(error, InvalidResponseError):
             self._outage_began_at = min(self._outage_began_at, self._poll_began_at)
             give_up_at = self._outage_began_at + policy.max_outage
         else:
             return False
-        if _now() >= give_up_at or (is_missing and self._has_no_other_chance):
+        if _now() >= give_up_at:
             return False
         self._failure = error
-        if self._timeout == 0:
-            raise self.timed_out() from error
         self._failed_polls += 1
         bound = _growing(
             min(policy.initial, _FIRST_BACKOFF), 2, self._failed_polls - 1, policy.maximum
         )
         self._schedule(max(random.uniform(bound / 2, bound), _retry_after(error)), give_up_at)  # noqa: S311
+        if self._timeout == 0 or self._next_poll_at == math.inf:
+            # There will be no other answer, and "no such job" is one, unlike all other failures.
+            if is_missing:
+                return False
+            if self._timeout == 0:
+                raise self.timed_out() from error
         return True
-
-    @property
-    def _has_no_other_chance(self) -> bool:
-        return self._is_last_before_deadline or self._timeout == 0
 
     def _schedule(self, delay: float, give_up_at: float = math.inf) -> None:
         """Set the time of the next poll, sooner than `delay` where it would be too late by then.
@@ -439,26 +472,26 @@ class Wait(AsyncIterator[JobStatusReport]):
         now = _now()
         latest = give_up_at
         if self.deadline is not None:
-            if self._is_last_before_deadline:
-                self._next_poll_at = math.inf
+            left = self.deadline - now
+            lead = 1.5 * self._poll_seconds + _LAST_POLL_MARGIN
+            # Spread out, lest thousands of last polls coincide.
+            rush = max(0, self._service.lifecycle.running - 1) * _RUSH_SECONDS
+            if now >= self._latest_poll_at and left < lead + rush + _LAST_POLL_MARGIN:
+                self._next_poll_at = math.inf  # this was the last poll; the time-out comes next
                 return
-            lead = 1.5 * self._poll_seconds + _LAST_POLL_MARGIN + self._share_of_rush()
-            latest = min(latest, self.deadline - min(lead, (self.deadline - now) / 2))
+            lead += random.uniform(0, rush)  # noqa: S311 - spreads, hides nothing
+            latest = min(latest, self.deadline - min(lead, left / 2))
+        self._latest_poll_at = latest
         self._next_poll_at = min(now + delay, latest)
-        self._is_cut_short = now + delay > latest
-        self._is_last_before_deadline = self._is_cut_short and latest < give_up_at
-
-    def _share_of_rush(self) -> float:
-        """Seconds by which to be earlier, so that thousands of last polls do not coincide."""
-        others = self._service.lifecycle.running - 1
-        return random.uniform(0, others * _RUSH_SECONDS)  # noqa: S311 - spreads, hides nothing
 
     def _seconds_to_next_poll(self) -> float:
         return max(0.0, self._next_poll_at - _now())
 
     def _log_failure(self, state: tenacity.RetryCallState) -> None:
         if self._failure is not None:
-            _log.warning("%s; polling again in %.2f s", self._failure, state.upcoming_sleep)
+            seconds = state.upcoming_sleep
+            again = f"polling again in {seconds:.2f} s" if seconds < math.inf else "time is up"
+            _log.warning("%s; %s", self._failure, again)
 
     def timed_out(self) -> JobWaitTimeoutError:
         """Make the error that says that the time-out has struck."""
@@ -473,7 +506,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         return error
 
 
-async def run_wait(wait: Wait, on_change: OnChange | None) -> JobStatusReport:
+async def run_wait(service: Service, wait: Wait, on_change: OnChange | None) -> JobStatusReport:
     """Go through a wait to its end, and return the terminal report.
 
     Raises:
@@ -484,20 +517,40 @@ async def run_wait(wait: Wait, on_change: OnChange | None) -> JobStatusReport:
     report = await anext(wait)
     while True:
         if on_change is not None:
-            await _tell(on_change, report, wait.deadline)
+            with service.lifecycle.operation():
+                await _tell(on_change, report, wait.deadline)
         if report.is_terminal:
             return report
         report = await anext(wait)
 
 
 async def _tell(on_change: OnChange, report: JobStatusReport, deadline: float | None) -> None:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
+    cancelling = task.cancelling()
+    scope = asyncio.timeout_at(deadline)
     try:
-        async with asyncio.timeout_at(deadline):
+        async with scope:
             result = on_change(report)
             if inspect.isawaitable(result):
                 await result
-    except Exception:  # noqa: BLE001 - whatever it is, it is not the fault of the wait
-        _log.exception("job %r: on_change failed; the wait goes on", report.job_id)
+    except (Exception, asyncio.CancelledError):
+        if task.cancelling() > cancelling:
+            raise
+        if scope.expired():
+            _log.warning("job %r: the time-out of the wait cut on_change short", report.job_id)
+        else:
+            _log.exception("job %r: on_change failed; the wait goes on", report.job_id)
+
+
+def check_callback(on_change: object) -> None:
+    """Check that `on_change` is None or can be called.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if on_change is not None and not callable(on_change):
+        raise TypeError(f"on_change must be callable, got {on_change!r}")
 
 
 def timeout_seconds(timeout: float | timedelta | None) -> float | None:
@@ -513,7 +566,7 @@ def timeout_seconds(timeout: float | timedelta | None) -> float | None:
         raise ValueError(
             f"timeout must be a number of seconds from 0, a timedelta or None, got {timeout!r}"
         )
-    return None if seconds == math.inf else seconds
+    return None if seconds > _FOREVER else float(seconds)
 
 
 def _now() -> float:

@@ -15,6 +15,7 @@ __all__ = ["Throttle"]
 # Requests are spaced evenly up to a hundred a second. Above that the timers of an event loop are
 # too coarse, so as many as belong into this many seconds may leave together.
 _BURST_SECONDS: Final = 0.01
+_MAX_RATE: Final = 1e6
 
 
 class Throttle:
@@ -44,16 +45,16 @@ class Throttle:
         if seconds > self._pause_left():
             self._resume_at = asyncio.get_running_loop().time() + seconds
 
-    async def acquire(self, *, through_pause: bool = False) -> None:
+    async def acquire(self, *, pause_until: float = math.inf) -> None:
         """Wait for leave to make one request; `release` says that it is over.
 
         Args:
-            through_pause: Do not wait for the end of a pause. For the last chance to ask, which
-                would be gone after it.
+            pause_until: When the request leaves even during a pause, in seconds of the loop's
+                clock: for the last chance to ask, which would be gone after the pause.
         """
         while True:
-            if not through_pause and self._resume_at is not None:
-                await asyncio.sleep(self._pause_left())
+            if self._resume_at is not None:
+                await asyncio.sleep(self._pause_left(pause_until))
             await self._slots.acquire()
             try:
                 if self._limiter is not None:
@@ -64,7 +65,7 @@ class Throttle:
             except BaseException:
                 self._slots.release()
                 raise
-            if through_pause or self._resume_at is None or not self._pause_left():
+            if self._resume_at is None or not self._pause_left(pause_until):
                 return
             # The pause began while this one stood in line.
             self._slots.release()
@@ -73,19 +74,21 @@ class Throttle:
         """Let another request go."""
         self._slots.release()
 
-    def _pause_left(self) -> float:
+    def _pause_left(self, pause_until: float = math.inf) -> float:
         if self._resume_at is None:
             return 0.0
-        left = self._resume_at - asyncio.get_running_loop().time()
-        if left <= 0:
+        now = asyncio.get_running_loop().time()
+        if self._resume_at <= now:
             self._resume_at = None
-        return max(0.0, left)
+            return 0.0
+        return max(0.0, min(self._resume_at, pause_until) - now)
 
 
 def _limiter(max_rate: float) -> AsyncLimiter:
     if isinstance(max_rate, bool) or not isinstance(max_rate, int | float):
         raise ConfigurationError(f"max_rate must be a number or None, got {max_rate!r}")
-    if not 0 < max_rate < math.inf:
-        raise ConfigurationError(f"max_rate must be more than 0 and finite, got {max_rate!r}")
+    if not 0 < max_rate <= _MAX_RATE:
+        raise ConfigurationError(f"max_rate must be more than 0 and at most {_MAX_RATE:g}")
     burst = max(1.0, max_rate * _BURST_SECONDS)
-    return AsyncLimiter(burst, burst / max_rate)
+    # What may leave at once counts as well, so that no second sees more than max_rate.
+    return AsyncLimiter(burst, burst / (max_rate - burst + 1))

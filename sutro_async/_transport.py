@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -17,6 +17,7 @@ from sutro_async._version import __version__
 from sutro_async._wire import MAX_BODY_BYTES, parse_error
 from sutro_async.errors import (
     APIConnectionError,
+    APIError,
     APIStatusError,
     APITimeoutError,
     ClientStateError,
@@ -32,6 +33,17 @@ __all__ = ["Transport"]
 _KEEP_ALIVE_SECONDS: Final = 30
 
 _log: Final = logging.getLogger("sutro_async")
+
+
+# Shorter keys exist in tests only, where they are parts of innocent words.
+_SHORTEST_SECRET: Final = 6
+
+_UNTRUSTED_SERVER: Final = (
+    aiohttp.ClientConnectorCertificateError,
+    aiohttp.ServerFingerprintMismatch,
+)
+
+ErrorT = TypeVar("ErrorT", bound=SutroError)
 
 
 class _BodyTooLargeError(Exception):
@@ -60,9 +72,11 @@ class Transport:
     ) -> None:
         self.base_url = settings.base_url
         self._throttle = throttle
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise ConfigurationError("session must be an aiohttp.ClientSession")
         self._session = session
         self._owns_session = session is None
-        self._key = settings.api_key.encode()
+        self._key = settings.api_key
         self._headers = {
             "Authorization": f"Key {settings.api_key}",
             "Accept": "application/json",
@@ -76,7 +90,7 @@ class Transport:
         timeout: float,
         max_pause: float,
         attempt: int,
-        through_pause: bool = False,
+        pause_until: float = math.inf,
     ) -> bytes:
         """Make one request and return the body of its answer, which has status 200.
 
@@ -85,20 +99,19 @@ class Transport:
             job_id: The job that it is about, for the messages of errors.
             timeout: Seconds for the request; standing in line for it does not count.
             max_pause: Seconds; the longest pause that a `Retry-After` may bring upon all requests.
-            attempt: The how many-th try it is, for the log.
-            through_pause: Send it even during such a pause.
+            attempt: Which try it is, from 1 on, for the log.
+            pause_until: When to send it even during such a pause; seconds of the loop's clock.
 
         Raises:
             APIError: There is no such answer.
             ClientStateError: The session is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        await self._throttle.acquire(through_pause=through_pause)
+        await self._throttle.acquire(pause_until=pause_until)
         try:
             if self._session is None:
                 self._session = self._make_session()
             sent_at = time.monotonic()
-            outcome: object = "no answer"
             try:
                 response = await self._session.get(
                     # Encoded already; yarl would take %2F for a slash that need not be encoded.
@@ -114,21 +127,16 @@ class Transport:
                     body = await _read_body(response)
                 finally:
                     response.release()
-                outcome = response.status
             except _ERRORS_OF_AIOHTTP as error:
-                raise self._translated(error, job_id, timeout) from error
-            finally:
-                if _log.isEnabledFor(logging.DEBUG):
-                    elapsed = (time.monotonic() - sent_at) * 1000
-                    _log.debug("GET %s: %s after %.1f ms, try %d", path, outcome, elapsed, attempt)
-            body = body.replace(self._key, b"[api key]")
-            if response.status == 200:
-                return body
-            refusal = parse_error(job_id, response.status, response.headers, body)
-            if isinstance(refusal, APIStatusError) and refusal.status_code in {429, 503}:
-                # The service speaks to the whole account, not to this request alone.
-                self._throttle.pause(min(refusal.retry_after or 0.0, max_pause))
-            raise refusal
+                _log_request(path, "no answer", sent_at, attempt)
+                failure: SutroError = self._translated(error, job_id, timeout)
+            else:
+                _log_request(path, response.status, sent_at, attempt)
+                if response.status == 200:
+                    return body
+                failure = self._refused(job_id, response, body, max_pause)
+            # Not in the except clause, for Python would attach its error, which may tell the key.
+            raise self.hide_key(failure)
         finally:
             self._throttle.release()
 
@@ -137,27 +145,72 @@ class Transport:
         if self._owns_session and self._session is not None:
             await self._session.close()
 
+    def hide_key(self, error: ErrorT) -> ErrorT:
+        """Take the key out of an error, in case that the service has echoed it."""
+        if len(self._key) < _SHORTEST_SECRET:
+            return error
+        for name, value in vars(error).items():
+            if name != "job_id":
+                setattr(error, name, self._without_key(value))
+        error.args = self._without_key(error.args)
+        if self._is_key_in_chain(error.__cause__ or error.__context__):
+            error.__cause__ = error.__context__ = None
+        return error
+
+    def _without_key(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
+        if isinstance(value, str):
+            return value.replace(self._key, "[api key]")
+        if isinstance(value, dict):
+            return {self._without_key(k): self._without_key(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(map(self._without_key, value))
+        return value
+
+    def _is_key_in_chain(self, error: BaseException | None) -> bool:
+        while error is not None:
+            if self._key in f"{error} {error!r} {vars(error)}":
+                return True
+            error = error.__cause__ or error.__context__
+        return False
+
+    def _refused(
+        self, job_id: str, response: aiohttp.ClientResponse, body: bytes, max_pause: float
+    ) -> APIError:
+        """Make an error of an answer with a status other than 200."""
+        error = parse_error(job_id, response.status, response.headers, body)
+        if isinstance(error, APIStatusError) and error.status_code in {429, 503}:
+            # The service speaks to the whole account, not to this request alone.
+            self._throttle.pause(min(error.retry_after or 0.0, max_pause))
+        return error
+
     def _translated(self, error: Exception, job_id: str, timeout: float) -> SutroError:
-        """Make an error of ours out of one of aiohttp's."""
+        """Make an error of ours out of one of aiohttp's, with that as its cause."""
+        ours: SutroError
         if isinstance(error, TimeoutError):
-            return APITimeoutError(
+            ours = APITimeoutError(
                 f"job {job_id!r}: no answer from {self.base_url} within {timeout:g} s",
                 job_id=job_id,
             )
-        if isinstance(error, aiohttp.ClientError | OSError):
+        elif isinstance(error, aiohttp.ClientError | OSError):
             _remove_request_headers(error)
-            return APIConnectionError(
+            ours = APIConnectionError(
                 f"job {job_id!r}: no answer from {self.base_url}: {_described(error)}",
                 job_id=job_id,
-                retryable=not isinstance(error, aiohttp.ClientConnectorCertificateError),
+                retryable=not isinstance(error, _UNTRUSTED_SERVER),
             )
-        if isinstance(error, _BodyTooLargeError):
-            return InvalidResponseError(
+        elif isinstance(error, _BodyTooLargeError):
+            ours = InvalidResponseError(
                 job_id=job_id, path="$", reason=f"larger than {MAX_BODY_BYTES // 2**20} MiB"
             )
-        # A closed session or one of another event loop; or one that has credentials of its own.
-        error_class = ClientStateError if isinstance(error, RuntimeError) else ConfigurationError
-        return error_class(f"the session cannot be used: {_described(error)}")
+        elif isinstance(error, RuntimeError):
+            ours = ClientStateError(f"the session cannot be used: {_described(error)}")
+        else:
+            ours = ConfigurationError(
+                f"the session cannot be used: {_described(error)}"
+                " (credentials of its own, from .netrc for instance, do not go with a key)"
+            )
+        ours.__cause__ = error
+        return ours
 
     def _make_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
@@ -191,8 +244,16 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(chunks)
 
 
+def _log_request(path: str, outcome: object, sent_at: float, attempt: int) -> None:
+    if _log.isEnabledFor(logging.DEBUG):
+        elapsed = (time.monotonic() - sent_at) * 1000
+        _log.debug("GET %s: %s after %.1f ms, try %d", path, outcome, elapsed, attempt)
+
+
 def _described(error: Exception) -> str:
-    return one_line(str(error)) or type(error).__name__
+    # The str of an aiohttp.ClientResponseError begins with a status that nobody has sent.
+    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    return one_line(text) or type(error).__name__
 
 
 def _remove_request_headers(error: Exception) -> None:

@@ -138,13 +138,16 @@ def parse_job(job_id: str, body: bytes) -> Job:
         raise InvalidResponseError(
             job_id=job_id, path="$.job", reason=f"expected an object, got {_shown(record)}"
         )
-    known = {name: value for name, value in record.items() if name in _JOB_FIELDS}
-    known["status"] = known["raw_status"] = record.get("status")
-    known["job_id"] = record.get("job_id")
-    known["failure_reason"] = _with_context(record.get("failure_reason"), record)
-    known["extra"] = {name: value for name, value in record.items() if name not in _JOB_FIELDS}
+    fields = {
+        **record,
+        "job_id": record.get("job_id"),
+        "status": record.get("status"),
+        "raw_status": record.get("status"),
+        "failure_reason": _with_context(record.get("failure_reason"), record),
+        "extra": {name: record[name] for name in record.keys() - _JOB_FIELDS},
+    }
     try:
-        job = _job_hook()(known, Job)
+        job = _job_hook()(fields, Job)
     except cattrs.BaseValidationError as error:
         raise _invalid(job_id, error, {"$": "$.job"}) from error
     if job.job_id != job_id:
@@ -156,6 +159,10 @@ def parse_job(job_id: str, body: bytes) -> Job:
     return job
 
 
+# Of a reason; a null in their place says as much as nothing does.
+_TEXTS: Final = frozenset({"message", "additional_context"})
+
+
 def _with_context(reason: object, neighbours: Mapping[str, Any]) -> object:
     """Bring a reason into its richest form: an object that holds its additional context.
 
@@ -164,8 +171,9 @@ def _with_context(reason: object, neighbours: Mapping[str, Any]) -> object:
     context = neighbours.get("additional_context")
     if isinstance(reason, str):
         reason = {"message": reason}
-    if isinstance(reason, dict) and isinstance(context, str):
-        reason = {"additional_context": context, **reason}
+    if isinstance(reason, dict):
+        beside = {"additional_context": context} if isinstance(context, str) else {}
+        reason = {**beside, **{k: v for k, v in reason.items() if k not in _TEXTS or v is not None}}
     return reason
 
 
@@ -234,7 +242,7 @@ def _explanation(content: object) -> str:
 
 def _text(value: object) -> str:
     complaints = value[:_MAX_COMPLAINTS] if isinstance(value, list) else [value]
-    return one_line("; ".join(_complaint(complaint) for complaint in complaints))
+    return one_line("; ".join(filter(None, map(_complaint, complaints))))
 
 
 def _complaint(value: object) -> str:
@@ -333,6 +341,10 @@ def _parse(text: str) -> object:
         raise _MalformedError(_TOO_DEEP) from None
     except json.JSONDecodeError as error:
         raise _MalformedError(f"not JSON: {_shown(text)} ({error.msg})") from error
+    except _MalformedError:
+        raise
+    except ValueError as error:  # a whole number of more digits than Python converts
+        raise _MalformedError("a number is out of range") from error
 
 
 def _check_surrogates(content: object) -> None:
@@ -359,22 +371,11 @@ def _reject_constant(name: str) -> None:
     raise _MalformedError(f"{name} is not JSON")
 
 
-def _integer_literal(digits: str) -> int:
-    try:
-        return int(digits)
-    except ValueError as error:  # more digits than Python is willing to convert
-        raise _MalformedError(_out_of_range(digits)) from error
-
-
 def _finite_float(digits: str) -> float:
     number = float(digits)
     if math.isinf(number):
-        raise _MalformedError(_out_of_range(digits))
+        raise _MalformedError(f"the number {one_line(digits, limit=40)} is out of range")
     return number
-
-
-def _out_of_range(digits: str) -> str:
-    return f"the number {one_line(digits, limit=40)} is out of range"
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -387,7 +388,6 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _decoder: Final = json.JSONDecoder(
     parse_constant=_reject_constant,
     parse_float=_finite_float,
-    parse_int=_integer_literal,
     object_pairs_hook=_unique_names,
 )
 

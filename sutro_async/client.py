@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 
 import attrs
 
@@ -19,6 +18,7 @@ from sutro_async._polling import (
     Options,
     Service,
     Wait,
+    check_callback,
     fetch,
     run_wait,
     timeout_seconds,
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     import aiohttp
 
 __all__ = ["SutroClient"]
+
+
+_LONGEST_TIMEOUT: Final = 86_400.0
 
 
 class SutroClient:
@@ -111,11 +114,15 @@ class SutroClient:
         Raises:
             ClientStateError: The client belongs to another event loop.
         """
-        if not self._is_clone:
-            try:
-                await self._service.lifecycle.close()
-            finally:
-                await self._service.transport.close()
+        if self._is_clone:
+            return
+        lifecycle = self._service.lifecycle
+        if not lifecycle.is_closed:
+            lifecycle.check_loop()
+        try:
+            await lifecycle.close()
+        finally:
+            await self._service.transport.close()
 
     def with_options(
         self,
@@ -123,7 +130,7 @@ class SutroClient:
         timeout: float | None = None,
         retry: RetryPolicy | None = None,
         poll: PollPolicy | None = None,
-    ) -> SutroClient:
+    ) -> Self:
         """Make a client with other options that shares connections, limits and key with this one.
 
         Args:
@@ -139,7 +146,7 @@ class SutroClient:
             changes["timeout"] = _request_timeout(timeout)
         changes = {name: value for name, value in changes.items() if value is not None}
         clone = object.__new__(type(self))
-        clone._service = self._service
+        clone.__dict__.update(self.__dict__)
         clone._options = attrs.evolve(self._options, **changes)
         clone._is_clone = True
         return clone
@@ -198,7 +205,8 @@ class SutroClient:
             JobCancelledError: The job was cancelled, and `raise_on_failure` is set.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
-        report = await run_wait(self._wait(job_id, timeout, poll), on_change)
+        check_callback(on_change)
+        report = await run_wait(self._service, self._wait(job_id, timeout, poll), on_change)
         return report.raise_for_failure() if raise_on_failure else report
 
     def watch_job(
@@ -207,7 +215,7 @@ class SutroClient:
         *,
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
-    ) -> AsyncIterator[JobStatusReport]:
+    ) -> Wait:
         """Iterate over the reports on a job: the first at once, then each change, until its end.
 
         The job is polled only while the next report is waited for, so the loop over it may be left
@@ -277,7 +285,7 @@ class SutroClient:
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
         on_change: OnChange | None = None,
-    ) -> AsyncIterator[JobOutcome[JobStatusReport]]:
+    ) -> AsyncGenerator[JobOutcome[JobStatusReport], None]:
         """Wait for the end of many jobs, and iterate over their outcomes in the order they come.
 
         What goes wrong about one job is its outcome, and the others go on. The jobs are polled in
@@ -337,6 +345,7 @@ class SutroClient:
         poll: PollPolicy | None,
         on_change: OnChange | None,
     ) -> Waits:
+        check_callback(on_change)
         options = self._options_with(poll)
         return Waits(self._service, job_ids, options, timeout_seconds(timeout), on_change)
 
@@ -348,7 +357,9 @@ def _request_timeout(timeout: object) -> float:
     if (
         isinstance(timeout, bool)
         or not isinstance(timeout, int | float)
-        or not 0 < timeout < math.inf
+        or not 0 < timeout <= _LONGEST_TIMEOUT
     ):
-        raise ConfigurationError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+        raise ConfigurationError(
+            f"timeout must be a number of seconds above 0, and at most {_LONGEST_TIMEOUT:g}"
+        )
     return timeout

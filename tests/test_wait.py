@@ -94,18 +94,31 @@ async def test_raise_on_failure_returns_a_success(fake, client):
 # ---- the pace
 
 
-async def test_the_interval_grows_and_falls_back_on_a_change(fake):
+@pytest.fixture
+def slept(monkeypatch):
+    """The delays that are slept through, in seconds, without the sleep."""
+    delays = []
+    sleep = asyncio.sleep
+
+    async def note(seconds, *args):
+        if seconds:
+            delays.append(round(seconds, 1))
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", note)
+    return delays
+
+
+async def test_the_interval_grows_and_falls_back_on_a_change(fake, slept):
     fake.add_job("job-1", ["queued"] * 4 + ["running"] * 3 + ["succeeded"])
-    policy = PollPolicy(initial=0.02, factor=2, maximum=0.06, jitter=0)
+    policy = PollPolicy(initial=2, factor=2, maximum=6, jitter=0)
     async with fake.client(poll=policy) as client:
         await client.wait_for_job("job-1")
-    expected = [0.02, 0.04, 0.06, 0.06, 0.02, 0.04, 0.06]
-    assert gaps(fake) == [pytest.approx(gap, abs=0.015) for gap in expected]
-    assert all(gap >= want for gap, want in zip(gaps(fake), expected, strict=True))
+    assert slept == [2, 4, 6, 6, 2, 4, 6]
 
 
-async def test_jitter_stretches_and_shrinks_the_interval(fake, monkeypatch):
-    drawn = iter([0.5, 1.5] * 3)
+async def test_the_interval_is_jittered_between_the_two_bounds(fake, slept, monkeypatch):
+    drawn = iter([0.5, 1.5, 1.0])
     bounds = []
 
     def draw(lower, upper):
@@ -114,13 +127,20 @@ async def test_jitter_stretches_and_shrinks_the_interval(fake, monkeypatch):
 
     monkeypatch.setattr("random.uniform", draw)
     fake.add_job("job-1", ["running", "running", "succeeded"])
-    policy = PollPolicy(initial=0.04, factor=1, jitter=0.5)
+    policy = PollPolicy(initial=4, factor=1, jitter=0.5)
     async with fake.client(poll=policy) as client:
         await client.wait_for_job("job-1")
     assert set(bounds) == {(0.5, 1.5)}
-    first, second = gaps(fake)
-    assert 0.02 <= first < 0.04
-    assert 0.06 <= second < 0.08
+    assert slept == [2, 6]
+
+
+async def test_the_intervals_are_those_of_the_policy_by_default(fake, slept, monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda lower, upper: upper)
+    fake.add_job("job-1", ["running"] * 9 + ["succeeded"])
+    async with fake.client() as client:
+        await client.wait_for_job("job-1")
+    expected = [1.1, 1.65, 2.475, 3.71, 5.57, 8.35, 12.53, 16.5, 16.5]
+    assert slept == pytest.approx(expected, abs=0.15)
 
 
 async def test_a_patient_wait_does_not_overflow(fake):
@@ -211,18 +231,27 @@ async def test_retries_are_not_nested(fake):
     assert min(gaps(fake)) >= 0.01
 
 
-async def test_the_back_off_starts_small_whatever_the_interval_has_become(fake, monkeypatch):
+async def test_the_back_off_starts_small_whatever_the_interval_has_become(fake, slept, monkeypatch):
     monkeypatch.setattr("random.uniform", lambda _, upper: upper)
     fake.add_job("job-1", ["running", "running", "succeeded"])
-    policy = PollPolicy(initial=0.03, factor=10, maximum=0.1, jitter=0)
+    policy = PollPolicy(initial=2, factor=10, maximum=15, jitter=0)
     async with fake.client(poll=policy) as client:
         reports = client.watch_job("job-1")
         await anext(reports)
-        fake.fail_next(3, status=500)
+        fake.fail_next(7, status=500)
         await anext(reports)
-    # The first poll of the step comes after `initial`, then three failures, then the pace goes on.
-    expected = [0.03, 0.03, 0.06, 0.1, 0.1]
-    assert gaps(fake) == [pytest.approx(gap, abs=0.02) for gap in expected]
+    # The first poll of the step, seven failures, and then the pace goes on where it was.
+    assert slept == [2, 0.5, 1, 2, 4, 8, 15, 15, 15]
+
+
+async def test_a_retry_after_does_not_add_to_the_back_off(fake, slept, monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda _, upper: upper)
+    fake.add_job("job-1")
+    fake.fail_next(1, status=500, headers={"Retry-After": "7"})
+    fake.fail_next(1, status=500, headers={"Retry-After": "0.1"})
+    async with fake.client() as client:
+        await client.wait_for_job("job-1")
+    assert slept == [7, 1]
 
 
 async def test_a_slow_pace_is_quickened_by_a_failure(fake):
@@ -393,6 +422,14 @@ async def test_a_job_may_be_younger_than_the_index(fake, client):
     assert len(fake.requests) > 2
 
 
+async def test_the_grace_counts_from_the_first_404(fake):
+    fake.fail_next(8, status=503)
+    policy = attrs.evolve(FAST_POLL, not_found_grace=0.1)
+    async with fake.client(poll=policy) as client:
+        asyncio.get_running_loop().call_later(0.2, fake.add_job, "job-1")
+        assert (await client.wait_for_job("job-1")).is_terminal
+
+
 async def test_not_found_is_raised_after_the_grace(fake):
     policy = attrs.evolve(FAST_POLL, not_found_grace=0.2, maximum=0.15)
     async with fake.client(poll=policy) as client:
@@ -474,9 +511,48 @@ async def test_a_time_out_strikes_during_a_pause(fake):
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
         with pytest.raises(RateLimitError):
             await client.get_job("job-1")
-        with takes(0.3), pytest.raises(JobWaitTimeoutError):
+        with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
             await client.wait_for_job("job-1", timeout=0.3)
-        assert len(fake.requests) == 1
+    # It held the wait back for as long as there was time to ask.
+    assert len(fake.requests) == 2
+    assert fake.requests[1].time - fake.requests[0].time >= 0.15
+    assert caught.value.last_report.status == "running"
+
+
+async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake):
+    fake.add_job("job-1", [("running", 0.3), "succeeded"])
+    async with fake.client(retry=RetryPolicy(attempts=1)) as client:
+        policy = PollPolicy(initial=0.2, maximum=0.2)
+        wait = asyncio.create_task(client.wait_for_job("job-1", timeout=0.6, poll=policy))
+        await asyncio.sleep(0.1)
+        fake.fail_next(1, status=429, headers={"Retry-After": "30"}, job_id="job-2")
+        with pytest.raises(RateLimitError):
+            await client.get_job("job-2")
+        assert (await wait).is_terminal
+    assert len(polls(fake)) == 2
+
+
+async def test_a_pause_does_not_prolong_an_outage(fake):
+    fake.fail_next(99, status=500, job_id="job-1")
+    fake.fail_next(1, status=429, headers={"Retry-After": "30"}, job_id="job-2")
+    policy = attrs.evolve(FAST_POLL, max_outage=0.2)
+    async with fake.client(retry=RetryPolicy(attempts=1), poll=policy) as client:
+        wait = asyncio.create_task(client.wait_for_job("job-1"))
+        await asyncio.sleep(0.05)
+        with pytest.raises(RateLimitError):
+            await client.get_job("job-2")
+        with takes(0.1, tolerance=0.15), pytest.raises(ServerError):
+            await wait
+
+
+async def test_a_last_poll_that_was_quicker_than_feared_is_followed_by_another(fake):
+    fake.add_job("job-1", [("running", 1.0), "succeeded"])
+    fake.fail_next(1, delay=0.4)
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        # The first answer takes so long that the last poll is made at half time, and answered
+        # at once.
+        assert (await client.wait_for_job("job-1", timeout=1.5)).is_terminal
+    assert 0.8 < polls(fake)[1] < 1
 
 
 async def test_a_time_out_strikes_while_the_service_fails(fake):
@@ -540,7 +616,7 @@ async def test_a_time_out_counts_from_the_first_step_of_a_watch(fake, client):
             pass
 
 
-@pytest.mark.parametrize("timeout", [None, math.inf])
+@pytest.mark.parametrize("timeout", [None, math.inf, 1e300, 10**400])
 async def test_no_time_out(fake, client, timeout):
     fake.add_job("job-1", ["running", "succeeded"])
     assert (await client.wait_for_job("job-1", timeout=timeout)).is_terminal
@@ -678,6 +754,53 @@ async def test_an_end_that_was_seen_is_not_lost_to_an_on_change_that_hangs(fake,
     assert end.is_terminal
 
 
+@pytest.mark.parametrize("on_change", [5, "print", [print]])
+async def test_an_on_change_that_cannot_be_called_is_refused(fake, client, on_change):
+    with pytest.raises(TypeError, match="on_change must be callable"):
+        await client.wait_for_job("job-1", on_change=on_change)
+    with pytest.raises(TypeError, match="on_change must be callable"):
+        client.as_completed(["job-1"], on_change=on_change)
+    assert not fake.requests
+
+
+async def test_a_cancellation_within_on_change_does_not_end_the_wait(fake, client, caplog):
+    fake.add_job("job-1", ["queued", "succeeded"])
+
+    async def await_cancelled(report):
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    assert (await client.wait_for_job("job-1", on_change=await_cancelled)).is_terminal
+    assert caplog.text.count("on_change failed; the wait goes on") == 2
+
+
+async def test_cancelling_during_on_change_cancels_the_wait(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    async with nothing_left_behind(client, fake):
+        wait = asyncio.create_task(
+            client.wait_for_job("job-1", on_change=lambda _: asyncio.sleep(60))
+        )
+        await asyncio.sleep(0.05)
+        wait.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+
+@pytest.mark.parametrize("status", ["running", "succeeded"])
+async def test_closing_the_client_during_on_change_ends_the_wait(fake, client, status):
+    fake.add_job("job-1", [status])
+    async with nothing_left_behind(client, fake):
+        wait = asyncio.create_task(
+            client.wait_for_job("job-1", timeout=30, on_change=lambda _: asyncio.sleep(60))
+        )
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(1):
+            await client.aclose()
+        with pytest.raises(ClientStateError):
+            await wait
+
+
 async def test_closing_the_client_in_on_change_is_no_deadlock(fake, client):
     fake.add_job("job-1", ENDLESS)
     async with asyncio.timeout(1):
@@ -746,10 +869,24 @@ async def test_a_watch_can_be_cancelled_and_gone_on_with(fake, client):
     reports = client.watch_job("job-1")
     assert (await anext(reports)).status == "queued"
     fake.fail_next(1, delay=math.inf)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await anext(reports)
+    step = asyncio.create_task(anext(reports))
+    while not fake.in_flight:
+        await asyncio.sleep(0.001)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
     assert [report.status async for report in reports] == ["running", "succeeded"]
+
+
+async def test_two_tasks_cannot_step_the_same_watch(fake, client):
+    fake.add_job("job-1", ["running", "running", "succeeded"])
+    reports = client.watch_job("job-1")
+    first = asyncio.create_task(anext(reports))
+    await asyncio.sleep(0)
+    with pytest.raises(ClientStateError, match="an iterator of its own"):
+        await anext(reports)
+    assert (await first).status == "running"
+    assert [report.status async for report in reports] == ["succeeded"]
 
 
 async def test_a_watch_ends_for_good_with_aclose(fake, client):
@@ -790,6 +927,24 @@ async def test_changes_are_logged_and_so_are_survived_failures(fake, client, cap
     assert lines[0][1].startswith("job 'job-1': HTTP 502")
     assert "polling again in 0.0" in lines[0][1]
     assert lines[1:] == [("INFO", "job 'job-1': QUEUED"), ("INFO", "job 'job-1': SUCCEEDED")]
+
+
+async def test_a_log_cannot_be_forged_by_a_status(fake, client, caplog):
+    caplog.set_level(logging.INFO, "sutro_async")
+    fake.add_job("job-1", ["\nINFO forged\x1b[31m" + "x" * 1000, "succeeded"])
+    await client.wait_for_job("job-1")
+    for record in caplog.records:
+        assert record.message.isprintable()
+        assert len(record.message) < 200
+
+
+async def test_a_failed_last_poll_is_logged_as_such(fake, caplog):
+    fake.fail_next(99, status=500)
+    async with fake.client(poll=FAST_POLL) as client:
+        with pytest.raises(JobWaitTimeoutError):
+            await client.wait_for_job("job-1", timeout=0.2)
+    assert caplog.records[-1].message.endswith("; time is up")
+    assert "inf" not in caplog.text
 
 
 async def test_an_unrecognised_word_is_warned_of_once(fake, client, caplog):

@@ -414,7 +414,7 @@ def test_every_form_of_a_reason_reads_alike(facts):
         ),
         (
             {"failure_reason": {"message": None, "code": 5}},
-            FailureReason(details={"message": None, "code": 5}),
+            FailureReason(details={"code": 5}),
         ),
         (
             {"failure_reason": {"message": "m", "details": "d", "nested": [{}]}},
@@ -662,7 +662,7 @@ MALFORMED = {
     ),
     "huge-integer": (
         b'{"a": ' + b"7" * 5000 + b"}",
-        "the number " + "7" * 39 + "… is out of range",
+        "a number is out of range",
     ),
     "same-name-twice": (b'{"a": 1, "a": 1}', "an object has the same name twice"),
     "same-name-escaped": (b'{"a": 1, "\\u0061": 1}', "an object has the same name twice"),
