@@ -12,18 +12,19 @@ __all__ = ["Lifecycle"]
 
 
 class Lifecycle:
-    """Lets operations begin while the client is open, and ends them when it closes."""
+    """Lets operations begin while the client is open, and ends them when it closes.
+
+    Attributes:
+        is_closed: Whether the client is closed.
+        operations: Those that run.
+        news: Set whenever one of them ends after that.
+    """
 
     def __init__(self) -> None:
         self.is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._running: set[_Operation] = set()
-        self._news = asyncio.Event()
-
-    @property
-    def running(self) -> int:
-        """How many operations run."""
-        return len(self._running)
+        self.operations: set[_Operation] = set()
+        self.news = asyncio.Event()
 
     def check(self) -> None:
         """Bind the client to the running event loop, or check that it is this one.
@@ -60,23 +61,12 @@ class Lifecycle:
         """
         self.is_closed = True
         current = asyncio.current_task()
-        for operation in self._running:
+        for operation in self.operations:
             if operation.task is not current:
                 operation.interrupt()
-        while any(operation.task is not current for operation in self._running):
-            self._news.clear()
-            await self._news.wait()
-
-    def begin(self, operation: _Operation) -> None:
-        """Note that an operation runs."""
-        self.check()
-        self._running.add(operation)
-
-    def end(self, operation: _Operation) -> None:
-        """Note that an operation is over."""
-        self._running.remove(operation)
-        if self.is_closed:
-            self._news.set()
+        while any(operation.task is not current for operation in self.operations):
+            self.news.clear()
+            await self.news.wait()
 
 
 class _Operation:
@@ -95,7 +85,8 @@ class _Operation:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self.task = task
         self._cancelling = task.cancelling()
-        self._lifecycle.begin(self)
+        self._lifecycle.check()
+        self._lifecycle.operations.add(self)
 
     def __exit__(
         self,
@@ -103,7 +94,9 @@ class _Operation:
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._lifecycle.end(self)
+        self._lifecycle.operations.remove(self)
+        if self._lifecycle.is_closed:
+            self._lifecycle.news.set()
         if not self._is_interrupted:
             return
         # Somebody else may have cancelled the task as well; that must not be swallowed.

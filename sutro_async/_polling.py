@@ -12,10 +12,9 @@ import itertools
 import logging
 import math
 import random
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from datetime import timedelta
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import attrs
 import tenacity
@@ -104,7 +103,7 @@ class Service:
         self.lifecycle = Lifecycle()
         self._odd_words: set[str] = set()
 
-    async def ask(
+    def send(
         self,
         query: Query[Answer],
         job_id: str,
@@ -112,14 +111,14 @@ class Service:
         *,
         attempt: int = 1,
         pause_until: float = math.inf,
-    ) -> Answer:
-        """Make one request and read its answer.
+    ) -> Coroutine[Any, Any, bytes]:
+        """Make one request; to be awaited for the body of its answer.
 
         Raises:
             ValueError: The job id cannot be one.
-            APIError: There is no answer, or none that can be used.
+            APIError: There is no answer.
         """
-        body = await self.transport.get(
+        return self.transport.get(
             query.path(job_id),
             job_id=job_id,
             timeout=options.timeout,
@@ -127,6 +126,13 @@ class Service:
             attempt=attempt,
             pause_until=pause_until,
         )
+
+    def read(self, query: Query[Answer], job_id: str, body: bytes) -> Answer:
+        """Read an answer.
+
+        Raises:
+            APIError: It cannot be used.
+        """
         try:
             answer = query.parse(job_id, body)
         except APIError as error:
@@ -152,13 +158,48 @@ class Service:
             )
 
 
+class _Outcome:
+    """What an attempt came to; as `tenacity.Future`, but for the lock that costs most of it."""
+
+    __slots__ = ("_error", "_result")
+
+    def __init__(self, result: object, error: BaseException | None) -> None:
+        self._result = result
+        self._error = error
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
+
+    def exception(self) -> BaseException | None:
+        return self._error
+
+    def result(self) -> object:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
 class _Attempts(tenacity.BaseRetrying):
     """Tenacity's engine for coroutines.
 
     `tenacity.AsyncRetrying` would do, but it inspects every callable at every attempt to find out
-    whether it is a coroutine function, which doubles the cost of an attempt. All callables here
-    are plain functions but the attempt itself and the sleep.
+    whether it is a coroutine function, and keeps its state in thread-local storage. All callables
+    here are plain functions but the attempt itself, and all run in one thread.
     """
+
+    def __init__(self, **strategies: Any) -> None:  # noqa: ANN401 - tenacity's own
+        super().__init__(sleep=asyncio.sleep, **strategies)  # type: ignore[arg-type] # awaited
+        self._iter_state = tenacity.IterState()
+        self._statistics: dict[str, Any] = {}
+
+    @property
+    def iter_state(self) -> tenacity.IterState:
+        return self._iter_state
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        return self._statistics
 
     async def __call__(  # type: ignore[override] # as in tenacity.AsyncRetrying
         self, fn: Callable[[], Awaitable[T]], failure: Exception | None = None
@@ -167,14 +208,14 @@ class _Attempts(tenacity.BaseRetrying):
         self.begin()
         state = tenacity.RetryCallState(self, fn, (), {})
         if failure is not None:
-            state.set_exception((type(failure), failure, failure.__traceback__))
+            state.outcome = _Outcome(None, failure)  # type: ignore[assignment]
         while True:
             step = self.iter(retry_state=state)
             if isinstance(step, tenacity.DoAttempt):
                 try:
-                    state.set_result(await fn())
-                except Exception:  # noqa: BLE001 - the engine decides; a cancellation passes by
-                    state.set_exception(sys.exc_info())  # type: ignore[arg-type] # never empty
+                    state.outcome = _Outcome(await fn(), None)  # type: ignore[assignment]
+                except Exception as error:  # noqa: BLE001 - the engine decides
+                    state.outcome = _Outcome(None, error)  # type: ignore[assignment]
             elif isinstance(step, tenacity.DoSleep):
                 state.prepare_for_next_attempt()
                 await asyncio.sleep(step)
@@ -211,7 +252,7 @@ async def fetch(service: Service, query: Query[Answer], job_id: str, options: Op
     """
     with service.lifecycle.operation():
         try:
-            return await service.ask(query, job_id, options)
+            return service.read(query, job_id, await service.send(query, job_id, options))
         except APIError as error:
             # Only now is tenacity's engine worth its price, which is a good part of a request's.
             return await _retry(service, query, job_id, options, error)
@@ -239,14 +280,18 @@ async def _retry(
         _log.warning("%s; trying again in %.2f s", _error(state), state.upcoming_sleep)
 
     attempts = _Attempts(
-        sleep=asyncio.sleep,  # type: ignore[arg-type] # awaited by _Attempts
         stop=tenacity.stop_after_attempt(policy.attempts),
         wait=delay,
         retry=is_worth_a_retry,
         before_sleep=log_retry,
         reraise=True,
     )
-    return await attempts(lambda: service.ask(query, job_id, options, attempt=next(tries)), failure)
+
+    async def attempt() -> Answer:
+        body = await service.send(query, job_id, options, attempt=next(tries))
+        return service.read(query, job_id, body)
+
+    return await attempts(attempt, failure)
 
 
 # ---- the wait
@@ -366,7 +411,6 @@ class Wait(AsyncIterator[JobStatusReport]):
         if self._timeout == 0 and self._polls:
             raise self.timed_out()
         attempts = _Attempts(
-            sleep=asyncio.sleep,  # type: ignore[arg-type] # awaited by _Attempts
             wait=lambda _: self._seconds_to_next_poll(),
             retry=self._must_poll_again,
             before_sleep=self._log_failure,
@@ -397,13 +441,14 @@ class Wait(AsyncIterator[JobStatusReport]):
     async def _poll(self) -> JobStatusReport:
         self._poll_began_at = _now()
         self._polls += 1
-        report = await self._service.ask(
+        body = await self._service.send(
             STATUS,
             self.job_id,
             self._options,
             attempt=self._polls,
             pause_until=self._latest_poll_at,
         )
+        report = self._service.read(STATUS, self.job_id, body)
         if _says_nothing(report):
             raise InvalidResponseError(
                 job_id=report.job_id,
@@ -475,7 +520,7 @@ class Wait(AsyncIterator[JobStatusReport]):
             left = self.deadline - now
             lead = 1.5 * self._poll_seconds + _LAST_POLL_MARGIN
             # Spread out, lest thousands of last polls coincide.
-            rush = max(0, self._service.lifecycle.running - 1) * _RUSH_SECONDS
+            rush = max(0, len(self._service.lifecycle.operations) - 1) * _RUSH_SECONDS
             if now >= self._latest_poll_at and left < lead + rush + _LAST_POLL_MARGIN:
                 self._next_poll_at = math.inf  # this was the last poll; the time-out comes next
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -118,13 +119,17 @@ class Transport:
                     URL(self.base_url + path, encoded=True),
                     # Aiohttp takes long to merge headers, so our own session has them built in.
                     headers=None if self._owns_session else self._headers,
-                    timeout=aiohttp.ClientTimeout(total=timeout, ceil_threshold=math.inf),
+                    timeout=_client_timeout(timeout),
                     allow_redirects=False,
                     raise_for_status=False,
                     auto_decompress=True,
                 )
                 try:
-                    body = await _read_body(response)
+                    content = response.content
+                    if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
+                        body = content.read_nowait(-1)  # all of it came along with the headers
+                    else:
+                        body = await _read_body(response)
                 finally:
                     response.release()
             except _ERRORS_OF_AIOHTTP as error:
@@ -242,6 +247,11 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
         if response.status == 200:
             raise _BodyTooLargeError
     return b"".join(chunks)
+
+
+@functools.lru_cache
+def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=math.inf)
 
 
 def _log_request(path: str, outcome: object, sent_at: float, attempt: int) -> None:

@@ -144,7 +144,7 @@ def parse_job(job_id: str, body: bytes) -> Job:
         "status": record.get("status"),
         "raw_status": record.get("status"),
         "failure_reason": _with_context(record.get("failure_reason"), record),
-        "extra": {name: record[name] for name in record.keys() - _JOB_FIELDS},
+        "extra": {k: v for k, v in record.items() if k not in _JOB_FIELDS},
     }
     try:
         job = _job_hook()(fields, Job)
@@ -325,10 +325,11 @@ def _load(body: bytes) -> object:
     except UnicodeDecodeError as error:
         raise _MalformedError("not valid UTF-8") from error
     content = _parse(text)
-    # Few bodies need a second look: more brackets than levels, or an escape of half a character.
-    if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(content) > _MAX_DEPTH:
+    # Few bodies need a second look: long enough for so many brackets, or with an escape in them
+    # that may be half a character.
+    if len(text) > 2 * _MAX_DEPTH and _depth_at_most(text) > _MAX_DEPTH < _depth(content):
         raise _MalformedError(_TOO_DEEP)
-    if "\\ud" in text or "\\uD" in text:
+    if "\\u" in text:
         _check_surrogates(content)
     return content
 
@@ -352,6 +353,10 @@ def _check_surrogates(content: object) -> None:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise _MalformedError("a string holds half a character (a lone surrogate)") from error
+
+
+def _depth_at_most(text: str) -> int:
+    return text.count("[") + text.count("{")
 
 
 def _depth(content: object) -> int:

@@ -24,7 +24,7 @@ async def test_closing_ends_what_runs_and_waits_for_its_end():
     lifecycle = Lifecycle()
     tasks = [await started_operation(lifecycle) for _ in range(3)]
     await lifecycle.close()
-    assert not lifecycle._running
+    assert not lifecycle.operations
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, ClientStateError) for result in results)
     assert all(task.cancelling() == 0 for task in tasks)

@@ -860,7 +860,7 @@ async def test_breaking_out_of_a_watch_leaves_nothing_behind(fake, client):
         async for _ in client.watch_job("job-1", timeout=30):
             break
         tasks = asyncio.all_tasks()
-        assert not client._service.lifecycle._running
+        assert not client._service.lifecycle.operations
     assert len([task for task in tasks if "RequestHandler" not in repr(task)]) == 1
 
 

@@ -607,6 +607,7 @@ def test_further_fields_of_a_job_are_kept_as_sent():
     }
     job = job_of(**further)
     assert job.extra == further
+    assert list(job.extra) == list(further)
     assert job.raw_status == "running"
 
 
