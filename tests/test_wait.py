@@ -209,14 +209,14 @@ async def test_a_wait_survives_that_the_server_is_away(unused_tcp_port):
 
 async def test_a_wait_survives_any_mix_for_nearly_as_long_as_the_policy_allows(fake):
     fake.add_job("job-1", ["running", "succeeded"])
-    policy = PollPolicy(initial=0.01, maximum=0.1, max_outage=6)
-    async with fake.client(poll=policy, timeout=0.1) as client:
+    policy = PollPolicy(initial=0.01, maximum=0.06, max_outage=4)
+    async with fake.client(poll=policy, timeout=0.05) as client:
         reports = client.watch_job("job-1")
         await anext(reports)
         for repeat in (1, 2, 1):
             for fault in FAULTS.values():
                 fake.fail_next(repeat, **fault)
-        with takes(2, tolerance=3):
+        with takes(1, tolerance=3):
             assert (await anext(reports)).status == "succeeded"
     assert fake.faults_left == 0
 
