@@ -432,7 +432,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         self._began_at = now
         if self._timeout:
             self.deadline = now + self._timeout
-            self._latest_poll_at = self.deadline - min(_LAST_POLL_MARGIN, self._timeout / 2)
+            self._latest_poll_at = self.deadline - self._shortest_lead()
 
     async def aclose(self) -> None:
         """End the iteration; for `contextlib.aclosing`, since there is nothing to clean up."""
@@ -525,9 +525,12 @@ class Wait(AsyncIterator[JobStatusReport]):
                 self._next_poll_at = math.inf  # this was the last poll; the time-out comes next
                 return
             lead += random.uniform(0, rush)  # noqa: S311 - spreads, hides nothing
-            latest = min(latest, self.deadline - min(lead, left / 2))
+            latest = min(latest, self.deadline - max(min(lead, left / 2), self._shortest_lead()))
         self._latest_poll_at = latest
         self._next_poll_at = min(now + delay, latest)
+
+    def _shortest_lead(self) -> float:
+        return min(_LAST_POLL_MARGIN, (self._timeout or 0.0) / 2)
 
     def _seconds_to_next_poll(self) -> float:
         return max(0.0, self._next_poll_at - _now())

@@ -1,5 +1,4 @@
 import asyncio
-import itertools
 from contextlib import asynccontextmanager
 
 import pytest
@@ -83,8 +82,8 @@ async def test_leave_that_stood_in_line_for_a_slot_makes_no_burst():
             await asyncio.sleep(seconds)
 
     await asyncio.gather(*(use_slot(0.2) for _ in range(5)), *(use_slot(0) for _ in range(5)))
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert min(gaps) >= 0.018
+    # An event loop may be late, and so two may come close together, but not five.
+    assert min(later - earlier for earlier, later in zip(times, times[4:], strict=False)) >= 0.06
 
 
 async def test_a_pause_holds_back_new_requests():
