@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from typing import Any, Final, Generic, TypeVar
 
 from sutro_async._polling import Answer, OnChange, Options, Query, Service, Wait, fetch, run_wait
@@ -18,7 +18,7 @@ from sutro_async.errors import (
 )
 from sutro_async.models import JobOutcome, JobStatusReport
 
-__all__ = ["Fetches", "Waits", "collect"]
+__all__ = ["Fetches", "Outcomes", "Waits", "collect"]
 
 # So many tasks are started before the event loop gets a turn: ten thousand at once would hold up
 # everything else that runs in it.
@@ -72,8 +72,7 @@ class _Batch(ABC, Generic[T]):
             for _ in self.job_ids:
                 yield await self._next()
         finally:
-            self._cancel_tasks()
-            self._end()
+            self.abandon()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @abstractmethod
@@ -111,12 +110,14 @@ class _Batch(ABC, Generic[T]):
         self._news.set()
 
     def _give_up(self, error: Exception) -> None:
-        self._everybodys_error = error
+        self._everybodys_error = self._everybodys_error or error
         self._news.set()
         # At once, for the slot of the request that failed is already promised to another.
-        self._cancel_tasks()
+        self.abandon()
 
-    def _cancel_tasks(self) -> None:
+    def abandon(self) -> None:
+        """End what still runs, at once; `outcomes` waits until it has ended."""
+        self._end()
         for task in self._tasks:
             task.cancel()
 
@@ -166,7 +167,7 @@ class Waits(_Batch[JobStatusReport]):
         self._timeout = timeout
         self._on_change = on_change
         self._waits = {
-            job_id: Wait(service, job_id, options, timeout, is_in_batch=True)
+            job_id: Wait(service, job_id, options, timeout, batch_size=len(self.job_ids))
             for job_id in self.job_ids
         }
         self._timer: asyncio.TimerHandle | None = None
@@ -189,16 +190,40 @@ class Waits(_Batch[JobStatusReport]):
 
     def _strike(self) -> None:
         """End all waits at the same moment."""
-        self._cancel_tasks()
+        now = asyncio.get_running_loop().time()
         for job_id in self.job_ids:
             if job_id in self._unsettled:
-                self._settle(self._outcome_at_deadline(self._waits[job_id]))
+                self._settle(self._outcome_at_deadline(self._waits[job_id], now))
+        # Last, for it takes the event loop long to end thousands of tasks.
+        self.abandon()
 
-    def _outcome_at_deadline(self, wait: Wait) -> JobOutcome[JobStatusReport]:
+    def _outcome_at_deadline(self, wait: Wait, now: float) -> JobOutcome[JobStatusReport]:
         if wait.report is not None and wait.report.is_terminal:
             # Only on_change kept it from being settled.
             return JobOutcome(job_id=wait.job_id, value=wait.report)
-        return JobOutcome(job_id=wait.job_id, error=wait.timed_out())
+        return JobOutcome(job_id=wait.job_id, error=wait.timed_out(now))
+
+
+class Outcomes(AsyncIterator[JobOutcome[T]]):
+    """The outcomes of a batch, which ends with the last reference to them."""
+
+    def __init__(self, batch: _Batch[T]) -> None:
+        self._batch = batch
+        self._outcomes = batch.outcomes()
+
+    def __aiter__(self) -> Outcomes[T]:
+        return self
+
+    async def __anext__(self) -> JobOutcome[T]:
+        return await anext(self._outcomes)
+
+    async def aclose(self) -> None:
+        """End what still runs, and wait until it has ended; for `contextlib.aclosing`."""
+        await self._outcomes.aclose()
+
+    def __del__(self) -> None:
+        # The event loop closes an abandoned generator as well, but requests may leave until then.
+        self._batch.abandon()
 
 
 async def collect(batch: _Batch[T]) -> dict[str, JobOutcome[T]]:

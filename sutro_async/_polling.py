@@ -313,8 +313,8 @@ class Wait(AsyncIterator[JobStatusReport]):
         job_id: The job to wait for.
         options: How to ask.
         timeout: Seconds from the first step of the iteration, None for no limit; 0 asks once.
-        is_in_batch: Leave it to the batch to end the wait at its deadline, at the same moment as
-            the others.
+        batch_size: How many waits share the deadline. If more than zero do, it is left to whoever
+            made them to end all of them at the same moment.
 
     Raises:
         ValueError: The job id cannot be one.
@@ -326,10 +326,10 @@ class Wait(AsyncIterator[JobStatusReport]):
     """
 
     __slots__ = (
+        "_batch_size",
         "_began_at",
         "_failed_polls",
         "_failure",
-        "_is_in_batch",
         "_is_over",
         "_is_stepping",
         "_latest_poll_at",
@@ -355,7 +355,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         options: Options,
         timeout: float | None,
         *,
-        is_in_batch: bool = False,
+        batch_size: int = 0,
     ) -> None:
         STATUS.path(job_id)  # refuses what cannot be a job id before anything is asked
         self.job_id = job_id
@@ -364,7 +364,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         self._service = service
         self._options = options
         self._timeout = timeout
-        self._is_in_batch = is_in_batch
+        self._batch_size = batch_size
 
         self._unchanged_polls = 0
         self._failure: APIError | None = None
@@ -415,7 +415,7 @@ class Wait(AsyncIterator[JobStatusReport]):
             retry=self._must_poll_again,
             before_sleep=self._log_failure,
         )
-        scope = asyncio.timeout_at(None if self._is_in_batch else self.deadline)
+        scope = asyncio.timeout_at(None if self._batch_size else self.deadline)
         try:
             with self._service.lifecycle.operation():
                 async with scope:
@@ -520,7 +520,7 @@ class Wait(AsyncIterator[JobStatusReport]):
             left = self.deadline - now
             lead = 1.5 * self._poll_seconds + _LAST_POLL_MARGIN
             # Spread out, lest thousands of last polls coincide.
-            rush = max(0, len(self._service.lifecycle.operations) - 1) * _RUSH_SECONDS
+            rush = self._batch_size * _RUSH_SECONDS
             if now >= self._latest_poll_at and left < lead + rush + _LAST_POLL_MARGIN:
                 self._next_poll_at = math.inf  # this was the last poll; the time-out comes next
                 return
@@ -541,12 +541,12 @@ class Wait(AsyncIterator[JobStatusReport]):
             again = f"polling again in {seconds:.2f} s" if seconds < math.inf else "time is up"
             _log.warning("%s; %s", self._failure, again)
 
-    def timed_out(self) -> JobWaitTimeoutError:
-        """Make the error that says that the time-out has struck."""
+    def timed_out(self, now: float | None = None) -> JobWaitTimeoutError:
+        """Make the error that says that the time-out has struck, now or just then."""
         error = JobWaitTimeoutError(
             job_id=self.job_id,
             last_report=self.report,
-            elapsed=_now() - (self._began_at or 0.0),
+            elapsed=(now or _now()) - (self._began_at or 0.0),
             timeout=self._timeout or 0.0,
             failure=self._failure,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
 import attrs
 
 from sutro_async._config import resolve_settings
-from sutro_async._fanout import Fetches, Waits, collect
+from sutro_async._fanout import Fetches, Outcomes, Waits, collect
 from sutro_async._polling import (
     RECORD,
     STATUS,
@@ -285,11 +285,12 @@ class SutroClient:
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
         on_change: OnChange | None = None,
-    ) -> AsyncGenerator[JobOutcome[JobStatusReport], None]:
+    ) -> Outcomes[JobStatusReport]:
         """Wait for the end of many jobs, and iterate over their outcomes in the order they come.
 
         What goes wrong about one job is its outcome, and the others go on. The jobs are polled in
-        tasks of their own, while the loop over the outcomes is at work too; leaving it ends them.
+        tasks of their own, while the loop over the outcomes is at work too. Leaving it ends them,
+        provided that nothing else refers to the iterator; else close it with `aclose`.
 
         Args:
             job_ids: The jobs; one named twice is waited for once.
@@ -307,7 +308,7 @@ class SutroClient:
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
-        return self._waits(job_ids, timeout, poll, on_change).outcomes()
+        return Outcomes(self._waits(job_ids, timeout, poll, on_change))
 
     async def wait_for_jobs(
         self,

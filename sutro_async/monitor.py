@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import Any, Final, Self
 
 from sutro_async._polling import timeout_seconds
 from sutro_async.client import SutroClient
@@ -22,6 +22,8 @@ from sutro_async.models import JobStatusReport
 from sutro_async.policies import PollPolicy
 
 __all__ = ["JobMonitor"]
+
+_CLOSED: Final = "the monitor was closed during this wait"
 
 
 class JobMonitor:
@@ -56,7 +58,7 @@ class JobMonitor:
         self._keep_finished = keep_finished
         self._is_open = False
         self._loops: dict[str, _PollLoop] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._finished: OrderedDict[str, JobStatusReport] = OrderedDict()
 
     def __len__(self) -> int:
@@ -81,7 +83,9 @@ class JobMonitor:
     ) -> None:
         self._is_open = False
         for job_id in list(self._loops):
-            self._stop(job_id, ClientStateError("the monitor was closed during this wait"))
+            self._stop(job_id, ClientStateError(_CLOSED))
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def wait(
@@ -131,9 +135,10 @@ class JobMonitor:
 
     def latest(self, job_id: str) -> JobStatusReport | None:
         """Return the newest report on a job that is watched or remembered; costs no request."""
-        if job_id in self._loops:
-            return self._loops[job_id].report
-        return self._recall(job_id)
+        report = self._recall(job_id)
+        if report is None and job_id in self._loops:
+            report = self._loops[job_id].report
+        return report
 
     async def _ask_once(self, job_id: str) -> AsyncGenerator[JobStatusReport, None]:
         self._check_open()
@@ -141,9 +146,24 @@ class JobMonitor:
         if report is not None:
             yield report
             return
-        async for report in self._client.watch_job(job_id, timeout=0, poll=self._poll):
-            self._remember(report)
-            yield report
+        reports = self._client.watch_job(job_id, timeout=0, poll=self._poll)
+        asking = asyncio.create_task(self._first(reports))
+        self._tasks.add(asking)
+        asking.add_done_callback(self._tasks.discard)
+        try:
+            report = await asking
+        except asyncio.CancelledError:
+            if not self._is_open:
+                raise ClientStateError(_CLOSED) from None
+            raise
+        yield report
+        if not report.is_terminal:
+            await anext(reports)  # raises JobWaitTimeoutError
+
+    async def _first(self, reports: AsyncIterator[JobStatusReport]) -> JobStatusReport:
+        report = await anext(reports)
+        self._remember(report)
+        return report
 
     async def _watch(
         self, job_id: str, timeout: float | None
@@ -164,12 +184,14 @@ class JobMonitor:
                 except SutroError:  # first, since an APITimeoutError is a TimeoutError as well
                     raise
                 except TimeoutError:
-                    raise JobWaitTimeoutError(
-                        job_id=job_id,
-                        last_report=loop.report,
-                        elapsed=asyncio.get_running_loop().time() - began_at,
-                        timeout=timeout or 0.0,
-                    ) from None
+                    report = loop.report
+                    if report is None or not report.is_terminal:
+                        raise JobWaitTimeoutError(
+                            job_id=job_id,
+                            last_report=report,
+                            elapsed=asyncio.get_running_loop().time() - began_at,
+                            timeout=timeout or 0.0,
+                        ) from None
                 yield report
         finally:
             loop.watchers -= 1
@@ -208,6 +230,7 @@ class JobMonitor:
     def _remember(self, report: JobStatusReport) -> None:
         if report.is_terminal:
             self._finished[report.job_id] = report
+            self._finished.move_to_end(report.job_id)
             if len(self._finished) > self._keep_finished:
                 self._finished.popitem(last=False)
 

@@ -1,6 +1,7 @@
 """Many jobs at once: outcomes, everybody's errors, time-outs, limits, and what stays behind."""
 
 import asyncio
+import contextlib
 import math
 import time
 
@@ -224,6 +225,16 @@ async def test_what_had_ended_before_everybodys_error_is_yielded_first(fake):
     assert seen in (["a"], ["a", "b"])
 
 
+async def test_everybodys_error_is_not_lost_to_a_time_out_while_the_consumer_is_busy(fake, client):
+    add_jobs(fake, ["done"], ["succeeded"])
+    add_jobs(fake, ["a", "b"], ["running"])
+    fake.fail_next(1, status=401, job_id="a", delay=0.05)
+    with pytest.raises(AuthenticationError):
+        async for outcome in client.as_completed(["done", "a", "b"], timeout=0.1):
+            assert outcome.job_id == "done"
+            await asyncio.sleep(0.2)
+
+
 async def test_a_closed_client_is_everybodys_error(fake, client):
     add_jobs(fake, timeline=["running"])
     waiting = asyncio.create_task(client.wait_for_jobs(MANY))
@@ -261,6 +272,35 @@ async def test_breaking_out_leaves_nothing_behind(fake, client):
     requests = len(fake.requests)
     await asyncio.sleep(0.05)
     assert len(fake.requests) == requests
+
+
+async def test_no_request_is_sent_after_breaking_out(fake, client, monkeypatch):
+    ids = [f"job-{number}" for number in range(200)]
+    add_jobs(fake, ["done"], ["running", "running", "running", "running", "succeeded"])
+    add_jobs(fake, ids, ["running"])
+    sent = []
+    get = client._service.transport.get
+
+    def note(path, **options):
+        sent.append(path)
+        return get(path, **options)
+
+    monkeypatch.setattr(client._service.transport, "get", note)
+    async for _ in client.as_completed(["done", *ids]):
+        break
+    before = len(sent)
+    await asyncio.sleep(0.1)
+    assert len(sent) == before
+
+
+async def test_an_iterator_that_is_kept_ends_with_aclose(fake, client):
+    add_jobs(fake, ["done"], ["succeeded"])
+    add_jobs(fake, MANY, ["running"])
+    async with nothing_left_behind(client, fake):
+        async with contextlib.aclosing(client.as_completed(["done", *MANY])) as outcomes:
+            async for outcome in outcomes:
+                assert outcome.ok
+                break
 
 
 @each_call
@@ -323,6 +363,7 @@ async def test_at_the_time_out_every_unfinished_job_gets_its_outcome_at_the_same
         assert isinstance(error, JobWaitTimeoutError)
         assert error.job_id == job_id
         assert error.timeout == 0.4
+        assert error.elapsed == outcomes["job-0"].error.elapsed
         assert error.elapsed == pytest.approx(0.4, abs=0.1)
         is_seen = job_id not in {"job-3", "job-4"}
         assert (error.last_report is not None) == is_seen
@@ -369,6 +410,20 @@ async def test_zero_asks_exactly_once_about_each(fake, client):
         JobNotFoundError,
     ]
     assert asked(fake) == {"running": 1, "done": 1, "missing": 1}
+
+
+async def test_waits_without_a_time_out_do_not_hasten_the_last_poll_of_others(fake):
+    ids = [f"job-{number}" for number in range(300)]
+    add_jobs(fake, ids, ["running"])
+    fake.add_job("done", [("running", 0.5), "succeeded"])
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        idle = asyncio.create_task(client.wait_for_jobs(ids))
+        await asyncio.sleep(0.4)
+        fake.set_status("done", "running")
+        asyncio.get_running_loop().call_later(0.5, fake.set_status, "done", "succeeded")
+        assert (await client.wait_for_job("done", timeout=0.8)).is_terminal
+        idle.cancel()
+        await asyncio.gather(idle, return_exceptions=True)
 
 
 async def test_last_polls_do_not_coincide(fake):

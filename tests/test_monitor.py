@@ -202,6 +202,35 @@ async def test_zero_asks_exactly_once(fake, monitor):
     assert polls(fake) == 2
 
 
+async def test_zero_is_woken_by_closing_the_monitor_or_a_cancellation(fake, client):
+    fake.fail_next(2, delay=math.inf)
+    async with JobMonitor(client) as monitor:
+        cancelled = asyncio.create_task(monitor.wait("job-1", timeout=0))
+        asking = asyncio.create_task(monitor.wait("job-1", timeout=0))
+        await until(lambda: fake.in_flight == 2)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+    async with asyncio.timeout(1):
+        with pytest.raises(ClientStateError, match="monitor was closed"):
+            await asking
+
+
+async def test_an_end_that_is_told_as_the_time_out_strikes_is_not_lost(fake, client, monitor):
+    fake.add_job("job-1", ["running"])
+    fake.add_job("job-2")
+    end = await client.get_job_status("job-2")
+    wait = asyncio.create_task(monitor.wait("job-1", timeout=0.1))
+    await until(lambda: monitor.latest("job-1"))
+
+    def tell_too_late():
+        time.sleep(0.15)
+        asyncio.get_running_loop().call_soon(monitor._loops["job-1"].tell, end)
+
+    asyncio.get_running_loop().call_later(0.05, tell_too_late)
+    assert await wait is end
+
+
 @pytest.mark.parametrize("timeout", [-1, "5", math.nan])
 async def test_a_time_out_that_is_none_is_refused(monitor, timeout):
     with pytest.raises(ValueError, match="timeout must be"):
