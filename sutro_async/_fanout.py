@@ -54,6 +54,7 @@ class _Batch(ABC, Generic[T]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._everybodys_error: Exception | None = None
+        self._is_abandoned = False
 
     async def outcomes(self) -> AsyncGenerator[JobOutcome[T], None]:
         """Run the coroutines, and yield the outcome of each as it ends.
@@ -99,6 +100,10 @@ class _Batch(ABC, Generic[T]):
                 self._give_up(error)
                 return
             outcome = JobOutcome(job_id=job_id, error=error)
+        except asyncio.CancelledError:
+            if not self._is_abandoned:  # somebody else did that; do not wait for its outcome
+                self._give_up(ClientStateError(f"job {job_id!r}: its task was cancelled"))
+            raise
         except Exception as error:  # noqa: BLE001 - a mistake of ours, or of who called us
             self._give_up(error)
             return
@@ -117,6 +122,7 @@ class _Batch(ABC, Generic[T]):
 
     def abandon(self) -> None:
         """End what still runs, at once; `outcomes` waits until it has ended."""
+        self._is_abandoned = True
         self._end()
         for task in self._tasks:
             task.cancel()

@@ -218,6 +218,10 @@ class JobMonitor:
             async for report in loop.reports:
                 loop.tell(report)
                 self._remember(report)
+        except asyncio.CancelledError:
+            if self._loops.get(job_id) is loop:  # somebody else did that; do not let them wait
+                self._stop(job_id, ClientStateError(f"job {job_id!r}: its task was cancelled"))
+            raise
         except Exception as caught:  # noqa: BLE001 - it is the watchers' to handle
             error = caught
         self._loops.pop(job_id).end(error)

@@ -257,6 +257,20 @@ async def test_a_mistake_of_ours_is_not_swallowed(fake, client, monkeypatch):
         await client.get_jobs(MANY)
 
 
+async def test_a_task_that_is_cancelled_from_within_does_not_hang_the_batch(fake, client):
+    add_jobs(fake, ["done"], ["succeeded"])
+    add_jobs(fake, ["endless"], ["running"])
+
+    async def cancel_its_task(report):
+        if report.job_id == "endless":
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(1):
+        with pytest.raises(ClientStateError, match="its task was cancelled"):
+            await client.wait_for_jobs(["done", "endless"], on_change=cancel_its_task)
+
+
 # ---- leaving
 
 

@@ -353,6 +353,17 @@ async def test_closing_wakes_everybody(fake, client):
     assert (await client.get_job("job-1")).job_id == "job-1"
 
 
+async def test_a_loop_that_is_cancelled_from_outside_does_not_hang_its_watchers(fake, monitor):
+    fake.add_job("job-1", ["running"])
+    wait = asyncio.create_task(monitor.wait("job-1"))
+    await until(lambda: polls(fake))
+    monitor._loops["job-1"].task.cancel()
+    async with asyncio.timeout(1):
+        with pytest.raises(ClientStateError, match="its task was cancelled"):
+            await wait
+    assert len(monitor) == 0
+
+
 async def test_closing_the_client_ends_the_waits(fake, client, monitor):
     fake.add_job("job-1", ["running"])
     wait = asyncio.create_task(monitor.wait("job-1"))
