@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from typing import Any, Final, Generic, TypeVar
 
-from sutro_async._polling import Answer, OnChange, Options, Query, Service, Wait, fetch, run_wait
+from sutro_async._polling import Answer, OnChange, Options, Query, Service, Wait, fetch
 from sutro_async.errors import (
     AuthenticationError,
     ClientStateError,
@@ -169,7 +169,6 @@ class Waits(_Batch[JobStatusReport]):
         on_change: OnChange | None,
     ) -> None:
         super().__init__(job_ids)
-        self._service = service
         self._timeout = timeout
         self._on_change = on_change
         self._waits = {
@@ -179,7 +178,7 @@ class Waits(_Batch[JobStatusReport]):
         self._timer: asyncio.TimerHandle | None = None
 
     def _run(self, job_id: str) -> Coroutine[Any, Any, JobStatusReport]:
-        return run_wait(self._service, self._waits[job_id], self._on_change)
+        return self._waits[job_id].run(self._on_change)
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()

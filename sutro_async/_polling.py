@@ -45,7 +45,6 @@ __all__ = [
     "Service",
     "Wait",
     "fetch",
-    "run_wait",
     "timeout_seconds",
 ]
 
@@ -434,6 +433,22 @@ class Wait(AsyncIterator[JobStatusReport]):
             self.deadline = now + self._timeout
             self._latest_poll_at = self.deadline - self._shortest_lead()
 
+    async def run(self, on_change: OnChange | None) -> JobStatusReport:
+        """Go through the wait to its end, and return the terminal report.
+
+        Raises:
+            APIError: A failure that a wait does not survive.
+            ClientStateError: The client is closed, or belongs to another event loop.
+            JobWaitTimeoutError: The time-out struck.
+        """
+        while True:
+            report = await anext(self)
+            if on_change is not None:
+                with self._service.lifecycle.operation():
+                    await _tell(on_change, report, self.deadline)
+            if report.is_terminal:
+                return report
+
     async def aclose(self) -> None:
         """End the iteration; for `contextlib.aclosing`, since there is nothing to clean up."""
         self._is_over = True
@@ -552,24 +567,6 @@ class Wait(AsyncIterator[JobStatusReport]):
         )
         error.__cause__ = self._failure
         return error
-
-
-async def run_wait(service: Service, wait: Wait, on_change: OnChange | None) -> JobStatusReport:
-    """Go through a wait to its end, and return the terminal report.
-
-    Raises:
-        APIError: A failure that a wait does not survive.
-        ClientStateError: The client is closed, or belongs to another event loop.
-        JobWaitTimeoutError: The time-out struck.
-    """
-    report = await anext(wait)
-    while True:
-        if on_change is not None:
-            with service.lifecycle.operation():
-                await _tell(on_change, report, wait.deadline)
-        if report.is_terminal:
-            return report
-        report = await anext(wait)
 
 
 async def _tell(on_change: OnChange, report: JobStatusReport, deadline: float | None) -> None:

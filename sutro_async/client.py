@@ -20,7 +20,6 @@ from sutro_async._polling import (
     Wait,
     check_callback,
     fetch,
-    run_wait,
     timeout_seconds,
 )
 from sutro_async._throttle import Throttle
@@ -206,7 +205,7 @@ class SutroClient:
             ClientStateError: The client is closed, or belongs to another event loop.
         """
         check_callback(on_change)
-        report = await run_wait(self._service, self._wait(job_id, timeout, poll), on_change)
+        report = await self._wait(job_id, timeout, poll).run(on_change)
         return report.raise_for_failure() if raise_on_failure else report
 
     def watch_job(
