@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Any
 
+from sutro_async._scope import Scope
 from sutro_async.errors import ClientStateError
 
 __all__ = ["Lifecycle"]
@@ -23,7 +22,7 @@ class Lifecycle:
     def __init__(self) -> None:
         self.is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.operations: set[_Operation] = set()
+        self.operations: set[Scope] = set()
         self.news = asyncio.Event()
 
     def check(self) -> None:
@@ -34,7 +33,8 @@ class Lifecycle:
         """
         if self.is_closed:
             raise ClientStateError("the client is closed: make a new one")
-        self.check_loop()
+        if self._loop is not asyncio.get_running_loop():
+            self.check_loop()
 
     def check_loop(self) -> None:
         """Do what `check` does, whether the client is closed or not."""
@@ -47,8 +47,8 @@ class Lifecycle:
                 " make one client for each event loop"
             )
 
-    def operation(self) -> _Operation:
-        """Make the scope of one thing that the client does, which must not span a `yield`.
+    def operation(self) -> Scope:
+        """Make the scope of one thing that the client does.
 
         Entering it raises `ClientStateError` as `check` does; closing the client raises it inside.
         """
@@ -69,43 +69,20 @@ class Lifecycle:
             await self.news.wait()
 
 
-class _Operation:
-    """A cancellation scope in the manner of `asyncio.timeout`, with closing as its time-out."""
-
-    __slots__ = ("_cancelling", "_is_interrupted", "_lifecycle", "task")
-
-    task: asyncio.Task[Any]
+class _Operation(Scope):
+    __slots__ = ("_lifecycle",)
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._is_interrupted = False
 
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
-        self.task = task
-        self._cancelling = task.cancelling()
+    def _enter(self) -> None:
         self._lifecycle.check()
         self._lifecycle.operations.add(self)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _leave(self) -> None:
         self._lifecycle.operations.remove(self)
         if self._lifecycle.is_closed:
             self._lifecycle.news.set()
-        if not self._is_interrupted:
-            return
-        # Somebody else may have cancelled the task as well; that must not be swallowed.
-        is_ours_alone = self.task.uncancel() <= self._cancelling
-        if is_ours_alone and exc_type is asyncio.CancelledError:
-            raise ClientStateError("the client was closed while this was running") from None
 
-    def interrupt(self) -> None:
-        """End what runs in the scope."""
-        if not self._is_interrupted:
-            self._is_interrupted = True
-            self.task.cancel()
+    def _error(self) -> Exception:
+        return ClientStateError("the client was closed while this was running")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from typing import Final
 
 from aiolimiter import AsyncLimiter
@@ -36,7 +37,8 @@ class Throttle:
             )
         if max_concurrency < 1:
             raise ConfigurationError(f"max_concurrency must be at least 1, got {max_concurrency!r}")
-        self._slots = asyncio.Semaphore(max_concurrency)
+        self._free_slots = max_concurrency
+        self._line: deque[asyncio.Future[None]] = deque()
         self._limiter = None if max_rate is None else _limiter(max_rate)
         self._resume_at: float | None = None
 
@@ -55,7 +57,10 @@ class Throttle:
         while True:
             if self._resume_at is not None:
                 await asyncio.sleep(self._pause_left(pause_until))
-            await self._slots.acquire()
+            if self._free_slots:
+                self._free_slots -= 1
+            else:
+                await self._stand_in_line()
             try:
                 if self._limiter is not None:
                     # Last of all, so that leave once given is used at once: hoarded, it would
@@ -63,16 +68,31 @@ class Throttle:
                     # line would have to wait just as long.
                     await self._limiter.acquire()
             except BaseException:
-                self._slots.release()
+                self.release()
                 raise
             if self._resume_at is None or not self._pause_left(pause_until):
                 return
             # The pause began while this one stood in line.
-            self._slots.release()
+            self.release()
 
     def release(self) -> None:
-        """Let another request go."""
-        self._slots.release()
+        """Let another request go: the slot is handed over to the first in line."""
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():  # one that was cancelled keeps its place until now
+                turn.set_result(None)
+                return
+        self._free_slots += 1
+
+    async def _stand_in_line(self) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # the slot came just before the cancellation
+                self.release()
+            raise
 
     def _pause_left(self, pause_until: float = math.inf) -> float:
         if self._resume_at is None:

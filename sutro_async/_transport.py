@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import time
@@ -14,6 +13,7 @@ from yarl import URL
 
 from sutro_async._config import Settings
 from sutro_async._throttle import Throttle
+from sutro_async._timeouts import RequestTimeout, SharedTimer
 from sutro_async._version import __version__
 from sutro_async._wire import MAX_BODY_BYTES, parse_error
 from sutro_async.errors import (
@@ -44,6 +44,8 @@ _UNTRUSTED_SERVER: Final = (
     aiohttp.ServerFingerprintMismatch,
 )
 
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout()  # there is a cheaper one around it
+
 ErrorT = TypeVar("ErrorT", bound=SutroError)
 
 
@@ -73,6 +75,7 @@ class Transport:
     ) -> None:
         self.base_url = settings.base_url
         self._throttle = throttle
+        self._timer = SharedTimer()
         if session is not None and not isinstance(session, aiohttp.ClientSession):
             raise ConfigurationError("session must be an aiohttp.ClientSession")
         self._session = session
@@ -114,24 +117,26 @@ class Transport:
                 self._session = self._make_session()
             sent_at = time.monotonic()
             try:
-                response = await self._session.get(
-                    # Encoded already; yarl would take %2F for a slash that need not be encoded.
-                    URL(self.base_url + path, encoded=True),
-                    # Aiohttp takes long to merge headers, so our own session has them built in.
-                    headers=None if self._owns_session else self._headers,
-                    timeout=_client_timeout(timeout),
-                    allow_redirects=False,
-                    raise_for_status=False,
-                    auto_decompress=True,
-                )
-                try:
-                    content = response.content
-                    if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
-                        body = content.read_nowait(-1)  # all of it came along with the headers
-                    else:
-                        body = await _read_body(response)
-                finally:
-                    response.release()
+                with RequestTimeout(self._timer, timeout):
+                    response = await self._session.get(
+                        # Encoded already; yarl would take %2F for a slash that need not be encoded.
+                        URL(self.base_url + path, encoded=True),
+                        # Aiohttp takes long to merge headers, so our own session has them built in.
+                        headers=None if self._owns_session else self._headers,
+                        timeout=_NO_TIMEOUT,
+                        allow_redirects=False,
+                        raise_for_status=False,
+                        auto_decompress=True,
+                    )
+                    try:
+                        content = response.content
+                        if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
+                            body = content.read_nowait(-1)  # all of it came along with the headers
+                        else:
+                            body = await _read_body(response)
+                    finally:
+                        if response.connection is not None:  # it goes back with the last byte
+                            response.release()
             except _ERRORS_OF_AIOHTTP as error:
                 _log_request(path, "no answer", sent_at, attempt)
                 failure: SutroError = self._translated(error, job_id, timeout)
@@ -247,11 +252,6 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
         if response.status == 200:
             raise _BodyTooLargeError
     return b"".join(chunks)
-
-
-@functools.lru_cache
-def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=math.inf)
 
 
 def _log_request(path: str, outcome: object, sent_at: float, attempt: int) -> None:

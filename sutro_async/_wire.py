@@ -66,6 +66,10 @@ def job_path(job_id: str) -> str:
     return f"/jobs/{_segment(job_id)}"
 
 
+# Of RFC 3986; quote would leave them as they are, but takes its time.
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]+")
+
+
 def _segment(job_id: str) -> str:
     if not isinstance(job_id, str):
         raise ValueError(f"a job id is a string, got {job_id!r}")  # noqa: TRY004 - as documented
@@ -74,7 +78,7 @@ def _segment(job_id: str) -> str:
         raise ValueError(
             f"{job_id!r} cannot be a job id: it must be a non-empty string of printable characters"
         )
-    return quote(job_id, safe="")
+    return job_id if _UNRESERVED.fullmatch(job_id) else quote(job_id, safe="")
 
 
 # ---- answers with status 200
@@ -90,15 +94,12 @@ def parse_report(job_id: str, body: bytes) -> JobStatusReport:
     word = content.get("job_status")
     if isinstance(word, dict):
         word = word.get(job_id)
-    metadata = content.get("metadata")
-    report = {
-        "job_id": job_id,
-        "status": word,
-        "raw_status": word,
-        "message": _unless_none(content.get("message"), ""),
-        "metadata": _unless_none(metadata, {}),
-        "failure": None,
-    }
+    report = {"job_id": job_id, "status": word, "raw_status": word}
+    message, metadata = content.get("message"), content.get("metadata")
+    if message is not None:
+        report["message"] = message
+    if metadata is not None:
+        report["metadata"] = metadata
     if metadata and isinstance(metadata, dict):
         report["failure"] = _with_context(metadata.get("failure_reason"), metadata)
     try:
@@ -175,10 +176,6 @@ def _with_context(reason: object, neighbours: Mapping[str, Any]) -> object:
         beside = {"additional_context": context} if isinstance(context, str) else {}
         reason = {**beside, **{k: v for k, v in reason.items() if k not in _TEXTS or v is not None}}
     return reason
-
-
-def _unless_none(value: object, default: object) -> object:
-    return default if value is None else value
 
 
 # ---- answers with any other status
@@ -302,6 +299,8 @@ def _http_date(value: str) -> datetime | None:
 
 # ---- JSON, strictly
 
+_WHITESPACE: Final = " \t\n\r"  # of RFC 8259
+
 
 class _MalformedError(ValueError):
     """A body that is no JSON, or JSON that no honest service sends."""
@@ -335,8 +334,9 @@ def _load(body: bytes) -> object:
 
 
 def _parse(text: str) -> object:
+    document = text.strip(_WHITESPACE)  # as `decode` would do, but with slow regular expressions
     try:
-        return _decoder.decode(text)
+        content, end = _decoder.raw_decode(document)
     except RecursionError:
         # Its traceback is as deep as the body; nobody wants to read that.
         raise _MalformedError(_TOO_DEEP) from None
@@ -346,6 +346,9 @@ def _parse(text: str) -> object:
         raise
     except ValueError as error:  # a whole number of more digits than Python converts
         raise _MalformedError("a number is out of range") from error
+    if end < len(document):
+        raise _MalformedError(f"not JSON: {_shown(text)} (Extra data)")
+    return content
 
 
 def _check_surrogates(content: object) -> None:

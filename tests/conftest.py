@@ -91,4 +91,7 @@ def is_servers(task: asyncio.Task) -> bool:
 def is_ours(callback: object) -> bool:
     """Whether a timer may be one of a wait; keep-alive timers of connections are not."""
     name = getattr(callback, "__qualname__", "")
-    return any(part in name for part in ("Timeout", "_set_result_unless_cancelled", "Limiter"))
+    return any(
+        part in name
+        for part in ("Timeout", "SharedTimer", "_set_result_unless_cancelled", "Limiter")
+    )

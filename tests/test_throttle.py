@@ -154,5 +154,31 @@ async def test_who_is_cancelled_in_line_takes_no_slot_along(max_rate):
     await asyncio.gather(*tasks, return_exceptions=True)
     if max_rate is None:
         throttle.release()
-    assert not throttle._slots.locked()
-    assert throttle._slots._value == 1
+    assert throttle._free_slots == 1
+    assert not throttle._line
+
+
+async def test_a_slot_that_comes_just_before_a_cancellation_is_passed_on():
+    throttle = Throttle(1, None)
+    await throttle.acquire()
+    first, second = (asyncio.create_task(throttle.acquire()) for _ in range(2))
+    await asyncio.sleep(0)
+    throttle.release()
+    first.cancel()
+    async with asyncio.timeout(1):
+        await second
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_slots_are_given_in_the_order_in_which_they_were_asked_for():
+    throttle = Throttle(2, None)
+    order = []
+
+    async def use_slot(number):
+        async with slot(throttle):
+            order.append(number)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(use_slot(number) for number in range(50)))
+    assert order == list(range(50))

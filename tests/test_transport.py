@@ -148,13 +148,12 @@ async def test_the_time_out_bounds_the_whole_request_however_the_bytes_drip():
             await client.get_job_status("job-1")
 
 
-async def test_a_time_out_of_many_seconds_is_not_rounded_up(mocked):
+async def test_the_time_out_is_left_to_our_own_timer(mocked):
     mocked.get(URL_, payload=RUNNING)
     async with make_client(timeout=7.25) as client:
         await client.get_job_status("job-1")
     (call,) = mocked.requests["GET", URL(URL_)]
-    assert call.kwargs["timeout"].total == 7.25
-    assert call.kwargs["timeout"].ceil_threshold == float("inf")
+    assert call.kwargs["timeout"] == aiohttp.ClientTimeout(total=None, sock_read=None)
 
 
 async def test_standing_in_line_does_not_count_against_the_time_out(fake):
