@@ -13,6 +13,7 @@ import json
 import math
 import re
 import reprlib
+import types
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -479,6 +480,19 @@ def _status(value: object, _: object) -> JobStatus:
     return _SPELLINGS.get(value.lower(), JobStatus.UNKNOWN)
 
 
+def _is_optional(cls: object) -> bool:
+    return isinstance(cls, types.UnionType) and types.NoneType in cls.__args__
+
+
+def _optional(
+    cls: types.UnionType, converter: cattrs.Converter
+) -> Callable[[object, object], object]:
+    """Make a hook that knows the inner one, which cattrs would look up for each value."""
+    (inner,) = set(cls.__args__) - {types.NoneType}
+    structure = converter.get_structure_hook(inner)
+    return lambda value, _: None if value is None else structure(value, inner)
+
+
 @functools.cache
 def converter() -> cattrs.Converter:
     """The one converter, made when it is first needed: whoever only imports need not wait."""
@@ -492,6 +506,7 @@ def converter() -> cattrs.Converter:
     converter.register_structure_hook_func(
         lambda cls: cls == JSONObject, _exactly(dict, "an object")
     )
+    converter.register_structure_hook_factory(_is_optional, _optional)
     structure_fields = cattrs.gen.make_dict_structure_fn(FailureReason, converter)
 
     def structure_reason(value: object, _: object) -> FailureReason:
