@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic import BaseModel
+from pydantic import BaseModel, StringConstraints
 from starlette.types import Message, Receive, Scope, Send
 
 from sutro_async import (
@@ -208,6 +208,9 @@ _UNREADABLE_BODY: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
 def _check_job_ids(job_ids: Iterable[str], client: SutroClient, *location: str) -> None:
     for job_id in job_ids:
         try:
@@ -219,7 +222,7 @@ def _check_job_ids(job_ids: Iterable[str], client: SutroClient, *location: str) 
 
 
 async def _checked_job_id(
-    job_id: Annotated[str, Path(description="The id of a job.")], client: SutroDep
+    job_id: Annotated[NonEmpty, Path(description="The id of a job.")], client: SutroDep
 ) -> str:
     _check_job_ids([job_id], client, "path", "job_id")
     return job_id
@@ -227,7 +230,7 @@ async def _checked_job_id(
 
 async def _checked_job_ids(
     job_id: Annotated[
-        list[str],
+        list[NonEmpty],
         Query(min_length=1, max_length=100, description="The ids of the jobs."),
     ],
     client: SutroDep,
@@ -340,7 +343,7 @@ async def stream_jobs_events(events: JobsEvents) -> AsyncIterator[ServerSentEven
 
 async def read_job_statuses(
     job_ids: Annotated[
-        list[str],
+        list[NonEmpty],
         Body(
             embed=True,
             min_length=1,
