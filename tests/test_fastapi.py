@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import httpx
@@ -51,6 +52,7 @@ from sutro_async.fastapi import (
     JobStatusReportModel,
     MonitorDep,
     SutroDep,
+    _problems,
     get_job_monitor,
     get_sutro_client,
     install_error_handlers,
@@ -100,6 +102,13 @@ def test_without_fastapi_the_import_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi.sse", None)
     with pytest.raises(ImportError, match=r"pip install 'sutro-async\[fastapi\]'"):
         importlib.reload(sutro_async.fastapi)
+
+
+def test_its_public_names_are_documented():
+    names = sutro_async.fastapi.__all__
+    assert names == sorted(names)
+    for name in set(names) - {"SutroDep", "MonitorDep"}:
+        assert getattr(sutro_async.fastapi, name).__doc__, name
 
 
 # ---- the lifespan
@@ -516,7 +525,6 @@ async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
     assert not fake.requests
 
 
-@pytest.mark.parametrize("tail", ["", "/status", "/wait", "/events"])
 @pytest.mark.parametrize(
     "job_id",
     [
@@ -525,16 +533,17 @@ async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
         "..%2f..%2fadmin",
         "%2f",
         "a%2fb",
+        "job-1%2f",
         "a%00b",
         "%0d%0aX:%20y",
         "%1b",
         "%E2%80%AE",
-        "job-1%2f",
     ],
 )
-async def test_a_job_id_that_cannot_be_one_asks_nothing(fake, browser, job_id, tail):
-    answer = await browser.get(f"/jobs/{job_id}{tail}")
-    assert answer.status_code in {404, 422}
+async def test_a_job_id_that_cannot_be_one_asks_nothing(fake, browser, job_id):
+    for tail in ("", "/status", "/wait", "/events"):
+        answer = await browser.get(f"/jobs/{job_id}{tail}")
+        assert answer.status_code in {404, 422}
     assert not fake.requests
 
 
@@ -666,3 +675,24 @@ def test_every_reference_in_the_document_leads_somewhere(app):
     document = app.openapi()
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references == document["components"]["schemas"].keys()
+
+
+# ---- the documentation
+
+
+async def test_the_test_in_the_documentation_passes():
+    page = (Path(__file__).parent.parent / "docs/fastapi.md").read_text()
+    [code] = [
+        code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in code
+    ]
+    names = {}
+    exec(compile(code, "docs/fastapi.md", "exec"), names)  # our own page
+    await names["test_the_end_of_a_job_is_shown"]()
+
+
+def test_each_type_of_problem_is_a_heading_of_the_documentation():
+    page = (Path(__file__).parent.parent / "docs/fastapi.md").read_text()
+    kinds = {*_problems._KINDS.values(), _problems._INVALID_REQUEST}
+    assert {f"### {kind.title}\n" for kind in kinds} == set(
+        re.findall(r"(?m)^### .*\n", page.partition("## Errors")[2])
+    )

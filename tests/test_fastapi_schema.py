@@ -93,7 +93,7 @@ def test_it_keeps_what_its_document_promises(backend, method, path):
     fake = backend.fake
     operation = schemathesis.openapi.from_url(backend.url)[path][method]
 
-    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         case=operation.as_strategy(),
         job_id=st.sampled_from([None, "running-first", "failed", "missing"]),

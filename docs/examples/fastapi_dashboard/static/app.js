@@ -188,7 +188,7 @@ function renderBatch() {
   const all = [...jobs.values()];
   const ended = all.filter(isSettled);
   byId("batch").hidden = all.length === 0;
-  const counts = ["succeeded", "failed", "cancelled", "problem"].map((status) => [
+  const counts = ["succeeded", "failed", "problem", "cancelled"].map((status) => [
     status, all.filter((job) => statusOf(job) === status).length,
   ]);
   byId("ended").textContent = `${ended.length} of ${all.length} ended`;
@@ -213,7 +213,9 @@ function renderBatch() {
     return values.length ? values.reduce((total, value) => total + value, 0) : null;
   };
   list(byId("totals"), [
-    ...counts.map(([status, count]) => [{ problem: "Not found" }[status] ?? capitalized(status), count || null, number.format]),
+    ...counts.map(([status, count]) => [
+      status === "problem" ? "Missing" : capitalized(status), count || null, number.format,
+    ]),
     ["Tokens", sum("total_tokens"), number.format],
     ["Cost", sum("job_cost"), dollars.format],
   ].filter(([, value]) => value != null).map(([name, value, format]) => [name, format(value)]));
