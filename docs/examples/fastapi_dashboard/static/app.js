@@ -136,7 +136,7 @@ async function readRecord(job) {
 
 function describe({ report, problem }) {
   if (problem) return problem.status === 404 ? "not found" : problem.title.toLowerCase();
-  if (!report) return "waiting for news";
+  if (!report) return "waiting";
   return report.status === "unknown" ? report.raw_status.toLowerCase() : report.status;
 }
 
@@ -145,7 +145,7 @@ function render(job) {
   const status = statusOf(job);
   element.className = `job ${status}`;
   const label = element.querySelector(".status");
-  label.textContent = status === "unseen-yet" ? "…" : describe({ report, problem: status === "problem" && problem });
+  label.textContent = describe({ report, problem: status === "problem" && problem });
   label.dataset.sign = SIGNS[status] ?? "○";
   element.querySelector(".name").textContent = [record?.name, record?.model].filter(Boolean).join(" · ");
   list(element.querySelector(".facts"), record ? factsOf(job) : []);
