@@ -1,0 +1,280 @@
+// One event stream carries the news of all jobs on the page: browsers open only six connections to
+// a server at a time. The ids are in the page's address, so that it can be reloaded and shared.
+
+const MOST_JOBS = 100;
+const RETRY_MS = 3000;
+const LONGEST_RETRY_MS = 30000;
+
+const SIGNS = {
+  succeeded: "✓", failed: "✕", cancelled: "⊘", cancelling: "⊘", running: "●", starting: "●",
+  problem: "!", unknown: "?",
+};
+
+// What the backend takes for no id; it would refuse the whole stream.
+const cannotBeId = (id) => /^\.{1,2}$|\p{C}/u.test(id);
+
+const byId = (id) => document.getElementById(id);
+const number = new Intl.NumberFormat("en");
+const dollars = new Intl.NumberFormat("en", {
+  style: "currency", currency: "USD", minimumFractionDigits: 2, maximumFractionDigits: 4,
+});
+
+const HINT = byId("hint").textContent;
+const jobs = new Map(); // id -> {report, problem, record, element}
+let stream = null;
+let retry = null;
+let failures = 0;
+
+// ---- jobs on the page
+
+function addJobs(ids) {
+  const added = ids.filter((id, index) => !jobs.has(id) && ids.indexOf(id) === index);
+  const room = MOST_JOBS - jobs.size;
+  for (const id of added.slice(0, room)) {
+    const element = byId("job").content.firstElementChild.cloneNode(true);
+    const job = { id, report: null, problem: null, record: null, element };
+    element.querySelector(".id").textContent = id;
+    const remove = element.querySelector(".remove");
+    remove.setAttribute("aria-label", `Stop watching ${id}`);
+    remove.addEventListener("click", () => removeJobs([id]));
+    jobs.set(id, job);
+    byId("jobs").append(element);
+    render(job);
+  }
+  if (added.length > room) {
+    hint(`The page watches ${MOST_JOBS} jobs; ${added.length - room} were left out.`, true);
+  }
+  changed();
+}
+
+function removeJobs(ids) {
+  for (const id of ids) {
+    jobs.get(id).element.remove();
+    jobs.delete(id);
+  }
+  changed();
+}
+
+function changed() {
+  const query = new URLSearchParams([...jobs.keys()].map((id) => ["job_id", id]));
+  history.replaceState(null, "", jobs.size ? `?${query}` : location.pathname);
+  byId("clear").hidden = jobs.size === 0;
+  renderBatch();
+  connect();
+}
+
+// A job is settled when nothing more will come: it has ended, or there is no such job.
+const isSettled = ({ report, problem }) => Boolean(report?.is_terminal || (problem && problem.status < 500));
+const statusOf = ({ report, problem }) =>
+  problem && problem.status < 500 ? "problem" : report?.status ?? "unseen-yet";
+
+// ---- the event stream
+
+function connect() {
+  clearTimeout(retry);
+  stream?.close();
+  stream = null;
+  const open = [...jobs.values()].filter((job) => !isSettled(job));
+  if (open.length === 0) {
+    showConnection("idle", jobs.size ? "All ended" : "Nothing to watch");
+    return;
+  }
+  if (byId("connection").dataset.state !== "lost") showConnection("idle", "Connecting…");
+  const query = new URLSearchParams(open.map((job) => ["job_id", job.id]));
+  stream = new EventSource(`api/job-events?${query}`);
+  stream.addEventListener("open", () => {
+    failures = 0;
+    showConnection("live", "Live");
+  });
+  stream.addEventListener("status", (event) => take({ report: JSON.parse(event.data), problem: null }));
+  stream.addEventListener("problem", (event) => take({ problem: JSON.parse(event.data) }));
+  stream.addEventListener("error", () => {
+    showConnection("lost", "Connection lost, trying again…");
+    // The browser connects again by itself, unless it got an answer that is no event stream.
+    if (stream?.readyState === EventSource.CLOSED) connectLater();
+  });
+}
+
+function connectLater() {
+  clearTimeout(retry);
+  retry = setTimeout(connect, Math.min(RETRY_MS * 2 ** failures++, LONGEST_RETRY_MS));
+}
+
+function take(news) {
+  const job = jobs.get((news.report ?? news.problem).job_id);
+  if (!job) return;
+  const before = statusOf(job);
+  Object.assign(job, news);
+  if (job.problem && !isSettled(job)) connectLater(); // nothing more on it comes in this stream
+  if (statusOf(job) !== before) {
+    if (job.report) readRecord(job);
+    if (isSettled(job)) byId("news").textContent = `${job.id}: ${describe(job)}`;
+  }
+  render(job);
+  renderBatch();
+  if ([...jobs.values()].every(isSettled)) connect(); // which closes the stream
+}
+
+// ---- the record, which holds what a status does not: rows, tokens, cost, times
+
+async function readRecord(job) {
+  const status = statusOf(job);
+  try {
+    const response = await fetch(`api/jobs/${encodeURIComponent(job.id)}`);
+    if (!response.ok) throw new Error(response.statusText);
+    job.record = await response.json();
+    render(job);
+    renderBatch();
+  } catch {
+    setTimeout(() => {
+      if (jobs.get(job.id) === job && statusOf(job) === status) readRecord(job);
+    }, RETRY_MS);
+  }
+}
+
+// ---- rendering; all foreign text goes through textContent
+
+function describe({ report, problem }) {
+  if (problem) return problem.status === 404 ? "not found" : problem.title.toLowerCase();
+  if (!report) return "waiting";
+  return report.status === "unknown" ? report.raw_status.toLowerCase() : report.status;
+}
+
+function render(job) {
+  const { element, record, problem, report } = job;
+  const status = statusOf(job);
+  element.className = `job ${status}`;
+  const label = element.querySelector(".status");
+  label.textContent = describe({ report, problem: status === "problem" && problem });
+  label.dataset.sign = SIGNS[status] ?? "○";
+  element.querySelector(".name").textContent = [record?.name, record?.model].filter(Boolean).join(" · ");
+  list(element.querySelector(".facts"), record ? factsOf(job) : []);
+  const trouble = element.querySelector(".trouble");
+  trouble.textContent = troubleOf(job);
+  trouble.toggleAttribute("data-passing", Boolean(problem) && !isSettled(job));
+}
+
+function factsOf({ record }) {
+  return [
+    ["Rows", record.num_rows, number.format],
+    ["Tokens", record.total_tokens, number.format],
+    ["Cost", record.job_cost, dollars.format],
+    ["Expected cost", record.job_cost == null && !record.is_terminal ? record.cost_estimate : null, dollars.format],
+    ["Time", secondsOf(record), clock],
+  ].filter(([, value]) => value != null).map(([name, value, format]) => [name, format(value)]);
+}
+
+function secondsOf(record) {
+  if (record.duration != null || !record.datetime_started || record.is_terminal) return record.duration;
+  return Math.max(0, (Date.now() - Date.parse(record.datetime_started)) / 1000);
+}
+
+function clock(seconds) {
+  const whole = Math.floor(seconds);
+  const [hours, minutes, rest] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  const two = (value) => String(value).padStart(2, "0");
+  return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
+}
+
+function troubleOf(job) {
+  const { problem, report, record } = job;
+  if (problem) return isSettled(job) ? problem.detail : `${problem.detail} Trying again…`;
+  if (report?.status !== "failed") return "";
+  const { message, additional_context: context } = report.failure ?? record?.failure_reason ?? {};
+  return [message ?? "The service gave no reason.", context].filter(Boolean).join(" — ");
+}
+
+function renderBatch() {
+  const all = [...jobs.values()];
+  const ended = all.filter(isSettled);
+  byId("batch").hidden = all.length === 0;
+  const counts = ["succeeded", "failed", "problem", "cancelled"].map((status) => [
+    status, all.filter((job) => statusOf(job) === status).length,
+  ]);
+  byId("ended").textContent = `${ended.length} of ${all.length} ended`;
+  document.title = all.length ? `${ended.length}/${all.length} · Sutro jobs` : "Sutro jobs";
+
+  const bar = byId("bar");
+  bar.setAttribute("aria-valuenow", ended.length);
+  bar.setAttribute("aria-valuemax", all.length);
+  for (const [status, count] of [...counts, ["rest", all.length - ended.length]]) {
+    let part = bar.querySelector(`[data-part="${status}"]`);
+    if (!part) {
+      part = document.createElement("span");
+      part.dataset.part = status;
+      if (status !== "rest") part.className = status;
+      bar.append(part);
+    }
+    part.style.flexGrow = count;
+  }
+
+  const sum = (field) => {
+    const values = all.map(({ record }) => record?.[field]).filter((value) => value != null);
+    return values.length ? values.reduce((total, value) => total + value, 0) : null;
+  };
+  list(byId("totals"), [
+    ...counts.map(([status, count]) => [
+      status === "problem" ? "Missing" : capitalized(status), count || null, number.format,
+    ]),
+    ["Tokens", sum("total_tokens"), number.format],
+    ["Cost", sum("job_cost"), dollars.format],
+  ].filter(([, value]) => value != null).map(([name, value, format]) => [name, format(value)]));
+}
+
+const capitalized = (word) => word[0].toUpperCase() + word.slice(1);
+
+function list(element, pairs) {
+  element.replaceChildren(...pairs.map(([name, value]) => {
+    const pair = document.createElement("div");
+    pair.append(document.createElement("dt"), document.createElement("dd"));
+    pair.firstChild.textContent = name;
+    pair.lastChild.textContent = value;
+    return pair;
+  }));
+}
+
+function showConnection(state, text) {
+  const element = byId("connection");
+  element.dataset.state = state;
+  if (element.textContent !== text) element.textContent = text;
+}
+
+function hint(text, isBad) {
+  byId("hint").textContent = text;
+  byId("hint").toggleAttribute("data-bad", isBad);
+}
+
+// ---- what a person does
+
+byId("add").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const ids = byId("ids").value.split(/[\s,;]+/).filter(Boolean);
+  if (ids.length === 0) {
+    byId("ids").focus();
+    return;
+  }
+  const impossible = ids.find(cannotBeId);
+  hint(impossible ? `“${impossible}” cannot be a job id.` : HINT, Boolean(impossible));
+  if (impossible) return;
+  byId("ids").value = "";
+  addJobs(ids);
+});
+
+byId("ids").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) byId("add").requestSubmit();
+});
+
+byId("clear").addEventListener("click", () => removeJobs([...jobs.keys()]));
+
+byId("demo").addEventListener("click", async () => {
+  const response = await fetch("demo/jobs", { method: "POST" });
+  if (response.ok) addJobs(await response.json());
+});
+
+addEventListener("online", connect);
+setInterval(() => {
+  for (const job of jobs.values()) if (statusOf(job) === "running" && job.record) render(job);
+}, 1000);
+
+fetch("settings").then((response) => response.json()).then(({ demo }) => { byId("demo").hidden = !demo; });
+addJobs(new URLSearchParams(location.search).getAll("job_id").filter((id) => id && !cannotBeId(id)));

@@ -1,0 +1,49 @@
+"""For FastAPI backends: one client and one monitor for the app, problem details, and a router.
+
+```python
+app = FastAPI(lifespan=sutro_lifespan())
+install_error_handlers(app)
+app.include_router(jobs_router())
+```
+"""
+
+try:
+    import fastapi.sse  # noqa: F401 - the part that came last
+except ImportError as error:
+    raise ImportError(
+        "sutro_async.fastapi needs FastAPI 0.135 or later: pip install 'sutro-async[fastapi]'"
+    ) from error
+
+from sutro_async.fastapi._lifespan import (
+    MonitorDep,
+    SutroDep,
+    get_job_monitor,
+    get_sutro_client,
+    sutro_lifespan,
+)
+from sutro_async.fastapi._models import (
+    FailureReasonModel,
+    JobModel,
+    JobOutcomeModel,
+    JobOutcomesModel,
+    JobProblem,
+    JobStatusReportModel,
+)
+from sutro_async.fastapi._problems import install_error_handlers
+from sutro_async.fastapi._router import jobs_router
+
+__all__ = [
+    "FailureReasonModel",
+    "JobModel",
+    "JobOutcomeModel",
+    "JobOutcomesModel",
+    "JobProblem",
+    "JobStatusReportModel",
+    "MonitorDep",
+    "SutroDep",
+    "get_job_monitor",
+    "get_sutro_client",
+    "install_error_handlers",
+    "jobs_router",
+    "sutro_lifespan",
+]

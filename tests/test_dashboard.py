@@ -1,0 +1,229 @@
+"""The dashboard of the examples: as a program, and in a browser.
+
+With SCREENSHOTS set to a directory, the browser leaves pictures there.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.async_api import async_playwright, expect
+
+PROGRAM = Path(__file__).parent.parent / "docs/examples/fastapi_dashboard/app.py"
+CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+# Milliseconds; the page waits for three seconds before it connects again.
+expect.set_options(timeout=15_000)
+
+DESKTOP = {"width": 1100, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+
+class Dashboard:
+    """The example, run as its first lines say."""
+
+    def __init__(self, environment):
+        self._environment = environment
+        self.url = ""
+
+    async def start(self, port=0):
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-X", "dev", "-W", "error", PROGRAM),
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "PORT": str(port)} | self._environment,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        line = ""
+        while not (found := re.search(r"running on (http://\S+:\d+)", line)):
+            line = (await self._process.stderr.readline()).decode()
+            assert line, "it did not start"
+        self.url = found[1]
+
+    async def stop(self, number=signal.SIGTERM):
+        """Stop it, and give what it has logged."""
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        async with asyncio.timeout(5):
+            _, log = await self._process.communicate()
+        return log.decode()
+
+    async def restart(self):
+        await self.start(int(self.url.rpartition(":")[2]))
+
+
+@asynccontextmanager
+async def running(environment):
+    dashboard = Dashboard(environment)
+    await dashboard.start()
+    try:
+        yield dashboard
+    finally:
+        log = await dashboard.stop()
+        assert "Traceback" not in log
+
+
+@pytest.fixture
+async def dashboard(fake):
+    """The dashboard of the jobs of the fake, which outlives it."""
+    async with running({"SUTRO_API_KEY": fake.api_key, "SUTRO_API_URL": fake.url}) as started:
+        yield started
+
+
+@pytest.fixture
+async def browser():
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        reason = "there is no Chromium: apt-get install chromium"
+        (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(reason)
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+        yield launched
+        await launched.close()
+
+
+@asynccontextmanager
+async def visiting(browser, url, *, viewport=DESKTOP, scheme="light"):
+    """A page whose scripts run without an error."""
+    context = await browser.new_context(viewport=viewport, color_scheme=scheme)
+    page = await context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))  # noqa: PLW0108 - no built-in will do
+    await page.goto(url)
+    yield page
+    assert not errors
+    await context.close()
+
+
+async def picture(page, name):
+    if directory := os.environ.get("SCREENSHOTS"):
+        await page.screenshot(path=Path(directory) / f"{name}.png", full_page=True)
+
+
+def job(page, job_id):
+    return page.get_by_role("listitem").filter(has_text=job_id)
+
+
+# ---- the program
+
+
+async def test_without_a_key_it_shows_jobs_of_a_fake_service():
+    async with running({}) as dashboard, httpx.AsyncClient(base_url=dashboard.url) as visitor:
+        assert "<h1>Sutro jobs</h1>" in (await visitor.get("/")).text
+        assert (await visitor.get("/settings")).json() == {"demo": True}
+        job_ids = (await visitor.post("/demo/jobs")).json()
+        assert len(job_ids) == 6
+        outcomes = await visitor.post("/api/jobs/statuses", json={"job_ids": job_ids})
+        assert all(outcome["report"] for outcome in outcomes.json()["outcomes"])
+
+
+async def test_with_a_key_it_shows_the_jobs_of_the_service(fake, dashboard):
+    fake.add_job("job-1")
+    async with httpx.AsyncClient(base_url=dashboard.url) as visitor:
+        assert (await visitor.get("/settings")).json() == {"demo": False}
+        assert (await visitor.post("/demo/jobs")).status_code in {404, 405}
+        assert (await visitor.get("/api/jobs/job-1")).json()["job_cost"] == 0.0185
+
+
+# ---- the page
+
+
+@pytest.mark.browser
+async def test_jobs_move_live_to_their_ends(fake, dashboard, browser):
+    fake.add_job("good-1", ["queued"], num_rows=50)
+    fake.add_job(
+        "bad-1", ["queued"], failure_reason="no GPU", additional_context="<b>0 of 8</b> are free"
+    )
+    fake.add_job("over-1", ["running"])
+    async with visiting(browser, dashboard.url) as page:
+        await page.get_by_label("Job ids").fill("good-1, bad-1\nover-1 missing-1")
+        await page.get_by_role("button", name="Watch", exact=True).click()
+        await expect(page.get_by_role("status")).to_have_text("Live")
+        await expect(job(page, "good-1")).to_contain_text("queued")
+        await expect(job(page, "good-1")).to_contain_text("Expected cost$0.02")
+        fake.set_status("good-1", "running")
+        fake.set_status("over-1", "cancelling")
+        await expect(job(page, "good-1")).to_contain_text("running")
+        await expect(job(page, "over-1")).to_contain_text("cancelling")
+        await picture(page, "moving")
+        fake.set_status("good-1", "succeeded")
+        fake.set_status("bad-1", "failed")
+        fake.set_status("over-1", "cancelled")
+        await expect(page.get_by_text("4 of 4 ended")).to_be_visible()
+        await expect(page.get_by_role("status")).to_have_text("All ended")
+        for text in ("succeeded", "Rows50", "Tokens15,400", "Cost$0.0185", "Time"):
+            await expect(job(page, "good-1")).to_contain_text(text)
+        await expect(job(page, "bad-1")).to_contain_text("no GPU — <b>0 of 8</b> are free")
+        await expect(job(page, "over-1")).to_contain_text("cancelled")
+        await expect(job(page, "missing-1")).to_contain_text("not found")
+        bar = page.get_by_role("progressbar")
+        assert await bar.get_attribute("aria-valuenow") == "4"
+        assert await bar.get_attribute("aria-valuemax") == "4"
+        address = page.url.replace("&job_id=missing-1", "")  # each look would take its grace
+
+    async def look_at(name, **look):
+        async with visiting(browser, address, **look) as page:
+            await expect(page.get_by_text("3 of 3 ended")).to_be_visible()
+            await expect(job(page, "good-1")).to_contain_text("Cost$0.0185")
+            await picture(page, name)
+            width = await page.evaluate("document.documentElement.scrollWidth")
+            assert width == look["viewport"]["width"]
+
+    await asyncio.gather(
+        *(
+            look_at(f"{name}-{scheme}", viewport=viewport, scheme=scheme)
+            for name, viewport in (("desktop", DESKTOP), ("phone", PHONE))
+            for scheme in ("light", "dark")
+        )
+    )
+
+
+@pytest.mark.browser
+async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(
+    fake, dashboard, browser
+):
+    fake.add_job("job-1", ["running"])
+    async with visiting(browser, f"{dashboard.url}?job_id=job-1") as page:
+        await expect(job(page, "job-1")).to_contain_text("running")
+        await dashboard.stop(signal.SIGKILL)
+        await expect(page.get_by_role("status")).to_contain_text("Connection lost")
+        await picture(page, "lost")
+        fake.set_status("job-1", "cancelling")
+        await dashboard.restart()
+        await expect(page.get_by_role("status")).to_have_text("Live")
+        await expect(job(page, "job-1")).to_contain_text("cancelling")
+
+        log = await dashboard.stop(signal.SIGTERM)
+        assert "Traceback" not in log
+        await expect(page.get_by_role("status")).to_contain_text("Connection lost")
+        await expect(job(page, "job-1")).to_contain_text("Trying again")
+        await picture(page, "stopped")
+        fake.set_status("job-1", "cancelled")
+        await dashboard.restart()
+        await expect(page.get_by_role("status")).to_have_text("All ended")
+        await expect(job(page, "job-1")).to_contain_text("cancelled")
+
+
+@pytest.mark.browser
+async def test_the_page_can_be_used_with_the_keyboard_and_refuses_what_is_no_id(
+    fake, dashboard, browser
+):
+    fake.add_job("job-1", ["running"])
+    async with visiting(browser, dashboard.url) as page:
+        await expect(page.get_by_role("button", name="demo")).to_be_hidden()
+        await page.keyboard.press("Tab")
+        await page.keyboard.type("job-1 ..")
+        await page.keyboard.press("Control+Enter")
+        await expect(page.get_by_text("“..” cannot be a job id.")).to_be_visible()
+        await page.get_by_label("Job ids").fill("job-1")
+        await page.keyboard.press("Control+Enter")
+        await expect(job(page, "job-1")).to_contain_text("running")
+        await page.get_by_role("button", name="Stop watching job-1").press("Enter")
+        await expect(page.get_by_role("listitem")).to_have_count(0)
+        await expect(page.get_by_role("status")).to_have_text("Nothing to watch")

@@ -1,0 +1,706 @@
+"""The FastAPI integration without a server: its life, dependencies, problems and answers."""
+
+import asyncio
+import importlib
+import json
+import math
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import httpx
+import pytest
+from fastapi import Depends, FastAPI, HTTPException
+
+import sutro_async.fastapi
+from sutro_async import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    ClientStateError,
+    ConfigurationError,
+    FailureReason,
+    GoneError,
+    InvalidResponseError,
+    Job,
+    JobCancelledError,
+    JobFailedError,
+    JobMonitor,
+    JobNotFoundError,
+    JobStatus,
+    JobStatusReport,
+    JobUnsuccessfulError,
+    JobWaitTimeoutError,
+    PermissionDeniedError,
+    PollPolicy,
+    RateLimitError,
+    ServerError,
+    SutroClient,
+    SutroError,
+    errors,
+)
+from sutro_async.fastapi import (
+    FailureReasonModel,
+    JobModel,
+    JobStatusReportModel,
+    MonitorDep,
+    SutroDep,
+    _problems,
+    get_job_monitor,
+    get_sutro_client,
+    install_error_handlers,
+    jobs_router,
+    sutro_lifespan,
+)
+from sutro_async.fastapi._events import watch_jobs
+from tests.conftest import FAST_POLL, FAST_RETRY
+
+
+def make_app(fake, **options):
+    app = FastAPI(
+        lifespan=sutro_lifespan(lambda: fake.client(retry=FAST_RETRY, poll=FAST_POLL), **options)
+    )
+    app.include_router(jobs_router())
+    return app
+
+
+@asynccontextmanager
+async def browsing(app):
+    """A browser of an app whose lifespan runs, without a server between them."""
+    async with app.router.lifespan_context(app), browser_of(app) as browser:
+        yield browser
+
+
+def browser_of(app):
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://app")
+
+
+@pytest.fixture
+async def app(fake):
+    return make_app(fake)
+
+
+@pytest.fixture
+async def browser(app):
+    async with browsing(app) as opened:
+        yield opened
+
+
+# ---- importing it
+
+
+def test_without_fastapi_the_import_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    monkeypatch.setitem(sys.modules, "fastapi.sse", None)
+    with pytest.raises(ImportError, match=r"pip install 'sutro-async\[fastapi\]'"):
+        importlib.reload(sutro_async.fastapi)
+
+
+def test_its_public_names_are_documented():
+    names = sutro_async.fastapi.__all__
+    assert names == sorted(names)
+    for name in set(names) - {"SutroDep", "MonitorDep"}:
+        assert getattr(sutro_async.fastapi, name).__doc__, name
+
+
+# ---- the lifespan
+
+
+async def test_client_and_monitor_live_as_long_as_the_app(fake, app):
+    fake.add_job("job-1")
+    async with app.router.lifespan_context(app) as state:
+        client, monitor = state["sutro_client"], state["sutro_monitor"]
+        assert (await monitor.wait("job-1")).is_terminal
+        assert app.state.sutro_client is client
+        assert app.state.sutro_monitor is monitor
+    for call in (client.get_job("job-1"), monitor.wait("job-1")):
+        with pytest.raises(ClientStateError):
+            await call
+    assert not hasattr(app.state, "sutro_client")
+
+
+async def test_a_client_that_is_passed_in_stays_open(fake, client):
+    fake.add_job("job-1")
+    app = FastAPI(lifespan=sutro_lifespan(client))
+    async with app.router.lifespan_context(app) as state:
+        assert state["sutro_client"] is client
+    assert (await client.get_job("job-1")).job_id == "job-1"
+
+
+async def test_the_client_is_made_from_the_environment_when_the_app_starts(monkeypatch):
+    app = FastAPI(lifespan=sutro_lifespan())
+    with pytest.raises(ConfigurationError, match="SUTRO_API_KEY"):
+        async with app.router.lifespan_context(app):
+            pass
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_env")
+    async with app.router.lifespan_context(app) as state:
+        assert state["sutro_client"].base_url == "https://api.sutro.sh"
+
+
+async def test_it_composes_with_the_lifespan_of_the_app(fake):
+    happened = []
+
+    @asynccontextmanager
+    async def own(app):
+        happened.append(app.state.sutro_client.base_url)
+        yield {"database": "open"}
+        happened.append(len(app.state.sutro_monitor))
+
+    app = FastAPI(lifespan=sutro_lifespan(fake.client, lifespan=own))
+    async with app.router.lifespan_context(app) as state:
+        assert state.keys() == {"sutro_client", "sutro_monitor", "database"}
+    assert happened == [fake.url + "/v1", 0]
+
+
+async def test_a_lifespan_of_the_app_may_yield_nothing_and_enter_it_itself(fake):
+    @asynccontextmanager
+    async def nothing(app):
+        yield
+
+    @asynccontextmanager
+    async def own(app):
+        async with sutro_lifespan(fake.client, lifespan=nothing)(app) as state:
+            yield {**state, "database": "open"}
+
+    app = FastAPI(lifespan=own)
+    async with app.router.lifespan_context(app) as state:
+        assert state.keys() == {"sutro_client", "sutro_monitor", "database"}
+
+
+async def test_an_error_of_the_apps_own_lifespan_comes_through(fake):
+    @asynccontextmanager
+    async def broken(app):
+        raise LookupError("no database")
+        yield
+
+    app = FastAPI(lifespan=sutro_lifespan(fake.client, lifespan=broken))
+    with pytest.raises(LookupError, match="no database"):
+        async with app.router.lifespan_context(app):
+            pass
+    assert not hasattr(app.state, "sutro_client")
+
+
+async def test_poll_and_keep_finished_reach_the_monitor(fake):
+    fake.add_job("job-1", ["running", "succeeded"])
+    app = FastAPI(
+        lifespan=sutro_lifespan(
+            lambda: fake.client(poll=PollPolicy(initial=60, maximum=60)),
+            poll=FAST_POLL,
+            keep_finished=0,
+        )
+    )
+    async with app.router.lifespan_context(app) as state, asyncio.timeout(2):
+        assert (await state["sutro_monitor"].wait("job-1")).is_terminal
+        assert state["sutro_monitor"].latest("job-1") is None
+
+
+# ---- signals
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """What the server that runs the app has heard of signals."""
+    numbers = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_signal_closes_the_monitor_and_still_reaches_the_server(fake, app, heard):
+    fake.add_job("job-1", ["running"])
+    handler = signal.getsignal(signal.SIGTERM)
+    async with app.router.lifespan_context(app) as state:
+        waiting = asyncio.create_task(state["sutro_monitor"].wait("job-1"))
+        await asyncio.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(ClientStateError, match="monitor was closed"):
+            await waiting
+        assert (await state["sutro_client"].get_job("job-1")).status == "running"
+    assert heard == [signal.SIGTERM] * 2
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+async def test_a_signal_that_nobody_handles_is_left_alone(app):
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    async with app.router.lifespan_context(app):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+async def test_a_handler_that_somebody_else_has_set_since_stays(app, heard):
+    async with app.router.lifespan_context(app):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+
+
+def test_in_a_thread_the_app_runs_without_signals(monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_env")
+    app = FastAPI(lifespan=sutro_lifespan())
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    async def run():
+        async with app.router.lifespan_context(app) as state:
+            seen.append((len(state["sutro_monitor"]), signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=asyncio.run, args=[run()])
+    thread.start()
+    thread.join()
+    assert seen == [(0, before)]
+
+
+# ---- dependencies
+
+
+def make_app_with_dependencies(**options):
+    app = FastAPI(**options)
+
+    @app.get("/who")
+    async def who(client: SutroDep, monitor: MonitorDep) -> list[str]:
+        return [repr(client), repr(monitor)]
+
+    return app
+
+
+async def test_the_dependencies_give_client_and_monitor(fake):
+    app = make_app_with_dependencies(lifespan=sutro_lifespan(fake.client))
+    async with browsing(app) as browser:
+        client = app.state.sutro_client
+        answer = (await browser.get("/who")).json()
+        assert answer == [repr(client), f"<JobMonitor of {client!r}: 0 polled, 0 finished>"]
+
+
+async def test_a_mounted_app_has_those_of_the_one_that_it_is_mounted_in(fake):
+    app = FastAPI(lifespan=sutro_lifespan(fake.client))
+    app.mount("/inner", make_app_with_dependencies())
+    async with app.router.lifespan_context(app) as state:
+
+        async def server(scope, receive, send):  # which carries the state to the requests
+            await app(scope | {"state": dict(state)}, receive, send)
+
+        async with browser_of(server) as browser:
+            assert (await browser.get("/inner/who")).status_code == 200
+
+
+async def test_without_the_lifespan_they_say_what_is_missing():
+    app = make_app_with_dependencies()
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
+        with pytest.raises(RuntimeError, match=r"FastAPI\(lifespan=sutro_lifespan\(\)\)"):
+            await browser.get("/who")
+
+
+async def test_they_can_be_overridden(fake, client):
+    fake.add_job("job-1")
+    app = FastAPI()
+    app.include_router(jobs_router())
+    async with JobMonitor(client) as monitor, browser_of(app) as browser:
+        app.dependency_overrides[get_sutro_client] = lambda: client
+        app.dependency_overrides[get_job_monitor] = lambda: monitor
+        assert (await browser.get("/jobs/job-1")).json()["status"] == "succeeded"
+        assert (await browser.get("/jobs/job-1/wait")).status_code == 200
+    assert monitor.latest("job-1") is not None
+
+
+# ---- problems
+
+
+def report(status):
+    return JobStatusReport(
+        job_id="job-1",
+        status=status,
+        raw_status=status.upper(),
+        failure=FailureReason(message="no GPU"),
+    )
+
+
+def answered(cls, status, **fields):
+    return cls(
+        job_id="job-1",
+        status_code=status,
+        message="upstream says",
+        body={"detail": "upstream says", "url": "https://user:secret@host"},
+        **fields,
+    )
+
+
+PROBLEMS = [
+    (answered(JobNotFoundError, 404), 404, None),
+    (answered(GoneError, 410), 410, None),
+    (answered(RateLimitError, 429), 503, "5"),
+    (answered(RateLimitError, 429, retry_after=12.2), 503, "13"),
+    (answered(AuthenticationError, 401), 502, None),
+    (answered(PermissionDeniedError, 403), 502, None),
+    (answered(ServerError, 503, retry_after=7.0), 502, "7"),
+    (answered(APIStatusError, 422), 502, None),
+    (APIConnectionError("cannot connect to upstream says", job_id="job-1"), 502, None),
+    (APITimeoutError("upstream says nothing", job_id="job-1"), 504, None),
+    (InvalidResponseError(job_id="job-1", path="$", reason="upstream says"), 502, None),
+    (JobWaitTimeoutError(job_id="job-1", last_report=None, elapsed=1.0, timeout=1.0), 504, None),
+    (JobFailedError(report(JobStatus.FAILED)), 409, None),
+    (JobCancelledError(report(JobStatus.CANCELLED)), 409, None),
+    (JobUnsuccessfulError(report(JobStatus.FAILED)), 409, None),
+    (ClientStateError("upstream says"), 503, "1"),
+    (ConfigurationError("upstream says"), 500, None),
+    (SutroError("upstream says"), 500, None),
+]
+
+
+def test_every_error_of_the_tree_is_among_them():
+    tried = {type(error) for error, _, _ in PROBLEMS}
+    abstract = {errors.APIError}
+    assert tried | abstract == {getattr(errors, name) for name in errors.__all__}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry_after"), PROBLEMS, ids=lambda value: type(value).__name__
+)
+async def test_each_error_is_answered_with_problem_details(error, status, retry_after, caplog):
+    app = FastAPI()
+    install_error_handlers(app)
+
+    @app.get("/own/{name}")
+    async def own(name: str):
+        raise error
+
+    async with browser_of(app) as browser:
+        answer = await browser.get("/own/route?secret=1")
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers.get("retry-after") == retry_after
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["instance"] == "/own/route"
+    if (
+        not isinstance(error, ClientStateError | ConfigurationError)
+        and type(error) is not SutroError
+    ):
+        assert problem["job_id"] == "job-1"
+    assert problem["type"].endswith("#" + problem["title"].lower().replace(" ", "-"))
+    assert problem.keys() <= {"type", "title", "status", "detail", "instance", "job_id"}
+    for inner in ("upstream says", "secret", "Traceback", "no GPU"):
+        assert inner not in answer.text
+    logged = [record.getMessage() for record in caplog.records if record.name == "sutro_async"]
+    assert bool(logged) is (status >= 500)
+    assert all(str(error) in line for line in logged)
+
+
+async def test_the_key_is_in_no_answer_and_no_log(fake, caplog):
+    caplog.set_level("DEBUG")
+    app = FastAPI(lifespan=sutro_lifespan(lambda: SutroClient("sk_very_secret", base_url=fake.url)))
+    app.include_router(jobs_router())
+    async with browsing(app) as browser:
+        for path in ("", "/status", "/wait", "/events"):
+            answer = await browser.get(f"/jobs/job-1{path}")
+            assert "very_secret" not in answer.text + str(answer.headers)
+            assert "502" in answer.text
+        assert "very_secret" not in json.dumps(app.openapi())
+    assert "very_secret" not in caplog.text
+
+
+async def test_errors_of_other_kinds_stay_the_apps_own(fake):
+    def current_user():
+        raise HTTPException(401, headers={"WWW-Authenticate": "Basic"})
+
+    app = FastAPI(lifespan=sutro_lifespan(fake.client))
+    app.include_router(jobs_router(), prefix="/api", dependencies=[Depends(current_user)])
+    async with browsing(app) as browser:
+        answer = await browser.get("/api/jobs/job-1")
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Basic"
+    assert not fake.requests
+
+
+# ---- the router
+
+
+async def test_a_record_is_read_whole(fake, browser):
+    fake.add_job(
+        "job-1",
+        [("running", 0.01), "failed"],
+        failure_reason="no GPU",
+        additional_context="0 of 8",
+        input_tokens=3,
+        output_tokens=4,
+        run_type="nightly",
+    )
+    await asyncio.sleep(0.02)
+    job = (await browser.get("/jobs/job-1")).json()
+    assert job["status"] == "failed"
+    assert job["total_tokens"] == 7
+    assert job["duration"] == pytest.approx(0.01, abs=0.001)
+    assert job["extra"] == {"run_type": "nightly"}
+    assert job["failure_reason"] == {
+        "message": "no GPU",
+        "additional_context": "0 of 8",
+        "details": {"message": "no GPU", "additional_context": "0 of 8"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "cls", "properties"),
+    [
+        (JobStatusReportModel, JobStatusReport, {"is_terminal"}),
+        (JobModel, Job, {"is_terminal", "duration", "total_tokens"}),
+        (FailureReasonModel, FailureReason, set()),
+    ],
+)
+def test_the_models_have_every_field_of_the_librarys(model, cls, properties):
+    assert model.model_fields.keys() == attrs.fields_dict(cls).keys() | properties
+
+
+async def test_a_status_is_one_request(fake, browser):
+    fake.add_job("job-1", ["brand-new", "running"])
+    answer = (await browser.get("/jobs/job-1/status")).json()
+    assert answer["status"] == "unknown"
+    assert answer["raw_status"] == "BRAND-NEW"
+    assert answer["is_terminal"] is False
+    assert len(fake.requests) == 1
+
+
+async def test_a_missing_job_is_a_404(fake, browser):
+    for path in ("", "/status", "/wait"):
+        answer = await browser.get(f"/jobs/job-1{path}")
+        assert answer.status_code == 404
+        assert answer.json()["job_id"] == "job-1"
+
+
+async def test_rate_limits_become_a_503_with_retry_after(fake, browser):
+    fake.fail_next(1, status=429, headers={"Retry-After": "120"})
+    answer = await browser.get("/jobs/job-1")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "120"
+
+
+async def test_many_statuses_are_outcomes_in_order(fake, browser):
+    fake.add_job("b")
+    fake.add_job("a/../b")
+    body = {"job_ids": ["b", "missing", "a/../b", "b"]}
+    outcomes = (await browser.post("/jobs/statuses", json=body)).json()["outcomes"]
+    assert [outcome["job_id"] for outcome in outcomes] == ["b", "missing", "a/../b"]
+    assert [outcome["report"] and outcome["report"]["status"] for outcome in outcomes] == [
+        "succeeded",
+        None,
+        "succeeded",
+    ]
+    assert outcomes[1]["problem"]["status"] == 404
+    assert outcomes[0]["problem"] is None
+
+
+async def test_what_is_everybodys_is_one_problem(fake, browser):
+    fake.fail_next(2, status=401)
+    answer = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b"]})
+    assert answer.status_code == 502
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"job_ids": []}',
+        b'{"job_ids": "job-1"}',
+        b'{"job_ids": [".."]}',
+        b'{"job_ids": ["\\u0007"]}',
+        b'{"job_ids": ["\\ud800"]}',
+        b'{"job_ids": ["a", NaN, "\\ud800"]}',
+        b'{"job_ids": [' + b'"a",' * 1000 + b'"a"]}',
+        b"{",
+        b"",
+    ],
+)
+async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
+    headers = {"Content-Type": "application/json"}
+    answer = await browser.post("/jobs/statuses", content=body, headers=headers)
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"][0].keys() == {"type", "loc", "msg"}
+    assert not fake.requests
+
+
+@pytest.mark.parametrize(
+    "job_id",
+    [
+        "..%2f",
+        "%2e%2e",
+        "..%2f..%2fadmin",
+        "%2f",
+        "a%2fb",
+        "job-1%2f",
+        "a%00b",
+        "%0d%0aX:%20y",
+        "%1b",
+        "%E2%80%AE",
+    ],
+)
+async def test_a_job_id_that_cannot_be_one_asks_nothing(fake, browser, job_id):
+    for tail in ("", "/status", "/wait", "/events"):
+        answer = await browser.get(f"/jobs/{job_id}{tail}")
+        assert answer.status_code in {404, 422}
+    assert not fake.requests
+
+
+async def test_a_job_id_of_a_query_is_checked_too(fake, browser):
+    for query in ("job_id=..", "job_id=a&job_id=%00", "", "job_id=a&" * 101):
+        assert (await browser.get(f"/job-events?{query}")).status_code == 422
+    assert not fake.requests
+
+
+# ---- the long poll
+
+
+async def test_a_long_poll_gives_the_end(fake, browser):
+    fake.add_job("job-1", ["queued", "running", "succeeded"])
+    answer = await browser.get("/jobs/job-1/wait")
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "succeeded"
+
+
+async def timed(browser, path):
+    """Ask three times, and give the answer and the shortest time: a busy machine is no delay."""
+    times = []
+    for _ in range(3):
+        began = time.monotonic()
+        answer = await browser.get(path)
+        times.append(time.monotonic() - began)
+    return answer, min(times)
+
+
+async def test_a_long_poll_gives_the_newest_report_when_time_is_up(fake, browser):
+    fake.add_job("job-1", ["queued", "running"])
+    answer, seconds = await timed(browser, "/jobs/job-1/wait?timeout=0.2")
+    assert 0.2 <= seconds <= 0.4
+    assert answer.status_code == 202
+    assert answer.json()["status"] == "running"
+
+
+@pytest.mark.parametrize("timeout", [0, 0.3])
+async def test_a_long_poll_keeps_its_time_out_while_the_service_hangs(fake, browser, timeout):
+    fake.fail_next(1000, delay=math.inf)
+    answer, seconds = await timed(browser, f"/jobs/job-1/wait?timeout={timeout}")
+    assert timeout <= seconds <= timeout + 0.2
+    assert answer.status_code == 504
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("timeout", ["-0.1", "60.1", "nan", "inf", "soon", ""])
+async def test_a_time_out_outside_0_to_60_is_a_422(fake, browser, timeout):
+    answer = await browser.get(f"/jobs/job-1/wait?timeout={timeout}")
+    assert answer.status_code == 422
+    assert not fake.requests
+
+
+async def test_a_cancellation_after_the_answer_passes_through(fake):
+    fake.add_job("job-1")
+    answered, sent = asyncio.Event(), []
+
+    async def slow_to_end():
+        yield
+        await asyncio.sleep(60)
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message["type"])
+        if message["type"] == "http.response.body":
+            answered.set()
+
+    app = FastAPI(lifespan=sutro_lifespan(fake.client))
+    app.include_router(jobs_router(), dependencies=[Depends(slow_to_end)])
+    path = "/jobs/job-1/status"
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    async with app.router.lifespan_context(app):
+        answering = asyncio.create_task(app(scope, receive, send))
+        await answered.wait()
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+    assert sent == ["http.response.start", "http.response.body"]
+
+
+# ---- events
+
+
+async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
+    words = [f"step-{number}" for number in range(20)]
+    fake.add_job("job-1", [*words, "succeeded"])
+    async with JobMonitor(client) as monitor, watch_jobs(monitor, ["job-1"]) as events:
+        assert (await anext(events)).retry == 3000
+        await anext(events)
+        while (latest := monitor.latest("job-1")) is None or not latest.is_terminal:
+            await asyncio.sleep(0.01)
+        rest = [event async for event in events]
+    assert len(rest) <= 3
+    assert rest[-1].id == "end"
+
+
+async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for(fake, client):
+    class Broken(JobMonitor):
+        def watch(self, job_id, *, timeout=None):
+            raise LookupError(job_id)
+
+    async with Broken(client) as monitor, watch_jobs(monitor, ["job-1"]) as events:
+        await anext(events)
+        with pytest.raises(LookupError, match="job-1"):
+            await anext(events)
+
+
+# ---- what the router says of itself
+
+
+def test_the_document_describes_every_route(app):
+    paths = app.openapi()["paths"]
+    assert {(path, *methods) for path, methods in paths.items()} == {
+        ("/jobs/{job_id}", "get"),
+        ("/jobs/{job_id}/status", "get"),
+        ("/jobs/{job_id}/wait", "get"),
+        ("/jobs/{job_id}/events", "get"),
+        ("/job-events", "get"),
+        ("/jobs/statuses", "post"),
+    }
+    for methods in paths.values():
+        for operation in methods.values():
+            assert operation["summary"]
+            assert operation["description"]
+            for status, response in operation["responses"].items():
+                if int(status) > 400:
+                    assert response["content"].keys() == {"application/problem+json"}
+    long_poll = paths["/jobs/{job_id}/wait"]["get"]["responses"]
+    assert long_poll["200"]["content"] == long_poll["202"]["content"]
+    events = paths["/job-events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
+    assert len(events["itemSchema"]["properties"]["data"]["contentSchema"]["anyOf"]) == 2
+
+
+def test_every_reference_in_the_document_leads_somewhere(app):
+    document = app.openapi()
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references == document["components"]["schemas"].keys()
+
+
+# ---- the documentation
+
+
+async def test_the_test_in_the_documentation_passes():
+    page = (Path(__file__).parent.parent / "docs/fastapi.md").read_text()
+    [code] = [
+        code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in code
+    ]
+    names = {}
+    exec(compile(code, "docs/fastapi.md", "exec"), names)  # our own page
+    await names["test_the_end_of_a_job_is_shown"]()
+
+
+def test_each_type_of_problem_is_a_heading_of_the_documentation():
+    page = (Path(__file__).parent.parent / "docs/fastapi.md").read_text()
+    kinds = {*_problems._KINDS.values(), _problems._INVALID_REQUEST}
+    assert {f"### {kind.title}\n" for kind in kinds} == set(
+        re.findall(r"(?m)^### .*\n", page.partition("## Errors")[2])
+    )

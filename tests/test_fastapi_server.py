@@ -1,0 +1,300 @@
+"""The router on a real server: streams, visitors who leave, and servers that stop."""
+
+import asyncio
+import contextlib
+import re
+import signal
+import sys
+import time
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi import sse as fastapi_sse
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from sutro_async import PollPolicy
+from sutro_async.fastapi import install_error_handlers, jobs_router, sutro_lifespan
+from tests.asgi_server import EventStream, serve
+from tests.conftest import FAST_POLL, FAST_RETRY
+
+
+def make_app(fake, *, middleware=False, poll=FAST_POLL):
+    app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(retry=FAST_RETRY, poll=poll)))
+    install_error_handlers(app)
+    app.include_router(jobs_router())
+    if middleware:
+        app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+    return app
+
+
+async def pass_on(request: Request, call_next):
+    return await call_next(request)
+
+
+@pytest.fixture
+def app(request, fake):
+    return make_app(fake, middleware=getattr(request, "param", False))
+
+
+with_and_without_middleware = pytest.mark.parametrize(
+    "app", [False, True], ids=["plain", "behind BaseHTTPMiddleware"], indirect=True
+)
+
+
+@pytest.fixture
+async def server(app):
+    async with serve(app) as running:
+        yield running
+
+
+async def until(condition, seconds=1.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# ---- event streams
+
+
+async def test_a_stream_shows_each_change_and_ends_with_the_job(fake, server):
+    fake.add_job("job-1", ["queued", "queued", "running", "failed"], failure_reason="no GPU")
+    stream = await EventStream.open(server, "/jobs/job-1/events")
+    assert b"content-type: text/event-stream" in stream.head
+    assert await stream.next_block() == "retry: 3000\n\n"
+    events = await stream.events()
+    assert [event["event"] for event in events] == ["status"] * 3
+    assert [event["data"]["status"] for event in events] == ["queued", "running", "failed"]
+    assert events[-1]["data"]["failure"]["message"] == "no GPU"
+    assert ["id" in event for event in events] == [False, False, True]
+    await stream.close()
+
+
+@with_and_without_middleware
+async def test_one_stream_carries_many_jobs(fake, server):
+    for job_id in "abc":
+        fake.add_job(job_id, ["running", "succeeded"])
+    fake.add_job("once", ["running", "cancelled"])
+    path = "/job-events?job_id=a&job_id=b&job_id=c&job_id=missing&job_id=once&job_id=once"
+    stream = await EventStream.open(server, path)
+    events = await stream.events()
+    seen = [(event["data"]["job_id"], event["data"]["status"]) for event in events]
+    assert sorted(map(str, seen)) == sorted(
+        map(
+            str,
+            [(job_id, status) for job_id in "abc" for status in ("running", "succeeded")]
+            + [("missing", 404), ("once", "running"), ("once", "cancelled")],
+        )
+    )
+    assert events[-1]["id"] == "end"
+    await stream.close()
+
+
+async def test_a_browser_that_connects_again_after_the_end_is_told_to_stop(fake, server):
+    fake.add_job("job-1")
+    for path in ("/jobs/job-1/events", "/job-events?job_id=job-1"):
+        stream = await EventStream.open(server, path, "Last-Event-ID: end\r\n")
+        assert stream.head.startswith(b"HTTP/1.1 204 ")
+        await stream.close()
+    assert not fake.requests
+
+
+async def test_a_missing_job_ends_its_stream_for_good(fake, server):
+    stream = await EventStream.open(server, "/jobs/job-1/events")
+    [event] = await stream.events()
+    assert event["event"] == "problem"
+    assert event["id"] == "end"
+    assert event["data"]["status"] == 404
+    assert event["data"]["job_id"] == "job-1"
+    await stream.close()
+
+
+async def test_trouble_that_may_pass_ends_a_stream_that_may_be_opened_again(fake):
+    fake.fail_next(1000, status=500, body=b"secret inner thoughts")
+    app = make_app(fake, poll=PollPolicy(initial=0.01, max_outage=0.02))
+    async with serve(app) as server:
+        stream = await EventStream.open(server, "/jobs/job-1/events")
+        [event] = await stream.events()
+        assert event["event"] == "problem"
+        assert "id" not in event
+        assert event["data"]["status"] == 502
+        assert "secret" not in str(event)
+        await stream.close()
+
+
+async def test_an_idle_stream_is_kept_alive(fake, server, monkeypatch):
+    monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.05)
+    assert fastapi_sse.KEEPALIVE_COMMENT == b": ping\n\n"
+    fake.add_job("job-1", ["running"])
+    stream = await EventStream.open(server, "/jobs/job-1/events")
+    blocks = [await stream.next_block() for _ in range(4)]
+    assert blocks[2:] == [": ping\n\n"] * 2
+    await stream.close()
+
+
+# ---- visitors who leave
+
+
+@with_and_without_middleware
+async def test_500_visitors_of_10_jobs_are_10_poll_loops_and_leave_none_behind(fake, app, server):
+    job_ids = [f"job-{number}" for number in range(10)]
+    for job_id in job_ids:
+        fake.add_job(job_id, ["running"])
+    monitor = app.state.sutro_monitor
+    streams = await asyncio.gather(
+        *(EventStream.open(server, f"/jobs/{job_ids[n % 10]}/events") for n in range(500))
+    )
+    first = await asyncio.gather(*(stream.next_event() for stream in streams))
+    assert {event["data"]["status"] for event in first} == {"running"}
+    assert len(monitor) == 10
+    assert fake.max_in_flight <= 10
+    half = len(streams) // 2
+    await asyncio.gather(
+        *(stream.close() for stream in streams[:half]),
+        *(stream.reset() for stream in streams[half:]),
+    )
+    await until(lambda: len(monitor) == 0)
+
+
+@with_and_without_middleware
+async def test_a_visitor_who_leaves_ends_the_polling_in_whichever_way(fake, app, server):
+    for job_id in ("job-1", "job-2"):
+        fake.add_job(job_id, ["running"])
+    monitor = app.state.sutro_monitor
+    for leave in (EventStream.close, EventStream.reset):
+        for path, jobs in (
+            ("/jobs/job-1/events", 1),
+            ("/job-events?job_id=job-1&job_id=job-2", 2),
+            ("/jobs/job-1/wait", 1),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await until(lambda: len(monitor) == jobs)  # noqa: B023 - called at once
+            await leave(EventStream(reader, writer))
+            await until(lambda: len(monitor) == 0)
+
+
+@with_and_without_middleware
+async def test_a_client_that_loses_patience_ends_the_polling(fake, app, server):
+    fake.add_job("job-1", ["running"])
+    async with httpx.AsyncClient(base_url=server.url, timeout=0.2) as browser:
+        for path in ("/jobs/job-1/events", "/jobs/job-1/wait"):
+            with pytest.raises(httpx.ReadTimeout):
+                await browser.get(path)
+            await until(lambda: len(app.state.sutro_monitor) == 0)
+
+
+@with_and_without_middleware
+async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, server):
+    words = [f"step {number} {'x' * 20_000}" for number in range(400)]
+    fake.add_job("job-1", words)
+    stream = await EventStream.open(server, "/jobs/job-1/events")
+    await until(lambda: len(fake.requests) > 60, seconds=5)
+    await stream.reset()
+    await until(lambda: len(app.state.sutro_monitor) == 0)
+
+
+# ---- servers that stop
+
+
+@pytest.fixture
+def program(fake, tmp_path):
+    """A program that serves jobs of the fake, as somebody would deploy it."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        "import sys\n"
+        "import uvicorn\n"
+        "from fastapi import FastAPI\n"
+        "from starlette.middleware.base import BaseHTTPMiddleware\n"
+        "from sutro_async import PollPolicy, SutroClient\n"
+        "from sutro_async.fastapi import jobs_router, sutro_lifespan\n"
+        "def client():\n"
+        f"    return SutroClient('sk_test', base_url={fake.url!r}, poll=PollPolicy(initial=0.05))\n"
+        "async def pass_on(request, call_next):\n"
+        "    return await call_next(request)\n"
+        "app = FastAPI(lifespan=sutro_lifespan(client))\n"
+        "app.include_router(jobs_router())\n"
+        "if 'middleware' in sys.argv:\n"
+        "    app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)\n"
+        "uvicorn.run(app, port=0)\n"
+    )
+    return path
+
+
+@contextlib.asynccontextmanager
+async def running(program, *arguments):
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-X", "dev", "-W", "error", program, *arguments),
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    log = []
+    try:
+        while not (log and "Uvicorn running" in log[-1]):
+            log.append((await process.stderr.readline()).decode())
+            assert log[-1], log
+        yield process, log, re.search(r"http://127.0.0.1:(\d+)", log[-1])[0]
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments"), [(signal.SIGTERM, ["middleware"]), (signal.SIGINT, [])]
+)
+async def test_a_signal_ends_streams_and_long_polls_at_once(fake, program, number, arguments):
+    fake.add_job("job-1", ["running"])
+    async with (
+        running(program, *arguments) as (process, log, url),
+        httpx.AsyncClient(base_url=url, timeout=10) as browser,
+        browser.stream("GET", "/jobs/job-1/events") as stream,
+    ):
+        lines = stream.aiter_lines()
+        while not (await anext(lines)).startswith("data:"):
+            pass
+        waiting = asyncio.create_task(browser.get("/jobs/job-1/wait?timeout=60"))
+        unseen = asyncio.create_task(browser.get("/jobs/missing/wait?timeout=60"))
+        await until(lambda: any("missing" in request.path for request in fake.requests), 5)
+        began = time.monotonic()
+        process.send_signal(number)
+        rest = [line async for line in lines]
+        assert (await waiting).status_code == 202
+        assert (await unseen).status_code == 503
+        assert (await unseen).headers["retry-after"] == "1"
+        _, errors = await process.communicate()
+        assert time.monotonic() - began < 2
+    assert "event: problem" in rest
+    assert "id: end" not in rest
+    log.append(errors.decode())
+    assert "Finished server process" in log[-1]
+    assert not re.search("Traceback|ERROR|Warning", "".join(log)), "".join(log)
+
+
+async def test_a_server_that_gets_no_signal_ends_them_when_its_patience_ends(fake, caplog):
+    fake.add_job("job-1", ["running"])
+    app = make_app(fake)
+    async with asyncio.timeout(4):
+        async with serve(app, timeout_graceful_shutdown=1) as server:
+            stream = await EventStream.open(server, "/jobs/job-1/events")
+            browser = httpx.AsyncClient(base_url=server.url)
+            waiting = asyncio.create_task(browser.get("/jobs/job-1/wait?timeout=60"))
+            await until(lambda: len(app.state.sutro_monitor) == 1)
+            await stream.next_event()
+        assert await stream.next_event() is None
+        assert (await waiting).status_code == 503
+        await browser.aclose()
+        await stream.close()
+    assert not [record for record in caplog.records if record.exc_info]
+    assert not [record for record in caplog.records if "without" in record.getMessage()]
+
+
+async def test_a_stopped_app_leaves_no_task_behind(fake):
+    fake.add_job("job-1", ["running"])
+    before = asyncio.all_tasks()
+    async with serve(make_app(fake)) as server:
+        stream = await EventStream.open(server, "/jobs/job-1/events")
+        await stream.next_event()
+        await stream.close()
+    left = {task for task in asyncio.all_tasks() - before if "RequestHandler" not in repr(task)}
+    assert not left
