@@ -44,7 +44,7 @@ from sutro_async.fastapi._problems import (
 __all__ = ["jobs_router"]
 
 _CLIENT_CLOSED_REQUEST: Final = 499  # a word of nginx, for the access log: nobody gets the answer
-_SHORTEST_WAIT: Final = 0.05  # seconds; a first report needs some
+_SHORTEST_WAIT: Final = 0.1  # seconds; a first report needs some
 
 
 def jobs_router() -> APIRouter:
