@@ -1,6 +1,7 @@
 """What all tests share: a clean environment, paces in milliseconds, servers, and leak checks."""
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -24,12 +25,16 @@ FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
 FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
 
 
+_home_numbers = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path):
+def clean_environment(monkeypatch, tmp_path_factory):
     """Keep the settings of whoever runs the tests away from them."""
     for name in ("SUTRO_API_KEY", "SUTRO_API_URL", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    # A home of its own for each test; those that keep something there make the directory.
+    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / f"home-{next(_home_numbers)}"))
 
 
 @pytest.fixture
