@@ -1,6 +1,7 @@
 """What all tests share: a clean environment, paces in milliseconds, servers, and leak checks."""
 
 import asyncio
+import gc
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -26,6 +27,12 @@ FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace
 
 
 _home_numbers = itertools.count()
+
+
+def pytest_collection_finish():
+    """Spare the tests that take the time the long pauses of a collection of all that is loaded."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
