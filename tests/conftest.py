@@ -1,7 +1,10 @@
 """What all tests share: a clean environment, paces in milliseconds, servers, and leak checks."""
 
 import asyncio
+import gc
+import itertools
 import os
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from unittest import mock
@@ -23,13 +26,56 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
 FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
 
+# Seconds.
+AUTOJUMP_THRESHOLD = 0.002
+
+_home_numbers = itertools.count()
+
+
+def pytest_collection_finish():
+    """Spare the tests that take the time the long pauses of a collection of all that is loaded."""
+    gc.collect()
+    gc.freeze()
+
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path):
+def clean_environment(monkeypatch, tmp_path_factory):
     """Keep the settings of whoever runs the tests away from them."""
     for name in ("SUTRO_API_KEY", "SUTRO_API_URL", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
+    # A home of its own for each test; those that keep something there make the directory.
+    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / f"home-{next(_home_numbers)}"))
+
+
+@pytest.fixture
+async def autojump_clock(monkeypatch):
+    """Set the clock forward wherever the event loop would do nothing but wait for a timer.
+
+    While anything happens the clock runs as ever, so that work that takes too long still does.
+    Server and client share the loop, and a loopback connection hands over at once what is sent:
+    a loop with nothing to do for `AUTOJUMP_THRESHOLD` can only be waiting for its next timer.
+    Not for tests that wait for threads or other processes, whose work the loop does not see.
+    """
+    selector = asyncio.get_running_loop()._selector
+    select, monotonic = selector.select, time.monotonic
+    skipped = 0.0
+
+    def now():
+        return monotonic() + skipped
+
+    def select_or_jump(timeout=None):
+        nonlocal skipped
+        if timeout is None or timeout <= AUTOJUMP_THRESHOLD:
+            return select(timeout)
+        due = now() + timeout
+        events = select(AUTOJUMP_THRESHOLD)
+        if not events:
+            skipped += max(0.0, due - now())
+        return events
+
+    monkeypatch.setattr(selector, "select", select_or_jump)
+    monkeypatch.setattr(time, "monotonic", now)  # where the loop reads the time, too
+    monkeypatch.setattr("sutro_async.testing._server.monotonic", now)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 
@@ -48,7 +48,10 @@ async def raw_server(*script: bytes | Handler) -> AsyncIterator[RawServer]:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            writer.close()
+            # Not close(): that waits for the rest of an answer that nobody reads any more.
+            writer.transport.abort()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]

@@ -19,6 +19,8 @@ from sutro_async import (
 )
 from tests.conftest import FAST_POLL, nothing_left_behind
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
 
 @pytest.fixture
 async def monitor(client):
@@ -220,14 +222,14 @@ async def test_an_end_that_is_told_as_the_time_out_strikes_is_not_lost(fake, cli
     fake.add_job("job-1", ["running"])
     fake.add_job("job-2")
     end = await client.get_job_status("job-2")
-    wait = asyncio.create_task(monitor.wait("job-1", timeout=0.1))
+    wait = asyncio.create_task(monitor.wait("job-1", timeout=0.5))
     await until(lambda: monitor.latest("job-1"))
 
     def tell_too_late():
-        time.sleep(0.15)
+        time.sleep(0.2)
         asyncio.get_running_loop().call_soon(monitor._loops["job-1"].tell, end)
 
-    asyncio.get_running_loop().call_later(0.05, tell_too_late)
+    asyncio.get_running_loop().call_later(0.35, tell_too_late)
     assert await wait is end
 
 

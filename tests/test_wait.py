@@ -31,6 +31,8 @@ from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_POLL, nothing_left_behind
 from tests.raw_server import SUCCEEDED, answer, raw_server
 
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
 ENDLESS = ["running"]
 
 
@@ -826,7 +828,7 @@ async def waiting_task(fake, client, moment):
     elif moment == "in a pause":
         client._service.transport._throttle.pause(30)
     task = asyncio.create_task(client.wait_for_job("job-1", timeout=30))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.5)
     return task
 
 
