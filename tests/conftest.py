@@ -4,9 +4,10 @@ import asyncio
 import gc
 import itertools
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
 
 import aiohttp
@@ -88,6 +89,51 @@ async def fake() -> AsyncIterator[FakeSutro]:
 async def client(fake) -> AsyncIterator[SutroClient]:
     async with fake.client(retry=FAST_RETRY, poll=FAST_POLL) as opened:
         yield opened
+
+
+@contextmanager
+def served(fake: FakeSutro) -> Iterator[FakeSutro]:
+    """Run a server in a thread, for what brings an event loop of its own."""
+    is_up = threading.Event()
+    stop: asyncio.Event | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve():
+        nonlocal stop, loop
+        stop, loop = asyncio.Event(), asyncio.get_running_loop()
+        async with fake:
+            is_up.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    is_up.wait()
+    try:
+        yield fake
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+
+
+@pytest.fixture
+def service(monkeypatch) -> Iterator[FakeSutro]:
+    """A server in a thread, to which the environment points."""
+    with served(FakeSutro(api_key="sk_secret")) as fake:
+        monkeypatch.setenv("SUTRO_API_URL", fake.url)
+        monkeypatch.setenv("SUTRO_API_KEY", fake.api_key)
+        yield fake
+
+
+@pytest.fixture
+def fast_command(monkeypatch):
+    """Let the command, which has the pace of the library, poll within milliseconds."""
+    from sutro_async.cli import _commands
+
+    class Client(_commands.SutroClient):
+        def __init__(self, *args, **options):
+            super().__init__(*args, poll=FAST_POLL, **options)
+
+    monkeypatch.setattr(_commands, "SutroClient", Client)
 
 
 class _ClientResponse(aiohttp.ClientResponse):

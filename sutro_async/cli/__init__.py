@@ -1,17 +1,25 @@
-"""The command `sutro-async`."""
+"""The command `sutro-async`.
+
+It needs the extra `cli`, but for its demo and its version.
+"""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import importlib.util
+import sys
 from collections.abc import Sequence
 
-from sutro_async import __version__
-from sutro_async.cli._demo import run_demo
+from sutro_async import SutroError, __version__
+from sutro_async.cli._errors import complain, complain_of_errors
+from sutro_async.cli._exit import ExitStatus, status_of_error
+from sutro_async.cli._streams import abandon, standard_streams
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130
+_MISSING_EXTRA = (
+    'This needs click and rich: pip install "sutro-async[cli]". `sutro-async demo` does without.'
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,19 +28,54 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: What follows the command's name; those of the process by default.
     """
-    parser = argparse.ArgumentParser(
-        prog="sutro-async", description="Check on Sutro batch jobs and wait for them."
-    )
-    parser.add_argument("--version", action="version", version=f"sutro-async {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser(
-        "demo",
-        help="wait for six jobs on a fake service; needs no key and no network",
-        description="Wait for six jobs on a fake service, on this machine.",
-    )
-    parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    with standard_streams():
+        try:
+            exit_status = _run(arguments)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            abandon(sys.stdout)
+            return ExitStatus.BROKEN_PIPE
+        except OSError as error:
+            abandon(sys.stdout)
+            complain(f"Error: the output cannot be written: {error.strerror}")
+            return ExitStatus.USAGE
+        return exit_status
+
+
+def _run(arguments: Sequence[str]) -> int:
     try:
-        asyncio.run(run_demo())
+        if all(importlib.util.find_spec(name) for name in ("click", "rich")):
+            return _run_with_extra(arguments)
+        return _run_without_extra(arguments)
     except KeyboardInterrupt:
-        return _INTERRUPTED
-    return 0
+        return ExitStatus.INTERRUPTED
+    except SutroError as error:
+        complain_of_errors([error])
+        return status_of_error(error)
+
+
+def _run_with_extra(arguments: Sequence[str]) -> int:
+    import click  # noqa: PLC0415 - of the extra
+
+    from sutro_async.cli import _commands  # noqa: PLC0415 - needs the extra
+
+    try:
+        return _commands.run(arguments)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "sutro-async"
+        complain(f"Error: {error.format_message()}", f"See `{command} --help`.")
+        return ExitStatus.USAGE
+
+
+def _run_without_extra(arguments: Sequence[str]) -> int:
+    if list(arguments) == ["--version"]:
+        print(f"sutro-async {__version__}")
+        return ExitStatus.OK
+    if list(arguments) != ["demo"]:
+        complain(_MISSING_EXTRA)
+        return ExitStatus.USAGE
+    from sutro_async.cli._demo import run_demo  # noqa: PLC0415 - brings a server along
+
+    asyncio.run(run_demo())
+    return ExitStatus.OK

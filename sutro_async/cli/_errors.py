@@ -1,0 +1,71 @@
+"""Errors as the command tells of them: on standard error, with what to do about them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+from sutro_async import (
+    APIConnectionError,
+    AuthenticationError,
+    ConfigurationError,
+    InvalidResponseError,
+    JobNotFoundError,
+    JobWaitTimeoutError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    SutroError,
+)
+from sutro_async.cli._format import count
+from sutro_async.cli._streams import abandon
+
+__all__ = ["complain", "complain_of_errors", "complain_of_timeouts"]
+
+# So many errors of one kind are told one by one.
+_TOLD: Final = 10
+
+_URL: Final = "(--base-url, SUTRO_API_URL)"
+_ADVICE: Final[tuple[tuple[type[SutroError], str], ...]] = (
+    (ConfigurationError, f"Set SUTRO_API_KEY, or run `sutro login`; and check the URL {_URL}."),
+    (AuthenticationError, f"Check SUTRO_API_KEY, and that it is for this service {_URL}."),
+    (PermissionDeniedError, "Check that the key is that of the account of the job."),
+    (JobNotFoundError, "Check the id, and that the key is that of the account of the job."),
+    (RateLimitError, "Try again later, or with a smaller --max-concurrency."),
+    (ServerError, "The service is in trouble: try again later."),
+    (APIConnectionError, f"Check the network, and the URL {_URL}."),
+    (InvalidResponseError, f"Check that this is the URL of a Sutro service {_URL}."),
+)
+
+
+def complain(*lines: str) -> None:
+    """Print lines on standard error, if anybody reads it."""
+    try:
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        sys.stderr.flush()
+    except OSError:
+        abandon(sys.stderr)
+
+
+def complain_of_errors(errors: Iterable[SutroError]) -> None:
+    """Print errors, and for each kind of them what to do."""
+    kinds: dict[type[SutroError], list[SutroError]] = {}
+    for error in errors:
+        kinds.setdefault(type(error), []).append(error)
+    for kind, members in kinds.items():
+        complain(*(f"Error: {error}" for error in members[:_TOLD]))
+        if len(members) > _TOLD:
+            complain(f"Error: and {count(len(members) - _TOLD)} more of that kind")
+        complain(*(advice for base, advice in _ADVICE if issubclass(kind, base)))
+
+
+def complain_of_timeouts(timeouts: Iterable[JobWaitTimeoutError], number_of_jobs: int) -> None:
+    """Print that a wait is over before its jobs have ended."""
+    timeouts = list(timeouts)
+    if timeouts:
+        complain(
+            f"Error: the time-out of {timeouts[0].timeout:g} s has struck:"
+            f" {count(len(timeouts))} of {count(number_of_jobs)} jobs had not ended",
+            "They go on at the service: wait for them again, or with a longer --timeout.",
+        )

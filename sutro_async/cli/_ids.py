@@ -1,0 +1,54 @@
+"""Job ids, from the arguments and from standard input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TextIO
+
+import click
+
+__all__ = ["check_id", "read_ids"]
+
+
+def read_ids(arguments: Iterable[str], stdin: TextIO | None) -> list[str]:
+    """Collect the ids, each once; `-` stands for those on standard input, one to a line.
+
+    Raises:
+        click.UsageError: There is none, or one that cannot be a job id; or standard input is
+            closed or no text.
+    """
+    ids: dict[str, None] = {}
+    for argument in arguments:
+        if argument == "-":
+            ids.update(dict.fromkeys(_read_lines(stdin)))
+        else:
+            ids[check_id(argument, "as an argument")] = None
+    if not ids:
+        raise click.UsageError("there are no job ids on standard input: write one to a line")
+    return list(ids)
+
+
+def check_id(job_id: str, where: str) -> str:
+    """Return the id.
+
+    Raises:
+        click.UsageError: It cannot be one; `where` says where it was found.
+    """
+    if job_id in {"", ".", ".."} or not job_id.isprintable():
+        raise click.UsageError(
+            f"{job_id!r} {where} cannot be a job id: it takes printable characters, one at least"
+        )
+    return job_id
+
+
+def _read_lines(stdin: TextIO | None) -> Iterator[str]:
+    if stdin is None or stdin.closed:
+        raise click.UsageError("standard input is closed: name the jobs, or pipe their ids to it")
+    try:
+        for number, line in enumerate(stdin, start=1):
+            if line.strip():
+                yield check_id(line.strip(), f"on line {number} of standard input")
+    except UnicodeDecodeError:
+        raise click.UsageError("standard input is no text: pipe job ids to it") from None
+    except OSError as error:
+        raise click.UsageError(f"standard input cannot be read: {error.strerror}") from None

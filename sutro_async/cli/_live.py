@@ -1,0 +1,168 @@
+"""A wait on a terminal: a table that moves, and one bar for all."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Final
+
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sutro_async import JobStatus
+from sutro_async.cli._board import Board, Entry
+from sutro_async.cli._format import ago, count, listed, one_line, reason, status_word, stopwatch
+from sutro_async.cli._rich import print_note, print_table, status_text
+from sutro_async.cli._summary import remarks, summary_table
+
+__all__ = ["LiveView"]
+
+_MAX_WIDTH: Final = 120
+# Lines other than those of jobs: the header, what is left out, a blank one, the bar, the one of the
+# cursor, and one below, for when the drawing is taken back: it must not have scrolled away by then.
+_OTHER_LINES: Final = 6
+_STATUS_WIDTH: Final = 10
+_ELAPSED_WIDTH: Final = 7
+_ROWS_WIDTH: Final = 9
+
+
+class LiveView:
+    """Shows the jobs that move and counts the others; gives way to a summary at the end."""
+
+    tick = 0.125
+
+    def __init__(self, board: Board, console: Console, *, raw: bool) -> None:
+        self._board = board
+        self._console = console
+        self._raw = raw
+        self._drawn_at = 0.0
+        self._asked_ids: set[str] = set()
+        longest_id = max(map(cell_len, board.entries), default=0)
+        self._id_width = max(len("Job"), longest_id)
+        self._live = Live(
+            console=console, auto_refresh=False, transient=True, get_renderable=self._render
+        )
+
+    def opened(self) -> AbstractContextManager[object]:
+        return self._live
+
+    def show(self, entry: Entry) -> None:
+        del entry  # the table shows all that is to be shown
+        self.refresh()
+
+    def refresh(self) -> None:
+        # Hundreds of changes may come together; the eye wants no more than a few tables a second.
+        if self._board.elapsed - self._drawn_at >= self.tick:
+            self._drawn_at = self._board.elapsed
+            self._live.refresh()
+
+    def next_without_record(self) -> Entry | None:
+        for entry in self._choose():
+            is_wanted = entry.report is not None and entry.outcome is None
+            if is_wanted and entry.job_id not in self._asked_ids:
+                self._asked_ids.add(entry.job_id)
+                return entry
+        return None
+
+    def summarise(self, *, is_interrupted: bool) -> None:
+        del is_interrupted  # the table shows what is known, in either case
+        print_table(self._console, summary_table(self._board, raw=self._raw))
+        for line in remarks(self._board):
+            print_note(self._console, line)
+
+    def _choose(self) -> list[Entry]:
+        """Choose the jobs to show: all, or those that go on and have changed last."""
+        entries = list(self._board.entries.values())
+        room = max(1, self._console.height - _OTHER_LINES)
+        if len(entries) <= room:
+            return entries
+        places = {entry.job_id: place for place, entry in enumerate(entries)}
+        moving = sorted(entries, key=lambda entry: (entry.outcome is not None, -_changed_at(entry)))
+        return sorted(moving[:room], key=lambda entry: places[entry.job_id])
+
+    def _render(self) -> RenderableType:
+        shown = self._choose()
+        width = min(self._console.width, _MAX_WIDTH)
+        parts: list[RenderableType] = [self._table(shown, width)]
+        if len(shown) < len(self._board.entries):
+            parts.append(self._others(shown))
+        # The cursor stays on the last line, which is left empty: what is typed there, such as ^C,
+        # would wrap at the end of a full one, and throw the drawing out by a line.
+        return Group(*parts, Text(), self._bar(width), Text())
+
+    def _table(self, shown: list[Entry], width: int) -> Table:
+        table = Table(
+            box=None, padding=(0, 2, 0, 0), pad_edge=False, width=width, header_style="bold"
+        )
+        job_width = min(self._id_width, width // 3)
+        table.add_column("Job", width=job_width, no_wrap=True, overflow="ellipsis")
+        table.add_column("Status", width=_STATUS_WIDTH, no_wrap=True, overflow="ellipsis")
+        for title, column_width in (("Elapsed", _ELAPSED_WIDTH), ("Rows", _ROWS_WIDTH)):
+            table.add_column(title, width=column_width, justify="right", no_wrap=True)
+        table.add_column("Last change", ratio=1, no_wrap=True, overflow="ellipsis")
+        for entry in shown:
+            table.add_row(*self._cells(entry))
+        return table
+
+    def _cells(self, entry: Entry) -> tuple[RenderableType, ...]:
+        now = self._board.elapsed
+        rows = entry.record.num_rows if entry.record else None
+        return (
+            Text(entry.job_id),
+            status_text(self._word(entry), entry.state),
+            stopwatch(now if entry.over_at is None else entry.over_at),
+            "" if rows is None else count(rows),
+            Text(self._last_change(entry, now), style="dim"),
+        )
+
+    def _word(self, entry: Entry) -> str:
+        if entry.report is None or entry.is_lost:
+            return entry.state
+        # There is no room for both `unknown` and the word.
+        is_unknown = entry.report.status is JobStatus.UNKNOWN
+        return status_word(entry.report, raw=self._raw or is_unknown)
+
+    def _last_change(self, entry: Entry, now: float) -> str:
+        if entry.outcome is not None and entry.outcome.error is not None:
+            return one_line(str(entry.outcome.error))
+        if entry.report is None or entry.changed_at is None:
+            return ""
+        why = reason(entry.report)
+        if why:
+            return why
+        when = ago(now - entry.changed_at)
+        if entry.previous is None:
+            return when
+        return f"{when}, was {status_word(entry.previous, raw=self._raw)}"
+
+    def _others(self, shown: list[Entry]) -> Text:
+        shown_ids = {entry.job_id for entry in shown}
+        others = [entry for entry in self._board.entries.values() if entry.job_id not in shown_ids]
+        text = f"and {count(len(others))} more: {listed(self._board.count_states(others))}"
+        return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
+
+    def _bar(self, width: int) -> Table:
+        entries = self._board.entries.values()
+        number_over = sum(entry.outcome is not None for entry in entries)
+        unsuccessful = listed(
+            (number, state)
+            for number, state in self._board.count_states()
+            if state in {JobStatus.FAILED, JobStatus.CANCELLED, "error"}
+        )
+        text = f"{count(number_over)} of {count(len(entries))} finished"
+        line = Table.grid(padding=(0, 2, 0, 0), expand=False)
+        line.width = width
+        line.add_column(ratio=1, min_width=10)
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(
+            ProgressBar(total=len(entries), completed=number_over),
+            Text(f"{text}, {unsuccessful}" if unsuccessful else text),
+        )
+        return line
+
+
+def _changed_at(entry: Entry) -> float:
+    return -1.0 if entry.changed_at is None else entry.changed_at

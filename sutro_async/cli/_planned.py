@@ -1,0 +1,67 @@
+"""Jobs for the fake, as they are written on the command line."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import click
+
+from sutro_async.cli._ids import check_id
+
+__all__ = ["DEFAULT_JOBS", "PlannedJob", "parse_job"]
+
+Step = str | tuple[str, float]
+
+
+@attrs.frozen(kw_only=True)
+class PlannedJob:
+    """A job for the fake, and its statuses, as `FakeSutro.add_job` takes them."""
+
+    job_id: str
+    timeline: tuple[Step, ...]
+
+    @property
+    def fails(self) -> bool:
+        """Whether it fails in the end."""
+        return self.timeline[-1] == "failed"
+
+
+DEFAULT_JOBS = (
+    PlannedJob(job_id="job-1", timeline=(("queued", 5), ("running", 20), "succeeded")),
+    PlannedJob(job_id="job-2", timeline=(("queued", 10), ("running", 30), "failed")),
+    PlannedJob(job_id="job-3", timeline=("succeeded",)),
+)
+
+
+def parse_job(text: str) -> PlannedJob:
+    """Read a job such as `job-1=queued:2,running:5,succeeded`.
+
+    Raises:
+        click.UsageError: It cannot be read so.
+    """
+    job_id, equals, timeline = text.rpartition("=")
+    if not equals:
+        raise click.UsageError(f"{text!r} names no job: write it as job-1=queued:2,succeeded")
+    check_id(job_id, "in --job")
+    steps = tuple(_parse_step(step.strip(), text) for step in timeline.split(","))
+    if isinstance(steps[-1], tuple):
+        raise click.UsageError(f"the last status in {text!r} stays: give it no seconds")
+    if len({type(step) for step in steps[:-1]}) > 1:
+        raise click.UsageError(f"in {text!r}, give seconds to each status but the last, or to none")
+    return PlannedJob(job_id=job_id, timeline=steps)
+
+
+def _parse_step(step: str, text: str) -> Step:
+    word, colon, seconds = step.partition(":")
+    if not word or not word.isprintable():
+        raise click.UsageError(f"{text!r} lacks a status: write it as job-1=queued:2,succeeded")
+    if not colon:
+        return word
+    try:
+        number = float(seconds)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise click.UsageError(f"{step!r} in {text!r} needs a number of seconds above 0")
+    return word, number

@@ -1,0 +1,72 @@
+"""What a wait came to, for people: a table of the jobs, why some failed, and one line for all."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from sutro_async.cli._board import Board, Entry
+from sutro_async.cli._format import count, duration, listed, money, reason, status_word, stopwatch
+from sutro_async.cli._table import Column, Row, Table
+
+__all__ = ["remarks", "summary_table"]
+
+_COLUMNS: Final = (
+    Column("Job"),
+    Column("Status"),
+    Column("Rows", is_number=True),
+    Column("Tokens", is_number=True),
+    Column("Cost", is_number=True),
+    Column("Duration", is_number=True),
+)
+
+
+def summary_table(board: Board, *, raw: bool) -> Table:
+    """Make the table of all jobs, without the columns of which nothing is known."""
+    rows = tuple(_row(entry, raw=raw) for entry in board.entries.values())
+    return Table(_COLUMNS, rows).without_empty_columns()
+
+
+def remarks(board: Board) -> list[str]:
+    """Give the lines below the table: why jobs failed, then what came of all of them."""
+    lines = _reasons(board)
+    return ["", *lines, "", *_totals(board)] if lines else ["", *_totals(board)]
+
+
+def _reasons(board: Board) -> list[str]:
+    reports = [entry.report for entry in board.entries.values() if entry.report is not None]
+    return [f"{report.job_id} failed: {reason(report)}" for report in reports if reason(report)]
+
+
+def _totals(board: Board) -> list[str]:
+    jobs = "1 job" if len(board.entries) == 1 else f"{count(len(board.entries))} jobs"
+    lines = [f"{jobs} in {stopwatch(board.elapsed)}: {listed(board.count_states())}"]
+    records = [entry.record for entry in board.entries.values() if entry.record is not None]
+    tokens = [record.total_tokens for record in records if record.total_tokens is not None]
+    costs = [record.job_cost for record in records if record.job_cost is not None]
+    facts = []
+    if tokens:
+        facts.append(f"{count(sum(tokens))} tokens")
+    if costs:
+        facts.append(money(math.fsum(costs)))
+    unread = sum(entry.has_ended and entry.record is None for entry in board.entries.values())
+    if facts and unread:
+        facts.append(f"not counting {count(unread)} of which the record was not read")
+    return [*lines, ", ".join(facts)] if facts else lines
+
+
+def _row(entry: Entry, *, raw: bool) -> Row:
+    if entry.is_lost or entry.report is None:
+        word = entry.state
+    else:
+        word = status_word(entry.report, raw=raw)
+    record = entry.record
+    if record is None:
+        return Row((entry.job_id, word, "", "", "", ""), entry.state)
+    facts = (
+        "" if record.num_rows is None else count(record.num_rows),
+        "" if record.total_tokens is None else count(record.total_tokens),
+        "" if record.job_cost is None else money(record.job_cost),
+        "" if record.duration is None else duration(record.duration),
+    )
+    return Row((entry.job_id, word, *facts), entry.state)

@@ -1,0 +1,633 @@
+"""The commands, in this process, against a server in a thread."""
+
+import errno
+import io
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+
+from sutro_async import __version__, cli
+from sutro_async.cli import _wait
+from tests.conftest import FAST_POLL
+
+pytestmark = pytest.mark.usefixtures("fast_command")
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command, and give its exit status and what it has printed."""
+
+    def run(*arguments):
+        status = cli.main(arguments)
+        output, errors = capsys.readouterr()
+        assert "sk_secret" not in output + errors
+        assert "sk_wrong" not in output + errors
+        return status, output, errors
+
+    return run
+
+
+@pytest.fixture
+def run_json(run):
+    """Run the command, and give its exit status and the objects that it has printed."""
+
+    def run_json(*arguments):
+        status, output, errors = run(*arguments, "--json")
+        return status, [json.loads(line) for line in output.splitlines()], errors
+
+    return run_json
+
+
+@contextmanager
+def once(condition, action):
+    """Act from another thread as soon as the condition holds; gives the moments that it did."""
+    moments = []
+
+    def watch():
+        give_up_at = time.monotonic() + 10
+        while not condition() and time.monotonic() < give_up_at:
+            time.sleep(0.005)
+        moments.append(time.monotonic())
+        action()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield moments
+    finally:
+        thread.join()
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+# ---- status
+
+
+def test_status_is_a_line_a_job(service, run):
+    service.add_job("job-1", ["running"])
+    service.add_job("another job", ["failed"], failure_reason="no\nGPU")
+    service.add_job("job-3", ["preempted"])
+    status, output, errors = run("status", "job-1", "another job", "job-3")
+    assert (status, errors) == (1, "")
+    assert output.splitlines() == [
+        "job-1        running",
+        "another job  failed               no GPU",
+        "job-3        unknown (PREEMPTED)",
+    ]
+    assert run("status", "job-3", "--raw") == (0, "job-3  PREEMPTED\n", "")
+
+
+def test_status_of_a_missing_job_says_what_to_do(service, run):
+    service.add_job("job-1", ["running"])
+    status, output, errors = run("status", "job-1", "nope")
+    assert (status, output) == (3, "job-1  running\n")
+    assert errors.splitlines() == [
+        "Error: job 'nope': HTTP 404: No job found with ID nope",
+        "Check the id, and that the key is that of the account of the job.",
+    ]
+    assert run("status", "nope")[1] == ""
+
+
+def test_status_as_json_is_an_object_a_job(service, run_json):
+    service.add_job("job-1", ["failed"], failure_reason="no GPU")
+    status, (first, second), _ = run_json("status", "job-1", "nope")
+    assert status == 3
+    assert first["status"] == "failed"
+    assert first["raw_status"] == "FAILED"
+    assert first["failure"]["message"] == "no GPU"
+    assert first["error"] is None
+    assert second["job_id"] == "nope"
+    assert second["status"] is None
+    assert second["error"]["type"] == "JobNotFoundError"
+    assert second["error"]["status_code"] == 404
+    assert first.keys() == second.keys()
+
+
+def test_a_wrong_key_is_told_once_and_not_shown(service, run, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
+    status, output, errors = run("status", "a", "b")
+    assert (status, output) == (3, "")
+    assert re.fullmatch(r"Error: job '[ab]': HTTP 401: .*\nCheck SUTRO_API_KEY.*\n", errors)
+
+
+def test_no_key_is_a_matter_of_configuration(run):
+    status, output, errors = run("status", "a")
+    assert (status, output) == (2, "")
+    assert errors.startswith("Error: no API key")
+    assert errors.count("\n") == 2
+
+
+def test_a_base_url_must_be_that_of_the_key(service, run, monkeypatch):
+    assert run("status", "a", "--base-url", "https://elsewhere.example")[0] == 2
+    monkeypatch.delenv("SUTRO_API_URL")
+    service.add_job("job-1")
+    assert run("status", "job-1", "--base-url", service.url)[0] == 0
+
+
+def test_max_concurrency_is_kept(service, run):
+    for number in range(8):
+        service.add_job(f"job-{number}")
+    service.fail_next(8, delay=0.01)
+    run("status", *(f"job-{number}" for number in range(8)), "--max-concurrency", "2")
+    assert service.max_in_flight == 2
+    assert run("status", "job-1", "--max-concurrency", "0")[0] == 2
+
+
+# ---- ids
+
+
+def test_ids_come_from_arguments_and_from_standard_input_once(service, run, monkeypatch):
+    for job_id in ("a", "b b", "c"):
+        service.add_job(job_id)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n  b b \r\n\na\n"))
+    status, output, _ = run("status", "c", "-", "a", "-")
+    assert status == 0
+    assert output == "c    succeeded\nb b  succeeded\na    succeeded\n"
+    assert len(service.requests) == 3
+
+
+def test_10_000_ids_on_standard_input(service, run, monkeypatch):
+    ids = [f"job-{number}" for number in range(5000)] * 2
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(ids)))
+    service.fail_next(5000, status=403)
+    status, output, errors = run("status", "-", "--json")
+    assert (status, output) == (3, "")  # nothing more is asked after a 403
+    assert errors.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("argument", "stdin", "complaint"),
+    [
+        ("", "", "'' as an argument cannot be a job id"),
+        ("..", "", "cannot be a job id"),
+        ("a\tb", "", r"'a\\tb' as an argument cannot"),
+        ("-", "a\n\nb\x07\n", "on line 3 of standard input cannot be"),
+        ("-", "\n \n", "no job ids on standard input"),
+        ("-", None, "standard input is closed"),
+    ],
+)
+def test_what_cannot_be_an_id_is_refused(run, monkeypatch, argument, stdin, complaint):
+    monkeypatch.setattr(sys, "stdin", None if stdin is None else io.StringIO(stdin))
+    status, output, errors = run("status", argument)
+    assert (status, output) == (2, "")
+    assert re.search(complaint, errors)
+    assert errors.count("\n") <= 2
+
+
+def test_a_standard_input_that_is_no_text_is_refused(run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff\n"), encoding="utf-8"))
+    assert run("status", "-")[2].startswith("Error: standard input is no text")
+
+
+def test_a_standard_input_that_cannot_be_read_is_refused(run, monkeypatch, tmp_path):
+    class Directory(io.StringIO):
+        def __next__(self):
+            raise OSError(errno.EISDIR, "Is a directory")
+
+    monkeypatch.setattr(sys, "stdin", Directory())
+    assert run("status", "-")[2].startswith("Error: standard input cannot be read: Is a directory")
+
+
+# ---- job
+
+
+def test_job_shows_what_is_known(service, run):
+    service.add_job("job-1", name="Reviews", num_rows=1200, system_prompt="One\nword.")
+    service.add_job("job-2", ["failed"], failure_reason="no GPU")
+    status, output, errors = run("job", "job-1", "job-2", "nope")
+    assert status == 3
+    first, second = output.split("\n\n")
+    assert re.search(
+        r"^Job            job-1\nStatus         succeeded\nName +Reviews$", first, re.MULTILINE
+    )
+    assert re.search(r"^Rows           1,200$", first, re.MULTILINE)
+    assert re.search(r"^Cost           0\.0185 USD$", first, re.MULTILINE)
+    assert re.search(r"^System prompt  One word\.$", first, re.MULTILINE)
+    assert re.search(r"^Failure        no GPU$", second, re.MULTILINE)
+    assert errors.startswith("Error: job 'nope'")
+    assert run("job", "job-1", "--full")[1].count("\n               word.\n") == 1
+
+
+def test_job_as_json_is_the_record(service, run_json):
+    service.add_job("job-1", run_type="batch")
+    status, (first, second), _ = run_json("job", "job-1", "nope")
+    assert status == 3
+    assert first["model"] == "llama-3.1-8b"
+    assert first["extra"] == {"run_type": "batch"}
+    assert first["error"] is None
+    assert second.keys() == {"job_id", "error"}
+
+
+# ---- wait
+
+
+def test_wait_prints_a_line_a_change_and_what_it_cost(service, run):
+    service.add_job("job-1", ["queued", "running", "running", "succeeded"])
+    service.add_job("b", ["running", "failed"], failure_reason="no GPU")
+    service.fail_next(1, status=503, headers={"Retry-After": "0.05"}, job_id="job-1")
+    status, output, errors = run("wait", "job-1", "b")
+    assert (status, errors) == (1, "")
+    lines, summary = output.split("\n\n", 1)
+    news = [
+        line.split("  ", 1)
+        for line in (re.sub(r"^ *[\d.]+ s  ", "", line) for line in lines.splitlines())
+    ]
+    assert [text.strip() for job_id, text in news if job_id == "job-1"] == [
+        "queued",
+        "running",
+        "succeeded",
+    ]
+    assert [text.strip() for job_id, text in news if job_id != "job-1"] == [
+        "running",
+        "failed: no GPU",
+    ]
+    assert re.fullmatch(
+        r"Job    Status     Rows  Tokens        Cost  Duration\n"
+        r"job-1  succeeded   100  15,400  0\.0185 USD +[\d.]+ s\n"
+        r"b      failed      100 +[\d.]+ s\n"
+        r"\n"
+        r"b failed: no GPU\n"
+        r"\n"
+        r"2 jobs in [\d.]+ s: 1 succeeded, 1 failed\n"
+        r"15,400 tokens, 0\.0185 USD\n",
+        summary,
+    )
+    assert sum("/jobs/" in request.path for request in service.requests) == 2
+
+
+def test_wait_as_json_ends_each_job_once(service, run_json):
+    service.add_job("job-1", ["queued", "running", "succeeded"])
+    service.add_job("job-2", ["running"])
+    status, events, errors = run_json("wait", "job-1", "job-2", "nope", "--timeout", "0.8")
+    assert status == 3
+    of_job_1 = [(event["event"], event["status"]) for event in events if event["job_id"] == "job-1"]
+    assert of_job_1 == [
+        ("change", "queued"),
+        ("change", "running"),
+        ("end", "succeeded"),
+        ("summary", "succeeded"),
+    ]
+    ends = {event["job_id"]: event for event in events if event["event"] == "end"}
+    assert ends["job-1"]["error"] is None
+    assert ends["job-2"]["error"]["type"] == "JobWaitTimeoutError"
+    assert ends["job-2"]["status"] == "running"
+    assert ends["nope"]["error"]["type"] == "JobNotFoundError"
+    assert len(ends) == sum(event["event"] == "end" for event in events) == 3
+    summaries = [event for event in events if event["event"] == "summary"]
+    assert [(event["job_id"], event["total_tokens"]) for event in summaries] == [("job-1", 15_400)]
+    assert "the time-out of 0.8 s has struck: 1 of 3 jobs had not ended" in errors
+
+
+def test_a_time_out_is_kept_and_told(service, run):
+    service.add_job("job-1", ["running"])
+    began_at = time.monotonic()
+    status, output, errors = run("wait", "job-1", "--raw", "--timeout", "0.2s")
+    assert 0.2 <= time.monotonic() - began_at < 0.6
+    assert status == 124
+    assert re.match(
+        r" +\d\.\d s  job-1  RUNNING\n\nJob    Status\njob-1  RUNNING\n\n1 job in", output
+    )
+    assert errors == (
+        "Error: the time-out of 0.2 s has struck: 1 of 1 jobs had not ended\n"
+        "They go on at the service: wait for them again, or with a longer --timeout.\n"
+    )
+
+
+def test_a_job_that_is_lost_on_the_way_is_told_in_its_line(service, run):
+    service.add_job("job-1", ["running"])
+    service.fail_next(1, status=410, job_id="gone")
+    status, output, _ = run("wait", "gone", "job-1", "--timeout", "0.1")
+    assert status == 3
+    assert "gone   error: job 'gone': HTTP 410: Gone" in output
+    assert re.search(r"^gone   error$", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "1d", "", "٣"])
+def test_a_time_out_that_is_none_is_refused(text, run):
+    status, _, errors = run("wait", "job-1", "--timeout", text)
+    assert status == 2
+    assert "is no time span such as 90, 10m or 1.5h" in errors
+
+
+def test_a_time_out_may_have_a_unit(service, run):
+    service.add_job("job-1")
+    for text in ("0", "90", "10m", "1.5h"):
+        assert run("wait", "job-1", "--timeout", text)[0] == 0
+
+
+def test_a_summary_does_without_records_that_cannot_be_read(service, run, monkeypatch):
+    service.add_job("a")
+    service.add_job("b")
+    answer = service._answer
+    monkeypatch.setattr(
+        service,
+        "_answer",
+        lambda request, endpoint, job_id, fault: (
+            (410, None)
+            if (endpoint, job_id) == ("jobs", "a")
+            else answer(request, endpoint, job_id, fault)
+        ),
+    )
+    status, output, _ = run("wait", "a", "b")
+    assert status == 0
+    assert "not counting 1 of which the record was not read" in output
+
+
+def hang_up_records(service, monkeypatch):
+    """Let requests for records hang as soon as a status has been answered."""
+    answer = service._answer
+
+    def then_silence(request, endpoint, job_id, fault):
+        service.fail_next(1, delay=60)
+        return answer(request, endpoint, job_id, fault)
+
+    monkeypatch.setattr(service, "_answer", then_silence)
+
+
+def test_a_service_that_falls_silent_does_not_hold_up_the_summary(service, run, monkeypatch):
+    monkeypatch.setattr(_wait, "_BATCH_TIMEOUT", 0.1)
+    service.add_job("a")
+    hang_up_records(service, monkeypatch)
+    status, output, _ = run("wait", "a")
+    assert status == 0
+    assert re.search(r"^1 job in 0\.\d s: 1 succeeded$", output, re.MULTILINE)
+
+
+def test_a_key_that_is_revoked_on_the_way_ends_the_wait_with_what_is_known(service, run):
+    service.add_job("job-1", ["running"])
+    with once(lambda: len(service.requests) > 2, lambda: service.fail_next(99, status=401)):
+        status, output, errors = run("wait", "job-1")
+    assert status == 3
+    assert "job-1  running" in output
+    assert output.endswith("1 running\n")
+    assert "HTTP 401" in errors
+
+
+def test_a_key_that_is_wrong_from_the_start_leaves_nothing_to_show(service, run, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
+    assert run("wait", "job-1")[:2] == (3, "")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_interrupt_shows_what_is_known(service, run, as_json):
+    service.add_job("a", ["succeeded"])
+    service.add_job("b", ["running"])
+    with once(lambda: len(service.requests) > 8, press_ctrl_c) as moments:
+        status, output, errors = run("wait", "a", "b", *(["--json"] if as_json else []))
+        assert time.monotonic() - moments[0] < 1
+    assert status == 130
+    assert errors == "Interrupted: 1 of 2 jobs had not ended, and go on at the service.\n"
+    if as_json:
+        ends = [e for e in map(json.loads, output.splitlines()) if e["event"] == "end"]
+        assert {end["job_id"]: end["error"] and end["error"]["type"] for end in ends} == {
+            "a": None,
+            "b": "Interrupted",
+        }
+    else:
+        assert re.search(r"^a    succeeded\nb    running\n\n2 jobs in", output, re.MULTILINE)
+
+
+def test_an_interrupt_after_the_end_of_all_jobs_shows_them(service, run, monkeypatch):
+    service.add_job("a", ["failed"])
+    hang_up_records(service, monkeypatch)
+    with once(lambda: any("/jobs/" in r.path for r in service.requests), press_ctrl_c):
+        status, output, errors = run("wait", "a")
+    assert (status, errors) == (130, "")
+    assert ": 1 failed\n" in output
+
+
+def test_a_change_that_does_not_show_is_no_line(service, run, monkeypatch):
+    service.add_job("a", ["running", "running", "succeeded"])
+    answer = service._answer
+
+    def with_count(request, endpoint, job_id, fault):
+        status, body = answer(request, endpoint, job_id, fault)
+        note = f"seen {len(service.requests)} times".encode()
+        return status, body.replace(b"Job status with job_id a retrieved.", note)
+
+    monkeypatch.setattr(service, "_answer", with_count)
+    output = run("wait", "a")[1]
+    assert re.findall(r"s  a  (\w+)", output) == ["running", "succeeded"]
+
+
+# ---- fake, demo, and the rest
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
+def answers(port):
+    """Whether there is a server at the port; it answers once it has said that it runs."""
+    try:
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return True
+    except OSError:
+        return False
+
+
+def test_fake_says_how_to_reach_it(run, port):
+    with once(lambda: answers(port), press_ctrl_c):
+        status, output, errors = run("fake", "--port", str(port), "--dialect", "flat")
+    assert status == 130
+    assert output.splitlines() == [
+        f"export SUTRO_API_URL=http://127.0.0.1:{port}",
+        "export SUTRO_API_KEY=sk_test",
+    ]
+    assert "with job-1, job-2, job-3." in errors
+    assert errors.endswith("Requests answered: 1.\n")
+
+
+def test_fake_says_how_to_reach_it_as_json(run_json, port):
+    with once(lambda: answers(port), press_ctrl_c):
+        status, objects, _ = run_json("fake", "--port", str(port), "--job", "a=running:9,failed")
+    assert status == 130
+    assert objects == [
+        {"url": f"http://127.0.0.1:{port}", "api_key": "sk_test", "job_ids": ["a"]},
+    ]
+
+
+def test_a_fake_with_a_job_twice_is_refused(run):
+    status, _, errors = run("fake", "--job", "a=failed", "--job", "a=running")
+    assert status == 2
+    assert "there are two jobs 'a'" in errors
+
+
+def test_a_port_in_use_is_refused(service, run):
+    port = service.url.rpartition(":")[2]
+    status, output, errors = run("fake", "--port", port)
+    assert (status, output) == (2, "")
+    assert "the port cannot be had (Address already in use): take another" in errors
+
+
+@pytest.fixture
+def quick_demo(monkeypatch):
+    """Let the jobs of the demo run ten times as fast."""
+    from sutro_async.cli import _demo
+
+    class QuickSutro(_demo.FakeSutro):
+        def add_job(self, job_id, timeline, **fields):
+            *steps, last = timeline
+            super().add_job(job_id, [*((word, time / 10) for word, time in steps), last], **fields)
+
+    monkeypatch.setattr(_demo, "FakeSutro", QuickSutro)
+    monkeypatch.setattr(_demo, "_POLL", FAST_POLL)
+
+
+def test_the_demo_runs_without_key_and_network(run, quick_demo):
+    status, output, errors = run("demo")
+    assert (status, errors) == (0, "")
+    assert re.search(r"^ +[\d.]+ s  rewrite    cancelled$", output, re.MULTILINE)
+    assert re.search(
+        r"^extract failed: the output does not match the schema \(row 17", output, re.MULTILINE
+    )
+    assert "6 jobs in" in output
+    assert ": 4 succeeded, 1 failed, 1 cancelled\n" in output
+    code = output.partition("SUTRO_API_KEY:\n\n")[2]
+    assert code.count("\n") == 5
+    compile("async def main():\n" + code, "demo", "exec")
+
+
+def test_the_demo_as_json_is_nothing_but_json(run_json, quick_demo):
+    status, events, errors = run_json("demo")
+    assert (status, errors) == (0, "")
+    assert sum(event["event"] == "end" for event in events) == 6
+
+
+def test_the_help_has_an_example_for_each_command(run):
+    status, output, _ = run("--help")
+    assert status == 0
+    commands = re.findall(r"^  (\w+) ", output.partition("Commands:")[2], re.MULTILINE)
+    assert commands[:5] == ["demo", "fake", "job", "status", "wait"]
+    for command in commands[:5]:
+        status, output, errors = run(command, "--help")
+        assert (status, errors) == (0, "")
+        assert f"sutro-async {command}" in output.partition("Example:")[2]
+
+
+def test_no_command_is_wrong_usage_and_shows_the_help(run):
+    status, output, errors = run()
+    assert (status, output) == (2, "")
+    assert "Usage: sutro-async" in errors
+
+
+@pytest.mark.parametrize("arguments", [["dance"], ["status"], ["status", "a", "--fast"]])
+def test_wrong_usage_is_told_in_two_lines(arguments, run):
+    status, output, errors = run(*arguments)
+    assert (status, output) == (2, "")
+    assert re.fullmatch(r"Error: .*\nSee `sutro-async.* --help`\.\n", errors)
+
+
+def test_completion_is_clicks_own(capsys, monkeypatch):
+    monkeypatch.setenv("_SUTRO_ASYNC_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "sutro-async st")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == "plain,status\n"
+
+
+# ---- streams
+
+
+class BrokenOutput(io.StringIO):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def flush(self):
+        raise self.error
+
+    def fileno(self):
+        raise io.UnsupportedOperation
+
+
+def test_an_output_that_nobody_reads_ends_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", BrokenOutput(BrokenPipeError()))
+    assert cli.main(["--version"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", BrokenOutput(OSError(errno.ENOSPC, "No space left")))
+    assert cli.main(["--version"]) == 2
+    assert capsys.readouterr().err == "Error: the output cannot be written: No space left\n"
+
+
+def test_errors_that_nobody_reads_are_dropped(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", BrokenOutput(BrokenPipeError()))
+    assert cli.main(["dance"]) == 2
+
+
+def test_what_the_encoding_lacks_is_escaped(service, monkeypatch):
+    service.add_job("job-1", ["failed"], failure_reason="pas de GPU à Orléans")
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    assert cli.main(["status", "job-1"]) == 1
+    assert output.getvalue() == b"job-1  failed  pas de GPU \\xe0 Orl\\xe9ans\n"
+
+
+def test_streams_that_are_closed_are_done_without(monkeypatch, service):
+    service.add_job("job-1", ["failed"])
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["status", "job-1"]) == 1
+    assert cli.main(["status", "nope"]) == 3
+
+
+# ---- without the extra
+
+
+@pytest.fixture
+def without_extra(monkeypatch):
+    find_spec = cli.importlib.util.find_spec
+    monkeypatch.setattr(
+        cli.importlib.util,
+        "find_spec",
+        lambda name: None if name in {"click", "rich"} else find_spec(name),
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"click", "rich"}]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("click", "rich"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_without_the_extra_it_says_what_to_install(without_extra, run):
+    for arguments in ([], ["wait", "job-1"], ["--help"]):
+        status, output, errors = run(*arguments)
+        assert (status, output) == (2, "")
+        assert 'pip install "sutro-async[cli]"' in errors
+        assert errors.count("\n") == 1
+
+
+def test_without_the_extra_it_knows_its_version(without_extra, run):
+    assert run("--version") == (0, f"sutro-async {__version__}\n", "")
+
+
+def test_without_the_extra_the_demo_has_plain_lines_on_a_terminal_too(
+    without_extra, run, quick_demo, monkeypatch
+):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    status, output, errors = run("demo")
+    assert (status, errors) == (0, "")
+    assert "\x1b" not in output
+    assert ": 4 succeeded, 1 failed, 1 cancelled\n" in output
