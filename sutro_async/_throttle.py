@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
+from collections import OrderedDict
 from typing import Final
 
 from aiolimiter import AsyncLimiter
@@ -38,7 +38,7 @@ class Throttle:
         if max_concurrency < 1:
             raise ConfigurationError(f"max_concurrency must be at least 1, got {max_concurrency!r}")
         self._free_slots = max_concurrency
-        self._line: deque[asyncio.Future[None]] = deque()
+        self._line: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._limiter = None if max_rate is None else _limiter(max_rate)
         self._resume_at: float | None = None
 
@@ -78,19 +78,21 @@ class Throttle:
     def release(self) -> None:
         """Let another request go: the slot is handed over to the first in line."""
         while self._line:
-            turn = self._line.popleft()
-            if not turn.done():  # one that was cancelled keeps its place until now
+            turn, _ = self._line.popitem(last=False)
+            if not turn.done():  # who was cancelled in this very turn of the loop is still in line
                 turn.set_result(None)
                 return
         self._free_slots += 1
 
     async def _stand_in_line(self) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
+        self._line[turn] = None
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # the slot came just before the cancellation
+            if turn.cancelled():
+                self._line.pop(turn, None)
+            else:  # the slot came just before the cancellation
                 self.release()
             raise
 

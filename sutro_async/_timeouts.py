@@ -14,12 +14,12 @@ __all__ = ["RequestTimeout", "SharedTimer"]
 
 
 class SharedTimer:
-    """Goes off at the first of many deadlines.
+    """Goes off no later than the first of many deadlines.
 
     Attributes:
-        running: What has a deadline. There is never more of it than may be in flight, so all of it
-            can be looked at each time.
-        goes_off_at: Seconds of the loop's clock; infinity while it is not set.
+        running: The time-outs that have been entered and not left.
+        goes_off_at: Seconds of the loop's clock, at or before the deadline of each that runs;
+            infinity while the timer does not run.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class SharedTimer:
         self.goes_off_at = math.inf
         self._handle: asyncio.TimerHandle | None = None
 
-    def set(self, deadline: float) -> None:
+    def start(self, deadline: float) -> None:
         """Let it go off at this deadline and no other."""
         self.stop()
         self.goes_off_at = deadline
@@ -52,7 +52,7 @@ class SharedTimer:
                 timeout.interrupt()
         waiting = [timeout.deadline for timeout in self.running if not timeout.is_interrupted]
         if waiting:
-            self.set(min(waiting))
+            self.start(min(waiting))
         else:
             self.stop()
 
@@ -72,7 +72,7 @@ class RequestTimeout(Scope):
         self.deadline = asyncio.get_running_loop().time() + self._seconds
         self._timer.running.add(self)
         if self.deadline < self._timer.goes_off_at:
-            self._timer.set(self.deadline)
+            self._timer.start(self.deadline)
 
     def _leave(self) -> None:
         self._timer.running.remove(self)

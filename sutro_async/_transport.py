@@ -46,7 +46,10 @@ _UNTRUSTED_SERVER: Final = (
     aiohttp.ServerFingerprintMismatch,
 )
 
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout()  # there is a cheaper one around it
+# `RequestTimeout` does that at less cost. But aiohttp refuses a session of another event loop only
+# where it has a timer to set, so one that was passed in gets that of some months.
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout()
+_HARDLY_ANY_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
 
 ErrorT = TypeVar("ErrorT", bound=SutroError)
 
@@ -125,7 +128,7 @@ class Transport:
                         URL(self.base_url + path, encoded=True),
                         # Aiohttp takes long to merge headers, so our own session has them built in.
                         headers=None if self._owns_session else self._headers,
-                        timeout=_NO_TIMEOUT,
+                        timeout=_NO_TIMEOUT if self._owns_session else _HARDLY_ANY_TIMEOUT,
                         allow_redirects=False,
                         raise_for_status=False,
                         auto_decompress=True,
@@ -137,7 +140,8 @@ class Transport:
                         else:
                             body = await _read_body(response)
                     finally:
-                        if response.connection is not None:  # it goes back with the last byte
+                        # Aiohttp has given it back already if the body was read to its end.
+                        if response.connection is not None:
                             response.release()
             except _ERRORS_OF_AIOHTTP as error:
                 _log_request(path, "no answer", sent_at, attempt)
@@ -263,8 +267,8 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
         while size <= MAX_BODY_BYTES and not content.at_eof():
             chunks.append(await content.readany())
             size += len(chunks[-1])
-    except (aiohttp.ClientError, OSError) as error:
-        if response.status == 200 or isinstance(error, TimeoutError):
+    except (aiohttp.ClientError, OSError):
+        if response.status == 200:
             raise
     if size > MAX_BODY_BYTES:
         response.close()

@@ -158,6 +158,33 @@ async def test_who_is_cancelled_in_line_takes_no_slot_along(max_rate):
     assert not throttle._line
 
 
+async def test_who_is_cancelled_in_line_leaves_it_at_once():
+    throttle = Throttle(1, None)
+    await throttle.acquire()
+    tasks = [asyncio.create_task(throttle.acquire()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in tasks[:4]:
+        task.cancel()
+    await asyncio.sleep(0)
+    assert len(throttle._line) == 1
+    throttle.release()
+    async with asyncio.timeout(1):
+        await tasks[4]
+
+
+async def test_who_is_cancelled_as_a_slot_comes_free_is_passed_over():
+    throttle = Throttle(1, None)
+    await throttle.acquire()
+    first, second = (asyncio.create_task(throttle.acquire()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    throttle.release()
+    async with asyncio.timeout(1):
+        await second
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
 async def test_a_slot_that_comes_just_before_a_cancellation_is_passed_on():
     throttle = Throttle(1, None)
     await throttle.acquire()

@@ -420,6 +420,33 @@ async def test_a_closed_session_is_named(fake):
             await client.get_job_status("job-1")
 
 
+def test_a_session_of_another_event_loop_is_refused_and_left_as_it_was():
+    async def ask_with(session):
+        client = SutroClient(KEY, base_url=server.url, session=session, retry=ONCE)
+        with pytest.raises(ClientStateError, match="the session cannot be used"):
+            await client.get_job_status("job-1")
+        await client.aclose()
+
+    async def ask_itself():
+        async with session.get(server.url) as response:
+            return response.status
+
+    with asyncio.Runner() as owner:
+        opening = raw_server(answer(REPORT))
+        server = owner.run(opening.__aenter__())
+        session = owner.run(open_session())
+        assert owner.run(ask_itself()) == 200  # and leaves a connection in the pool
+        asyncio.run(ask_with(session))
+        assert owner.run(ask_itself()) == 200
+        owner.run(session.close())
+        owner.run(opening.__aexit__(None, None, None))
+    assert len(server.requests) == 2
+
+
+async def open_session():
+    return aiohttp.ClientSession()
+
+
 async def test_a_session_with_credentials_of_its_own_is_refused(fake, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
