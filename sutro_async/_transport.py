@@ -144,10 +144,12 @@ class Transport:
                         if response.connection is not None:
                             response.release()
             except _ERRORS_OF_AIOHTTP as error:
-                _log_request(path, "no answer", sent_at, attempt)
+                if _log.isEnabledFor(logging.DEBUG):
+                    _log_request(path, "no answer", sent_at, attempt)
                 failure: SutroError = self._translated(error, job_id, timeout)
             else:
-                _log_request(path, response.status, sent_at, attempt)
+                if _log.isEnabledFor(logging.DEBUG):
+                    _log_request(path, response.status, sent_at, attempt)
                 if response.status == 200:
                     return body
                 failure = self._refused(job_id, response, body, max_pause)
@@ -248,7 +250,8 @@ class _Connector(aiohttp.TCPConnector):
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
         connection = await super().connect(req, traces, timeout)
-        if connection.protocol is not None and connection.protocol.should_close:
+        protocol = connection.protocol
+        if protocol is not None and protocol.should_close:
             connection.close()
             raise aiohttp.ServerDisconnectedError("the server has answered before it was asked")
         return connection
@@ -278,9 +281,8 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _log_request(path: str, outcome: object, sent_at: float, attempt: int) -> None:
-    if _log.isEnabledFor(logging.DEBUG):
-        elapsed = (time.monotonic() - sent_at) * 1000
-        _log.debug("GET %s: %s after %.1f ms, try %d", path, outcome, elapsed, attempt)
+    elapsed = (time.monotonic() - sent_at) * 1000
+    _log.debug("GET %s: %s after %.1f ms, try %d", path, outcome, elapsed, attempt)
 
 
 def _described(error: Exception) -> str:
