@@ -715,6 +715,21 @@ async def test_a_time_out_around_a_request_strikes(fake, browser, path):
             await browser.get(path)
 
 
+async def test_a_time_out_strikes_while_an_event_is_on_its_way(fake, app):
+    fake.add_job("job-1", [f"step {number}" for number in range(100)])
+
+    async def never(message=None):
+        if message is None or message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    path = "/jobs/job-1/events"
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    async with app.router.lifespan_context(app):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await app(scope, never, never)
+
+
 async def test_a_cancelled_task_that_asks_is_cancelled(fake, browser):
     fake.add_job("job-1", ["running"])
     asking = asyncio.create_task(browser.get("/jobs/job-1/wait"))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any
 
 import anyio
 from fastapi import Request
@@ -18,8 +19,6 @@ from sutro_async import ClientStateError, SutroError
 from sutro_async.fastapi._problems import problem_response, validation_response
 
 __all__ = ["EventsAreOverError", "JobsRoute"]
-
-_SERVER_STOPS: Final = "graceful shutdown"  # in the message of the cancellation by uvicorn
 
 
 class EventsAreOverError(Exception):
@@ -60,17 +59,32 @@ class JobsRoute(APIRoute):
             await send(message)
 
         try:
-            await super().handle(scope, receive, noting_send)
-        except ExceptionGroup as group:
-            # FastAPI's event streams break where an event is on its way to somebody who leaves.
-            _, others = group.split(anyio.BrokenResourceError)
-            if others is not None:
-                raise others from None
+            with _quiet_where_a_stream_breaks():
+                await super().handle(scope, receive, noting_send)
         except asyncio.CancelledError as cancellation:
-            if is_complete or _SERVER_STOPS not in str(cancellation):
+            if is_complete or not _is_servers(cancellation):
                 raise
             if is_started:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 error = ClientStateError("the server has cancelled the request")
                 await problem_response(Request(scope), error)(scope, receive, send)
+
+
+@contextmanager
+def _quiet_where_a_stream_breaks() -> Iterator[None]:
+    """Drop what FastAPI raises where somebody leaves with an event on its way to them."""
+    try:
+        yield
+    except ExceptionGroup as group:
+        _, others = group.split(anyio.BrokenResourceError)
+        if others is not None:
+            raise others from None
+        # The break has taken the place of a cancellation, if that is what has ended the answer.
+        cause = group.__context__
+        if isinstance(cause, asyncio.CancelledError) and not _is_servers(cause):
+            raise cause from None
+
+
+def _is_servers(cancellation: asyncio.CancelledError) -> bool:
+    return "graceful shutdown" in str(cancellation)  # in uvicorn's words
