@@ -321,6 +321,7 @@ class Wait(AsyncIterator[JobStatusReport]):
     Attributes:
         job_id: The job that is waited for.
         report: The last good report, if there was one.
+        failure: What went wrong with the latest poll, if anything did.
         deadline: When the time-out strikes, once the wait has begun; seconds of the loop's clock.
     """
 
@@ -328,7 +329,6 @@ class Wait(AsyncIterator[JobStatusReport]):
         "_batch_size",
         "_began_at",
         "_failed_polls",
-        "_failure",
         "_is_over",
         "_is_stepping",
         "_latest_poll_at",
@@ -343,6 +343,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         "_timeout",
         "_unchanged_polls",
         "deadline",
+        "failure",
         "job_id",
         "report",
     )
@@ -359,6 +360,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         STATUS.path(job_id)  # refuses what cannot be a job id before anything is asked
         self.job_id = job_id
         self.report: JobStatusReport | None = None
+        self.failure: APIError | None = None
         self.deadline: float | None = None
         self._service = service
         self._options = options
@@ -366,7 +368,6 @@ class Wait(AsyncIterator[JobStatusReport]):
         self._batch_size = batch_size
 
         self._unchanged_polls = 0
-        self._failure: APIError | None = None
         self._failed_polls = 0
         self._outage_began_at = math.inf
         self._missing_since = math.inf
@@ -424,7 +425,7 @@ class Wait(AsyncIterator[JobStatusReport]):
             # An APITimeoutError is one as well, and so ask whose it is.
             if not scope.expired():
                 raise
-            raise self.timed_out() from self._failure
+            raise self.timed_out() from self.failure
 
     def begin(self, now: float) -> None:
         """Let the time-out count from now on, if not from the first step of the iteration."""
@@ -483,7 +484,7 @@ class Wait(AsyncIterator[JobStatusReport]):
     def _note_report(self, report: JobStatusReport) -> bool:
         previous, self.report = self.report, report
         self._poll_seconds = _now() - self._poll_began_at
-        self._failure = None
+        self.failure = None
         self._failed_polls = 0
         self._outage_began_at = math.inf
         self._missing_since = math.inf
@@ -509,7 +510,7 @@ class Wait(AsyncIterator[JobStatusReport]):
             return False
         if _now() >= give_up_at:
             return False
-        self._failure = error
+        self.failure = error
         self._failed_polls += 1
         bound = _growing(
             min(policy.initial, _FIRST_BACKOFF), 2, self._failed_polls - 1, policy.maximum
@@ -551,10 +552,10 @@ class Wait(AsyncIterator[JobStatusReport]):
         return max(0.0, self._next_poll_at - _now())
 
     def _log_failure(self, state: tenacity.RetryCallState) -> None:
-        if self._failure is not None:
+        if self.failure is not None:
             seconds = state.upcoming_sleep
             again = f"polling again in {seconds:.2f} s" if seconds < math.inf else "time is up"
-            _log.warning("%s; %s", self._failure, again)
+            _log.warning("%s; %s", self.failure, again)
 
     def timed_out(self, now: float | None = None) -> JobWaitTimeoutError:
         """Make the error that says that the time-out has struck, now or just then."""
@@ -563,9 +564,9 @@ class Wait(AsyncIterator[JobStatusReport]):
             last_report=self.report,
             elapsed=(now or _now()) - (self._began_at or 0.0),
             timeout=self._timeout or 0.0,
-            failure=self._failure,
+            failure=self.failure,
         )
-        error.__cause__ = self._failure
+        error.__cause__ = self.failure
         return error
 
 

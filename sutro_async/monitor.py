@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
-from sutro_async._polling import timeout_seconds
+from sutro_async._polling import STATUS, Wait, timeout_seconds
 from sutro_async.client import SutroClient
 from sutro_async.errors import (
     ClientStateError,
@@ -130,6 +130,7 @@ class JobMonitor:
             APIError: A failure that a wait does not survive, or one that lasted too long.
             ClientStateError: The monitor or its client is closed.
         """
+        STATUS.path(job_id)  # refuses what cannot be a job id before anything is asked
         seconds = timeout_seconds(timeout)
         return self._ask_once(job_id) if seconds == 0 else self._watch(job_id, seconds)
 
@@ -191,7 +192,8 @@ class JobMonitor:
                             last_report=report,
                             elapsed=asyncio.get_running_loop().time() - began_at,
                             timeout=timeout or 0.0,
-                        ) from None
+                            failure=loop.reports.failure,
+                        ) from loop.reports.failure
                 yield report
         finally:
             loop.watchers -= 1
@@ -250,7 +252,7 @@ class _PollLoop:
 
     task: asyncio.Task[None]
 
-    def __init__(self, reports: AsyncIterator[JobStatusReport]) -> None:
+    def __init__(self, reports: Wait) -> None:
         self.reports = reports
         self.report: JobStatusReport | None = None
         self.watchers = 0

@@ -4,6 +4,7 @@ With SCREENSHOTS set to a directory, the browser leaves pictures there.
 """
 
 import asyncio
+import importlib
 import os
 import re
 import shutil
@@ -16,8 +17,26 @@ import httpx
 import pytest
 from playwright.async_api import async_playwright, expect
 
+from sutro_async import PermissionDeniedError
+
 PROGRAM = Path(__file__).parent.parent / "docs/examples/fastapi_dashboard/app.py"
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+# The program at a pace that spares the tests the waiting: polls, and browsers that connect again.
+AT_A_QUICK_PACE = """
+import functools, runpy, sys
+import sutro_async.fastapi
+from sutro_async import PollPolicy
+
+poll = PollPolicy(initial=0.2, maximum=0.5, not_found_grace=0.5)
+lifespan = functools.partial(sutro_async.fastapi.sutro_lifespan, poll=poll)
+sutro_async.fastapi.sutro_lifespan = lifespan
+sutro_async.fastapi._events._RECONNECT_AFTER = 500
+sys.path.insert(0, sys.argv[1])
+runpy.run_path(sys.argv[1] + "/app.py", run_name="__main__")
+"""
+AS_IT_IS = [PROGRAM]
+QUICK = ["-c", AT_A_QUICK_PACE, PROGRAM.parent]
 
 # Milliseconds; the page waits for three seconds before it connects again.
 expect.set_options(timeout=15_000)
@@ -27,15 +46,16 @@ PHONE = {"width": 390, "height": 844}
 
 
 class Dashboard:
-    """The example, run as its first lines say."""
+    """The example as a process of its own."""
 
-    def __init__(self, environment):
+    def __init__(self, command, environment):
+        self._command = command
         self._environment = environment
         self.url = ""
 
     async def start(self, port=0):
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-X", "dev", "-W", "error", PROGRAM),
+            *(sys.executable, "-X", "dev", "-W", "error", *self._command),
             env=os.environ | {"PYTHONUNBUFFERED": "1", "PORT": str(port)} | self._environment,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -59,8 +79,8 @@ class Dashboard:
 
 
 @asynccontextmanager
-async def running(environment):
-    dashboard = Dashboard(environment)
+async def running(environment, command=AS_IT_IS):
+    dashboard = Dashboard(command, environment)
     await dashboard.start()
     try:
         yield dashboard
@@ -69,10 +89,14 @@ async def running(environment):
         assert "Traceback" not in log
 
 
+def of_the_jobs_of(fake):
+    return {"SUTRO_API_KEY": fake.api_key, "SUTRO_API_URL": fake.url}
+
+
 @pytest.fixture
 async def dashboard(fake):
     """The dashboard of the jobs of the fake, which outlives it."""
-    async with running({"SUTRO_API_KEY": fake.api_key, "SUTRO_API_URL": fake.url}) as started:
+    async with running(of_the_jobs_of(fake), QUICK) as started:
         yield started
 
 
@@ -123,12 +147,59 @@ async def test_without_a_key_it_shows_jobs_of_a_fake_service():
         assert all(outcome["report"] for outcome in outcomes.json()["outcomes"])
 
 
-async def test_with_a_key_it_shows_the_jobs_of_the_service(fake, dashboard):
+async def test_with_a_key_it_shows_the_jobs_of_the_service(fake):
     fake.add_job("job-1")
-    async with httpx.AsyncClient(base_url=dashboard.url) as visitor:
+    async with (
+        running(of_the_jobs_of(fake)) as dashboard,
+        httpx.AsyncClient(base_url=dashboard.url) as visitor,
+    ):
         assert (await visitor.get("/settings")).json() == {"demo": False}
         assert (await visitor.post("/demo/jobs")).status_code in {404, 405}
         assert (await visitor.get("/api/jobs/job-1")).json()["job_cost"] == 0.0185
+
+
+# ---- records
+
+
+@pytest.fixture
+async def sharing(fake, monkeypatch):
+    monkeypatch.syspath_prepend(PROGRAM.parent)
+    records = importlib.import_module("records")
+    monkeypatch.setattr(records, "MOST_RECORDS", 2)
+    async with records.RecordSharingClient(fake.api_key, base_url=fake.url) as client:
+        yield client
+
+
+async def test_many_who_ask_for_a_record_at_a_time_are_one_request(fake, sharing):
+    fake.add_job("job-1", ["running"])
+    leaves = asyncio.create_task(sharing.get_job("job-1"))
+    await asyncio.sleep(0)
+    asking = asyncio.gather(*(sharing.get_job("job-1") for _ in range(20)))
+    await asyncio.sleep(0)
+    leaves.cancel()
+    assert {job.status for job in await asking} == {"running"}
+    assert len(fake.requests) == 1
+    await sharing.get_job("job-1")
+    assert len(fake.requests) == 2
+
+
+async def test_records_of_ended_jobs_are_remembered_up_to_a_number(fake, sharing):
+    for job_id in "abc":
+        fake.add_job(job_id)
+    for job_id in "abbcbc":
+        assert (await sharing.get_job(job_id)).job_id == job_id
+    assert len(fake.requests) == 3
+    await sharing.get_job("a")
+    assert len(fake.requests) == 4
+
+
+async def test_a_failure_to_get_a_record_is_everybodys_and_not_remembered(fake, sharing):
+    fake.fail_next(1, status=403)
+    errors = await asyncio.gather(*(sharing.get_job("a") for _ in "ab"), return_exceptions=True)
+    assert [type(error) for error in errors] == [PermissionDeniedError] * 2
+    assert len(fake.requests) == 1
+    fake.add_job("a")
+    assert (await sharing.get_job("a")).is_terminal
 
 
 # ---- the page
@@ -227,3 +298,34 @@ async def test_the_page_can_be_used_with_the_keyboard_and_refuses_what_is_no_id(
         await page.get_by_role("button", name="Stop watching job-1").press("Enter")
         await expect(page.get_by_role("listitem")).to_have_count(0)
         await expect(page.get_by_role("status")).to_have_text("Nothing to watch")
+        await page.goto(f"{dashboard.url}?job_id=a%C2%A0b&job_id=%E2%80%A8&job_id=job-1")
+        await expect(page.get_by_role("status")).to_have_text("Live")
+        await expect(page.get_by_role("listitem")).to_have_count(1)
+
+
+@pytest.mark.browser
+async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(
+    fake, dashboard, browser
+):
+    fake.add_job("job-1", ["running"])
+    fake.add_job("with/slash", ["succeeded"])
+
+    async def serve_credulous_script(route):
+        response = await route.fetch()
+        line = re.compile("(?m)^const cannotBeId = .*$")
+        script, found = line.subn("const cannotBeId = () => false;", await response.text())
+        assert found == 1
+        await route.fulfill(response=response, body=script)
+
+    async with visiting(browser, dashboard.url) as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.route("**/app.js", serve_credulous_script)
+        await page.goto(f"{dashboard.url}?job_id=..&job_id=job-1&job_id=with/slash")
+        await expect(page.get_by_role("status")).to_contain_text("Refused")
+        await expect(page.get_by_text("'..' cannot be a job id")).to_be_visible()
+        await page.get_by_role("button", name="Stop watching ..", exact=True).click()
+        await expect(page.get_by_role("status")).to_have_text("Live")
+        await expect(job(page, "job-1")).to_contain_text("running")
+        await expect(job(page, "with/slash")).to_contain_text("succeeded")
+        assert [url.rpartition("/")[2] for url in asked if "/api/jobs/" in url] == ["job-1"]

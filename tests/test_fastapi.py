@@ -1,6 +1,7 @@
 """The FastAPI integration without a server: its life, dependencies, problems and answers."""
 
 import asyncio
+import gc
 import importlib
 import json
 import math
@@ -10,13 +11,16 @@ import signal
 import sys
 import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import attrs
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel
 
 import sutro_async.fastapi
 from sutro_async import (
@@ -59,7 +63,8 @@ from sutro_async.fastapi import (
     jobs_router,
     sutro_lifespan,
 )
-from sutro_async.fastapi._events import watch_jobs
+from sutro_async.fastapi._events import follow
+from sutro_async.fastapi._lifespan import _on_signal_to_stop
 from tests.conftest import FAST_POLL, FAST_RETRY
 
 
@@ -175,6 +180,18 @@ async def test_a_lifespan_of_the_app_may_yield_nothing_and_enter_it_itself(fake)
         assert state.keys() == {"sutro_client", "sutro_monitor", "database"}
 
 
+async def test_the_lifespan_may_be_entered_twice(fake, app):
+    async with app.router.lifespan_context(app) as outer:
+        async with app.router.lifespan_context(app) as inner:
+            assert app.state.sutro_client is inner["sutro_client"]
+            assert inner["sutro_client"] is not outer["sutro_client"]
+    assert not hasattr(app.state, "sutro_client")
+    nested = FastAPI(lifespan=sutro_lifespan(fake.client, lifespan=sutro_lifespan(fake.client)))
+    async with nested.router.lifespan_context(nested):
+        pass
+    assert not hasattr(nested.state, "sutro_monitor")
+
+
 async def test_an_error_of_the_apps_own_lifespan_comes_through(fake):
     @asynccontextmanager
     async def broken(app):
@@ -227,6 +244,40 @@ async def test_a_signal_closes_the_monitor_and_still_reaches_the_server(fake, ap
         assert (await state["sutro_client"].get_job("job-1")).status == "running"
     assert heard == [signal.SIGTERM] * 2
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_apps_may_end_in_the_order_in_which_they_began(heard, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_env")
+    first, second = (FastAPI(lifespan=sutro_lifespan()) for _ in range(2))
+
+    async def run():
+        async with AsyncExitStack() as ends_last:
+            async with first.router.lifespan_context(first):
+                await ends_last.enter_async_context(second.router.lifespan_context(second))
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+
+    asyncio.run(run())
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [signal.SIGTERM] * 2
+
+
+@pytest.mark.parametrize("ends_after", ["the loop", "the signal"])
+def test_a_signal_after_the_loop_reaches_the_server(heard, ends_after):
+    loop, told = asyncio.new_event_loop(), []
+
+    async def enter(stack):
+        stack.enter_context(_on_signal_to_stop(lambda: told.append("stop")))
+
+    with ExitStack() as first, ExitStack() as second:
+        loop.run_until_complete(enter(first))
+        loop.run_until_complete(enter(second))
+        if ends_after == "the loop":
+            first.close()
+        loop.close()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [signal.SIGTERM]
+    assert not told
 
 
 async def test_a_signal_that_nobody_handles_is_left_alone(app):
@@ -310,6 +361,20 @@ async def test_they_can_be_overridden(fake, client):
     assert monitor.latest("job-1") is not None
 
 
+async def test_one_of_them_may_be_overridden_alone_and_by_a_mock(client):
+    app = FastAPI()
+    app.include_router(jobs_router())
+    mock = AsyncMock()
+    mock.get_job_status.return_value = report(JobStatus.RUNNING)
+    async with JobMonitor(client) as monitor, browser_of(app) as browser:
+        app.dependency_overrides[get_job_monitor] = lambda: monitor
+        assert (await browser.get("/jobs/job-1/wait?timeout=0.3")).status_code == 404
+        assert (await browser.get("/jobs/job-1/events")).status_code == 200
+        app.dependency_overrides = {get_sutro_client: lambda: mock}
+        assert (await browser.get("/jobs/job-1/status")).json()["status"] == "running"
+    gc.collect()  # which warns of what was not awaited
+
+
 # ---- problems
 
 
@@ -332,6 +397,14 @@ def answered(cls, status, **fields):
     )
 
 
+def timed_out(last_report, failure=None):
+    error = JobWaitTimeoutError(
+        job_id="job-1", last_report=last_report, elapsed=1.0, timeout=1.0, failure=failure
+    )
+    error.__cause__ = failure
+    return error
+
+
 PROBLEMS = [
     (answered(JobNotFoundError, 404), 404, None),
     (answered(GoneError, 410), 410, None),
@@ -344,7 +417,15 @@ PROBLEMS = [
     (APIConnectionError("cannot connect to upstream says", job_id="job-1"), 502, None),
     (APITimeoutError("upstream says nothing", job_id="job-1"), 504, None),
     (InvalidResponseError(job_id="job-1", path="$", reason="upstream says"), 502, None),
-    (JobWaitTimeoutError(job_id="job-1", last_report=None, elapsed=1.0, timeout=1.0), 504, None),
+    (
+        timed_out(report(JobStatus.RUNNING), APIConnectionError("upstream says", job_id="job-1")),
+        504,
+        None,
+    ),
+    (timed_out(None), 504, None),
+    (timed_out(None, answered(RateLimitError, 429)), 503, "5"),
+    (timed_out(None, answered(RateLimitError, 429, retry_after=12.2)), 503, "13"),
+    (timed_out(None, answered(JobNotFoundError, 404)), 404, None),
     (JobFailedError(report(JobStatus.FAILED)), 409, None),
     (JobCancelledError(report(JobStatus.CANCELLED)), 409, None),
     (JobUnsuccessfulError(report(JobStatus.FAILED)), 409, None),
@@ -389,8 +470,15 @@ async def test_each_error_is_answered_with_problem_details(error, status, retry_
     for inner in ("upstream says", "secret", "Traceback", "no GPU"):
         assert inner not in answer.text
     logged = [record.getMessage() for record in caplog.records if record.name == "sutro_async"]
-    assert bool(logged) is (status >= 500)
-    assert all(str(error) in line for line in logged)
+    is_logged = status >= 500 and not isinstance(error, ClientStateError)
+    assert [str(error) in line for line in logged] == [True] * is_logged
+
+
+@pytest.mark.parametrize("host", ["[", "evil/x?y#", ""])
+async def test_a_strange_host_is_no_trouble(browser, host):
+    answer = await browser.get("/jobs/m%C3%BCll%3F/status", headers={"Host": host})
+    assert answer.status_code == 404
+    assert answer.json()["instance"] == "/jobs/m%C3%BCll%3F/status"
 
 
 async def test_the_key_is_in_no_answer_and_no_log(fake, caplog):
@@ -486,13 +574,23 @@ async def test_many_statuses_are_outcomes_in_order(fake, browser):
     body = {"job_ids": ["b", "missing", "a/../b", "b"]}
     outcomes = (await browser.post("/jobs/statuses", json=body)).json()["outcomes"]
     assert [outcome["job_id"] for outcome in outcomes] == ["b", "missing", "a/../b"]
-    assert [outcome["report"] and outcome["report"]["status"] for outcome in outcomes] == [
-        "succeeded",
-        None,
-        "succeeded",
-    ]
+    assert [outcome["report"]["status"] for outcome in outcomes[::2]] == ["succeeded"] * 2
     assert outcomes[1]["problem"]["status"] == 404
-    assert outcomes[0]["problem"] is None
+    assert [outcome.keys() for outcome in outcomes] == [
+        {"job_id", "report"},
+        {"job_id", "problem"},
+        {"job_id", "report"},
+    ]
+    assert outcomes[0]["report"]["failure"] is None
+    assert None not in outcomes[1]["problem"].values()
+
+
+async def test_trouble_with_many_jobs_is_logged_once(fake, browser, caplog):
+    fake.fail_next(1000, status=400)
+    answer = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b", "c"]})
+    assert [outcome["problem"]["status"] for outcome in answer.json()["outcomes"]] == [502] * 3
+    logged = [record for record in caplog.records if "answered with 502" in record.getMessage()]
+    assert len(logged) == 1
 
 
 async def test_what_is_everybodys_is_one_problem(fake, browser):
@@ -510,6 +608,7 @@ async def test_what_is_everybodys_is_one_problem(fake, browser):
         b'{"job_ids": [".."]}',
         b'{"job_ids": ["\\u0007"]}',
         b'{"job_ids": ["\\ud800"]}',
+        b'{"job_ids": ["' + b"a" * 501 + b'"]}',
         b'{"job_ids": ["a", NaN, "\\ud800"]}',
         b'{"job_ids": [' + b'"a",' * 1000 + b'"a"]}',
         b"{",
@@ -538,6 +637,8 @@ async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
         "%0d%0aX:%20y",
         "%1b",
         "%E2%80%AE",
+        "%C2%A0",
+        "a" * 501,
     ],
 )
 async def test_a_job_id_that_cannot_be_one_asks_nothing(fake, browser, job_id):
@@ -548,7 +649,7 @@ async def test_a_job_id_that_cannot_be_one_asks_nothing(fake, browser, job_id):
 
 
 async def test_a_job_id_of_a_query_is_checked_too(fake, browser):
-    for query in ("job_id=..", "job_id=a&job_id=%00", "", "job_id=a&" * 101):
+    for query in ("job_id=..", "job_id=a&job_id=%00", "", "job_id=a&" * 101, "job_id=" + "a" * 501):
         assert (await browser.get(f"/job-events?{query}")).status_code == 422
     assert not fake.requests
 
@@ -588,6 +689,15 @@ async def test_a_long_poll_keeps_its_time_out_while_the_service_hangs(fake, brow
     assert timeout <= seconds <= timeout + 0.2
     assert answer.status_code == 504
     assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["title"] == "No report"
+
+
+async def test_a_long_poll_without_a_report_says_what_the_service_said(fake, browser):
+    fake.fail_next(1000, status=429, headers={"Retry-After": "1"})
+    answer = await browser.get("/jobs/job-1/wait?timeout=0.3")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["title"] == "Rate limited"
 
 
 @pytest.mark.parametrize("timeout", ["-0.1", "60.1", "nan", "inf", "soon", ""])
@@ -595,6 +705,53 @@ async def test_a_time_out_outside_0_to_60_is_a_422(fake, browser, timeout):
     answer = await browser.get(f"/jobs/job-1/wait?timeout={timeout}")
     assert answer.status_code == 422
     assert not fake.requests
+
+
+@pytest.mark.parametrize("path", ["/jobs/job-1", "/jobs/job-1/wait", "/jobs/job-1/events"])
+async def test_a_time_out_around_a_request_strikes(fake, browser, path):
+    fake.fail_next(1000, delay=math.inf)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await browser.get(path)
+
+
+async def test_a_time_out_strikes_while_an_event_is_on_its_way(fake, app):
+    fake.add_job("job-1", [f"step {number}" for number in range(100)])
+
+    async def never(message=None):
+        if message is None or message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    path = "/jobs/job-1/events"
+    scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+    async with app.router.lifespan_context(app):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await app(scope, never, never)
+
+
+async def test_a_cancelled_task_that_asks_is_cancelled(fake, browser):
+    fake.add_job("job-1", ["running"])
+    asking = asyncio.create_task(browser.get("/jobs/job-1/wait"))
+    await asyncio.sleep(0.02)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
+async def test_a_middleware_that_times_requests_out_has_its_say(fake, app):
+    fake.add_job("job-1", ["running"])
+
+    async def impatient(scope, receive, send):
+        try:
+            async with asyncio.timeout(0.05):
+                await app(scope, receive, send)
+        except TimeoutError:
+            await PlainTextResponse("too slow", status_code=504)(scope, receive, send)
+
+    async with app.router.lifespan_context(app), browser_of(impatient) as browser:
+        answer = await browser.get("/jobs/job-1/wait")
+    assert (answer.status_code, answer.text) == (504, "too slow")
 
 
 async def test_a_cancellation_after_the_answer_passes_through(fake):
@@ -620,7 +777,7 @@ async def test_a_cancellation_after_the_answer_passes_through(fake):
     async with app.router.lifespan_context(app):
         answering = asyncio.create_task(app(scope, receive, send))
         await answered.wait()
-        answering.cancel()
+        answering.cancel("timeout graceful shutdown exceeded")
         with pytest.raises(asyncio.CancelledError):
             await answering
     assert sent == ["http.response.start", "http.response.body"]
@@ -632,25 +789,34 @@ async def test_a_cancellation_after_the_answer_passes_through(fake):
 async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
     words = [f"step-{number}" for number in range(20)]
     fake.add_job("job-1", [*words, "succeeded"])
-    async with JobMonitor(client) as monitor, watch_jobs(monitor, ["job-1"]) as events:
-        assert (await anext(events)).retry == 3000
-        await anext(events)
-        while (latest := monitor.latest("job-1")) is None or not latest.is_terminal:
-            await asyncio.sleep(0.01)
-        rest = [event async for event in events]
+    async with JobMonitor(client) as monitor:
+        async with follow({"job-1": monitor.watch("job-1")}) as events:
+            assert (await anext(events)).retry == 3000
+            await anext(events)
+            while (latest := monitor.latest("job-1")) is None or not latest.is_terminal:
+                await asyncio.sleep(0.01)
+            rest = [event async for event in events]
     assert len(rest) <= 3
     assert rest[-1].id == "end"
 
 
-async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for(fake, client):
-    class Broken(JobMonitor):
-        def watch(self, job_id, *, timeout=None):
-            raise LookupError(job_id)
+async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for():
+    async def broken():
+        raise LookupError("no such thing")
+        yield
 
-    async with Broken(client) as monitor, watch_jobs(monitor, ["job-1"]) as events:
-        await anext(events)
-        with pytest.raises(LookupError, match="job-1"):
-            await anext(events)
+    class Monitor:
+        def watch(self, job_id):
+            return broken()
+
+    app = FastAPI()
+    app.include_router(jobs_router())
+    app.dependency_overrides[get_job_monitor] = Monitor
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
+        with pytest.raises(ExceptionGroup) as caught:
+            await browser.get("/jobs/job-1/events")
+    assert caught.group_contains(LookupError, match="no such thing")
 
 
 # ---- what the router says of itself
@@ -685,6 +851,36 @@ def test_every_reference_in_the_document_leads_somewhere(app):
     assert references == document["components"]["schemas"].keys()
 
 
+def test_an_app_may_have_models_of_the_same_names():
+    class JobProblem(BaseModel):
+        mine: int
+
+    class JobStatusReportModel(BaseModel):
+        mine: int
+
+    app = FastAPI()
+    app.include_router(jobs_router())
+
+    @app.get("/mine", response_model=JobProblem | JobStatusReportModel)
+    def mine(): ...
+
+    document = app.openapi()
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references == document["components"]["schemas"].keys()
+    responses = document["paths"]["/job-events"]["get"]["responses"]
+    problem = responses["503"]["content"]["application/problem+json"]["schema"]
+    events = responses["200"]["content"]["text/event-stream"]["itemSchema"]
+    report, same_problem = events["properties"]["data"]["contentSchema"]["anyOf"]
+    assert same_problem == problem
+    assert problem["properties"].keys() == sutro_async.fastapi.JobProblem.model_fields.keys()
+    assert "succeeded" in report["properties"]["status"]["enum"]
+    assert report["properties"]["failure"]["anyOf"][0]["properties"].keys() == {
+        "message",
+        "additional_context",
+        "details",
+    }
+
+
 # ---- the documentation
 
 
@@ -700,7 +896,8 @@ async def test_the_test_in_the_documentation_passes():
 
 def test_each_type_of_problem_is_a_heading_of_the_documentation():
     page = (Path(__file__).parent.parent / "docs/fastapi.md").read_text()
-    kinds = {*_problems._KINDS.values(), _problems._INVALID_REQUEST}
+    kinds = {kind for kind in vars(_problems).values() if isinstance(kind, _problems._Kind)}
+    kinds |= {*_problems._KINDS.values()}
     assert {f"### {kind.title}\n" for kind in kinds} == set(
         re.findall(r"(?m)^### .*\n", page.partition("## Errors")[2])
     )

@@ -16,6 +16,7 @@ from sutro_async import (
     JobWaitTimeoutError,
     PermissionDeniedError,
     PollPolicy,
+    RateLimitError,
 )
 from tests.conftest import FAST_POLL, nothing_left_behind
 
@@ -183,6 +184,14 @@ async def test_a_time_out_strikes_while_the_service_hangs(fake, monitor):
     with pytest.raises(JobWaitTimeoutError) as caught:
         await monitor.wait("job-1", timeout=0.1)
     assert caught.value.last_report is None
+    assert caught.value.__cause__ is None
+
+
+async def test_a_time_out_names_the_failure_of_the_latest_poll(fake, monitor):
+    fake.fail_next(1000, status=429)
+    with pytest.raises(JobWaitTimeoutError, match="the last poll failed") as caught:
+        await monitor.wait("job-1", timeout=0.1)
+    assert isinstance(caught.value.__cause__, RateLimitError)
 
 
 async def test_the_time_that_the_consumer_takes_counts(fake, monitor):
@@ -328,11 +337,12 @@ async def test_a_job_can_be_watched_again_after_an_error(fake, monitor):
     assert (await monitor.wait("job-1")).is_terminal
 
 
-async def test_a_bad_id_is_refused_and_leaves_no_loop(fake, monitor):
+@pytest.mark.parametrize("timeout", [None, 0])
+async def test_a_bad_id_is_refused_before_the_first_step(fake, monitor, timeout):
     with pytest.raises(ValueError, match="job id"):
-        await monitor.wait("..")
+        monitor.watch("..", timeout=timeout)
     with pytest.raises(ValueError, match="job id"):
-        await monitor.wait("..", timeout=0)
+        await monitor.wait("..", timeout=timeout)
     assert len(monitor) == 0
     assert not fake.requests
 

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import Final
 
 from fastapi.sse import ServerSentEvent
 
-from sutro_async import JobMonitor, JobStatusReport, SutroError
+from sutro_async import JobStatusReport, SutroError
 from sutro_async.fastapi._models import JobStatusReportModel
-from sutro_async.fastapi._problems import problem_details
+from sutro_async.fastapi._problems import log_problem, problem_details
 
-__all__ = ["END", "watch_jobs"]
+__all__ = ["END", "Watches", "follow"]
 
 END: Final = "end"
 """The id of the event after which there is nothing more to tell."""
 
 _RECONNECT_AFTER: Final = 3000  # milliseconds
 
+Watches = dict[str, AsyncGenerator[JobStatusReport, None]]
+"""What `JobMonitor.watch` gives, by the ids of the jobs."""
+
 News = tuple[str, JobStatusReport | Exception]
 
 
 @asynccontextmanager
-async def watch_jobs(
-    monitor: JobMonitor, job_ids: Iterable[str]
-) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
-    """Watch jobs for as long as the block lasts, and give what happens to them as events.
+async def follow(watches: Watches) -> AsyncIterator[AsyncIterator[ServerSentEvent]]:
+    """Follow jobs for as long as the block lasts, and give what happens to them as events.
 
     The watching belongs to the block and not to the iterator, whose end nobody guarantees: FastAPI
     drops it where a visitor has left.
     """
     # With room for one, a slow visitor holds the watchers up, and they skip what is outdated.
     news: asyncio.Queue[News] = asyncio.Queue(maxsize=1)
-    tasks = {
-        asyncio.create_task(_follow(monitor, job_id, news)) for job_id in dict.fromkeys(job_ids)
-    }
+    tasks = [
+        asyncio.create_task(_pass_on(job_id, reports, news)) for job_id, reports in watches.items()
+    ]
     try:
         yield _events(news, jobs=len(tasks))
     finally:
@@ -46,9 +47,11 @@ async def watch_jobs(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _follow(monitor: JobMonitor, job_id: str, news: asyncio.Queue[News]) -> None:
+async def _pass_on(
+    job_id: str, reports: AsyncGenerator[JobStatusReport, None], news: asyncio.Queue[News]
+) -> None:
     try:
-        async with aclosing(monitor.watch(job_id)) as reports:
+        async with aclosing(reports):
             async for report in reports:
                 await news.put((job_id, report))
     except Exception as error:  # noqa: BLE001 - it is raised, or told, where the news are read
@@ -64,7 +67,8 @@ async def _events(news: asyncio.Queue[News], *, jobs: int) -> AsyncIterator[Serv
             event, data = "status", JobStatusReportModel.model_validate(news_item).model_dump_json()
             jobs -= news_item.is_terminal
         elif isinstance(news_item, SutroError):
-            problem = problem_details(news_item).model_copy(update={"job_id": job_id})
+            log_problem(news_item)
+            problem = problem_details(news_item, job_id=job_id)
             event, data = "problem", problem.model_dump_json(exclude_none=True)
             jobs -= 1
             is_settled &= problem.status < HTTPStatus.INTERNAL_SERVER_ERROR

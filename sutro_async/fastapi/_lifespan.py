@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI
 from fastapi.requests import HTTPConnection
+from starlette.datastructures import State
 
 from sutro_async import JobMonitor, PollPolicy, SutroClient
 
@@ -43,13 +44,14 @@ def sutro_lifespan(
 
     The two are `sutro_client` and `sutro_monitor` in `request.state`, and in `app.state`.
 
-    As soon as the process is told to stop, by a signal that its server handles, the monitor closes:
-    who waits for it gets `ClientStateError`, and no event stream or long poll of `jobs_router`
-    holds the server up.
+    As soon as the process is told to stop, the monitor closes: who waits for it gets
+    `ClientStateError`, and no event stream or long poll of `jobs_router` holds the server up. Any
+    SIGINT or SIGTERM that somebody handles counts as the end, whatever they make of it.
 
     Args:
         client: What makes the client when the app starts, by default from the environment; or a
-            client that is there already, which is left open.
+            client that is there already, which is left open. Such a client belongs to one event
+            loop, so the app can run in that loop only.
         poll: The pace of the monitor; None takes that of the client.
         keep_finished: How many ended jobs the monitor remembers.
         lifespan: The app's own lifespan, entered once the two are there. What it yields is added to
@@ -69,13 +71,19 @@ def sutro_lifespan(
             state: dict[str, Any] = {"sutro_client": opened, "sutro_monitor": monitor}
             for name, value in state.items():
                 setattr(app.state, name, value)
-                stack.callback(delattr, app.state, name)
+                stack.callback(_remove, app.state, name, value)
             if lifespan is not None:
                 own_state = await stack.enter_async_context(lifespan(app))
                 state |= own_state or {}
             yield state
 
     return run
+
+
+def _remove(state: State, name: str, value: object) -> None:
+    """Remove what the lifespan has put there, unless another has put its own there since."""
+    if getattr(state, name, None) is value:
+        delattr(state, name)
 
 
 @asynccontextmanager
@@ -103,10 +111,13 @@ async def _open_until_stopped(monitor: JobMonitor) -> AsyncIterator[None]:
 def _on_signal_to_stop(callback: Callable[[], None]) -> Iterator[None]:
     """Call back in the event loop when a signal to stop arrives, before the one who handles it."""
     loop = asyncio.get_running_loop()
+    is_active = True
     previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(callback)
+        # Whoever has set a handler later passes signals on to this one for as long as they like.
+        if is_active and not loop.is_closed():
+            loop.call_soon_threadsafe(callback)
         previous[number](number, frame)
 
     if threading.current_thread() is threading.main_thread():  # no other may handle signals
@@ -119,6 +130,7 @@ def _on_signal_to_stop(callback: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        is_active = False
         for handled, handler in previous.items():
             if signal.getsignal(handled) is handle:
                 signal.signal(handled, handler)

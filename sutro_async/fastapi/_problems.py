@@ -10,6 +10,7 @@ import logging
 import math
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote
 
 import attrs
 from fastapi import FastAPI
@@ -38,6 +39,7 @@ from sutro_async.fastapi._models import JobProblem
 __all__ = [
     "PROBLEM_JSON",
     "install_error_handlers",
+    "log_problem",
     "problem_details",
     "problem_response",
     "validation_response",
@@ -70,6 +72,7 @@ _ACCESS_REFUSED: Final = _Kind(
 _INVALID_REQUEST: Final = _Kind(
     422, "Invalid request", "The request cannot be understood; see `errors`."
 )
+_NO_REPORT: Final = _Kind(504, "No report", "No report on the job could be had in time.")
 
 # The class that comes first in the method resolution order of an error decides.
 _KINDS: Final[dict[type[BaseException], _Kind]] = {
@@ -89,7 +92,7 @@ _KINDS: Final[dict[type[BaseException], _Kind]] = {
     JobCancelledError: _Kind(409, "Job cancelled", "The job was cancelled."),
     JobUnsuccessfulError: _Kind(409, "Job unsuccessful", "The job ended without success."),
     ClientStateError: _Kind(
-        503, "Shutting down", "This server no longer watches jobs: it is stopping.", retry_after=1
+        503, "Not watching", "This server cannot ask the service now.", retry_after=1
     ),
     SutroError: _Kind(500, "Internal error", "This server has met an error of its own."),
 }
@@ -111,33 +114,38 @@ def install_error_handlers(app: FastAPI) -> None:
 
 def problem_response(request: Request, error: SutroError) -> Response:
     """Answer a request that met an error."""
-    headers = {}
+    log_problem(error)
+    reason = _reason(error)
     retry_after = _kind(error).retry_after
-    if isinstance(error, APIStatusError) and error.retry_after is not None:
-        retry_after = math.ceil(error.retry_after)
-    if retry_after is not None:
-        headers["Retry-After"] = str(retry_after)
-    return _response(problem_details(error, instance=request.url.path), headers)
+    if isinstance(reason, APIStatusError) and reason.retry_after is not None:
+        retry_after = math.ceil(reason.retry_after)
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return _response(request, problem_details(error), headers)
 
 
-def problem_details(error: SutroError, *, instance: str | None = None) -> JobProblem:
-    """Tell of an error, and log it if it is no fault of who asked.
+def problem_details(error: SutroError, *, job_id: str | None = None) -> JobProblem:
+    """Tell of an error.
 
     Args:
         error: The error.
-        instance: The path that was asked for.
+        job_id: The job that it is about, if the error does not know.
     """
     kind = _kind(error)
-    if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        _log.warning("answered with %d %s: %s", kind.status, kind.title, error)
     return JobProblem(
         type=kind.type,
         title=kind.title,
         status=kind.status,
         detail=kind.detail,
-        instance=instance,
-        job_id=_job_id(error),
+        job_id=job_id or _job_id(error),
     )
+
+
+def log_problem(error: SutroError) -> None:
+    """Log an error, once for each visitor who is told of it, unless it is theirs."""
+    kind = _kind(error)
+    if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        level = logging.DEBUG if isinstance(error, ClientStateError) else logging.WARNING
+        _log.log(level, "answered with %d %s: %s", kind.status, kind.title, error)
 
 
 def validation_response(request: Request, error: RequestValidationError) -> Response:
@@ -151,19 +159,30 @@ def validation_response(request: Request, error: RequestValidationError) -> Resp
         title=kind.title,
         status=kind.status,
         detail=kind.detail,
-        instance=request.url.path,
         errors=[{name: item[name] for name in ("type", "loc", "msg")} for item in error.errors()],
     )
-    return _response(problem, {})
+    return _response(request, problem, {})
 
 
-def _response(problem: JobProblem, headers: dict[str, str]) -> Response:
+def _response(request: Request, problem: JobProblem, headers: dict[str, str]) -> Response:
+    # Not `request.url.path`, which some versions of Starlette cannot make of every Host.
+    problem = problem.model_copy(update={"instance": quote(request.scope["path"])})
     content: Any = problem.model_dump(mode="json", exclude_none=True)
     return JSONResponse(content, problem.status, headers, media_type=PROBLEM_JSON)
 
 
 def _kind(error: SutroError) -> _Kind:
-    return next(_KINDS[cls] for cls in type(error).__mro__ if cls in _KINDS)
+    reason = _reason(error)
+    if isinstance(reason, JobWaitTimeoutError) and reason.last_report is None:
+        return _NO_REPORT
+    return next(_KINDS[cls] for cls in type(reason).__mro__ if cls in _KINDS)
+
+
+def _reason(error: SutroError) -> SutroError:
+    """Give what there is to tell of: behind a time-out without any report, the failure of it."""
+    if isinstance(error, JobWaitTimeoutError) and error.last_report is None:
+        return error.__cause__ if isinstance(error.__cause__, APIError) else error
+    return error
 
 
 def _job_id(error: SutroError) -> str | None:

@@ -11,7 +11,7 @@ const SIGNS = {
 };
 
 // What the backend takes for no id; it would refuse the whole stream.
-const cannotBeId = (id) => /^\.{1,2}$|\p{C}/u.test(id);
+const cannotBeId = (id) => id.length > 500 || /^\.{1,2}$|\p{C}|(?! )\p{Z}/u.test(id);
 
 const byId = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
@@ -71,7 +71,7 @@ const statusOf = ({ report, problem }) =>
 // ---- the event stream
 
 function connect() {
-  clearTimeout(retry);
+  dropRetry();
   stream?.close();
   stream = null;
   const open = [...jobs.values()].filter((job) => !isSettled(job));
@@ -84,6 +84,7 @@ function connect() {
   stream = new EventSource(`api/job-events?${query}`);
   stream.addEventListener("open", () => {
     failures = 0;
+    dropRetry(); // this stream asks for all jobs again
     showConnection("live", "Live");
   });
   stream.addEventListener("status", (event) => take({ report: JSON.parse(event.data), problem: null }));
@@ -91,13 +92,39 @@ function connect() {
   stream.addEventListener("error", () => {
     showConnection("lost", "Connection lost, trying again…");
     // The browser connects again by itself, unless it got an answer that is no event stream.
-    if (stream?.readyState === EventSource.CLOSED) connectLater();
+    if (stream?.readyState === EventSource.CLOSED) {
+      connectLater();
+      findRefusal(stream);
+    }
   });
 }
 
 function connectLater() {
+  retry ??= setTimeout(connect, Math.min(RETRY_MS * 2 ** failures++, LONGEST_RETRY_MS));
+}
+
+function dropRetry() {
   clearTimeout(retry);
-  retry = setTimeout(connect, Math.min(RETRY_MS * 2 ** failures++, LONGEST_RETRY_MS));
+  retry = null;
+}
+
+// An EventSource does not say why it got no stream. If the backend refuses an id that the page let
+// through, there is no use in trying again before it is removed.
+async function findRefusal(refused) {
+  const look = new AbortController();
+  try {
+    const response = await fetch(refused.url, { signal: look.signal });
+    if (response.status !== 422) return;
+    const { errors } = await response.json();
+    if (stream !== refused) return;
+    dropRetry();
+    hint(errors[0].msg, true);
+    showConnection("lost", "Refused: remove the job id that is none");
+  } catch {
+    // The backend is away; it will be tried again.
+  } finally {
+    look.abort();
+  }
 }
 
 function take(news) {
@@ -118,14 +145,23 @@ function take(news) {
 // ---- the record, which holds what a status does not: rows, tokens, cost, times
 
 async function readRecord(job) {
+  if (job.id.includes("/")) return; // it is no single segment of a path
   const status = statusOf(job);
+  let isToBeRepeated;
   try {
     const response = await fetch(`api/jobs/${encodeURIComponent(job.id)}`);
-    if (!response.ok) throw new Error(response.statusText);
-    job.record = await response.json();
-    render(job);
-    renderBatch();
+    if (response.ok) {
+      job.record = await response.json();
+      render(job);
+      renderBatch();
+    }
+    // A record that was on its way while the job ended may not know of the end.
+    const isBehind = response.ok && isSettled(job) && !job.record.is_terminal;
+    isToBeRepeated = response.status >= 500 || isBehind;
   } catch {
+    isToBeRepeated = true; // the network failed
+  }
+  if (isToBeRepeated) {
     setTimeout(() => {
       if (jobs.get(job.id) === job && statusOf(job) === status) readRecord(job);
     }, RETRY_MS);

@@ -1,0 +1,88 @@
+"""What the OpenAPI document says of the answers that FastAPI cannot know of.
+
+The schemas stand where they are used: by which names the document of an app has its models is
+decided only once all of them are known.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi.sse import EventSourceResponse
+from pydantic import TypeAdapter
+
+from sutro_async.fastapi._models import JobProblem, JobStatusReportModel
+from sutro_async.fastapi._problems import PROBLEM_JSON
+
+__all__ = ["EVENTS", "UNREADABLE_BODY", "problems"]
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+def problems(*statuses: int) -> Responses:
+    """Describe the answers with problem details: some statuses, and those of every route."""
+    content = {PROBLEM_JSON: {"schema": _schema(JobProblem)}}
+    responses: Responses = {
+        status: {"description": HTTPStatus(status).phrase, "content": content}
+        for status in sorted({*statuses, 422, 500, 502, 503, 504})
+    }
+    for status in (502, 503):
+        responses[status]["headers"] = {
+            "Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}
+        }
+    return responses
+
+
+def _schema(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a model, or a union of some
+    """Describe a model, and those that it holds, in one schema without references."""
+    schema = TypeAdapter(model).json_schema(mode="serialization")
+    definitions = schema.pop("$defs", {})
+
+    def resolved(part: Any) -> Any:  # noqa: ANN401 - any part of a schema
+        if isinstance(part, list):
+            return [resolved(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        reference = part.get("$ref", "").rpartition("/")[2]
+        whole = definitions.get(reference, {}) | part
+        return {name: resolved(value) for name, value in whole.items() if name != "$ref"}
+
+    result: dict[str, Any] = resolved(schema)
+    return result
+
+
+EVENTS: Final[Responses] = {
+    200: {
+        "description": (
+            "A `status` event with each report that differs from the one before, the first at once,"
+            " the one on the ended job last; or a `problem` event, after which nothing follows on"
+            " its job. The stream ends when there is nothing more to come on any job. Its last"
+            " event has the id `end`, unless it pays to connect again."
+        ),
+        "content": {
+            EventSourceResponse.media_type: {
+                "itemSchema": {
+                    "properties": {
+                        "data": {
+                            "contentMediaType": "application/json",
+                            "contentSchema": _schema(JobStatusReportModel | JobProblem),
+                        }
+                    }
+                }
+            }
+        },
+    },
+    204: {"description": "Nothing follows the event `end`: do not connect again."},
+}
+
+UNREADABLE_BODY: Final[Responses] = {
+    400: {
+        "description": "The body cannot be decoded as text.",
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": {"detail": {"type": "string"}}}
+            }
+        },
+    },
+}
