@@ -38,8 +38,11 @@ _KEEP_ALIVE_SECONDS: Final = 30
 _log: Final = logging.getLogger("sutro_async")
 
 
-# Shorter keys exist in tests only, where they are parts of innocent words.
+# Characters. Shorter keys exist in tests only, where they are parts of innocent words. It takes
+# more to be looked for in a good answer, which must not be spoilt.
 _SHORTEST_SECRET: Final = 6
+_SHORTEST_SECRET_IN_ANSWER: Final = 12
+_REDACTED: Final = "[api key]"
 
 _UNTRUSTED_SERVER: Final = (
     aiohttp.ClientConnectorCertificateError,
@@ -86,6 +89,8 @@ class Transport:
         self._session = session
         self._owns_session = session is None
         self._key = settings.api_key
+        is_in_no_word = len(self._key) >= _SHORTEST_SECRET_IN_ANSWER
+        self._secret = self._key.encode() if is_in_no_word else None
         self._headers = {
             "Authorization": f"Key {settings.api_key}",
             "Accept": "application/json",
@@ -151,6 +156,8 @@ class Transport:
                 if _log.isEnabledFor(logging.DEBUG):
                     _log_request(path, response.status, sent_at, attempt)
                 if response.status == 200:
+                    if self._secret is not None and self._secret in body:
+                        body = body.replace(self._secret, _REDACTED.encode())
                     return body
                 failure = self._refused(job_id, response, body, max_pause)
             # Not in the except clause, for Python would attach its error, which may tell the key.
@@ -177,7 +184,7 @@ class Transport:
 
     def _without_key(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
         if isinstance(value, str):
-            return value.replace(self._key, "[api key]")
+            return value.replace(self._key, _REDACTED)
         if isinstance(value, dict):
             return {self._without_key(k): self._without_key(v) for k, v in value.items()}
         if isinstance(value, list | tuple):

@@ -347,6 +347,14 @@ async def test_a_service_that_echoes_the_key_does_not_bring_it_into_an_error(ech
         error = error.__cause__ or error.__context__
 
 
+async def test_a_service_that_echoes_the_key_does_not_bring_it_into_a_report(mocked):
+    mocked.get(URL_, payload=RUNNING | {"message": f"{KEY} is fine", "metadata": {KEY: [KEY]}})
+    async with make_client() as client:
+        report = await client.get_job_status("job-1")
+    assert report.message == "[api key] is fine"
+    assert report.metadata == {"[api key]": ["[api key]"]}
+
+
 async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):
     mocked.get(URL_, status=401, payload={"detail": "the key job is wrong"})
     async with SutroClient("job", retry=ONCE) as client:
