@@ -81,7 +81,7 @@ class Transport:
     def __init__(
         self, settings: Settings, throttle: Throttle, session: aiohttp.ClientSession | None
     ) -> None:
-        self.base_url = settings.base_url
+        self.base_url: str = settings.base_url
         self._throttle = throttle
         self._timer = SharedTimer()
         if session is not None and not isinstance(session, aiohttp.ClientSession):
