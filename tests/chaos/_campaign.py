@@ -64,7 +64,7 @@ class Campaign:
         self.requests += 1
         life = self._life(job_id)
         if life.fault is not None and life.fault.promise is Promise.FINAL:
-            self.wrong.append(f"{job_id} was asked about after {life.fault.name}")
+            self._complain(job_id, "was asked about once more")
         life.requests += 1
         chance = random.Random(f"{self._seed} {job_id} {life.requests}")
         life.fault = chance.choice(_MIXABLE) if chance.random() < self._share else None
@@ -78,25 +78,20 @@ class Campaign:
         fault = life.fault
         if fault is not None and fault.promise is Promise.FINAL:
             self._judge_error(job_id, end, fault)
-        elif isinstance(end, JobStatusReport) and (end.job_id, end.message) == (
-            job_id,
-            f"about {job_id}",
-        ):
-            if end.status != life.words[-1] or len(life.words) > 1:
-                self.wrong.append(
-                    f"{job_id} is said to have {end.status}, not {life.words}, after {fault and fault.name}, request {life.requests}"
-                )
-        else:
-            self.wrong.append(f"{job_id} ended with {end!r}")
+        elif not isinstance(end, JobStatusReport) or life.words != [end.status]:
+            self._complain(job_id, f"ended with {end!r}, and had still to say {life.words}")
+        elif (end.job_id, end.message) != (job_id, f"about {job_id}"):
+            self._complain(job_id, f"got the report of another: {end!r}")
         self.ends[end.status if isinstance(end, JobStatusReport) else type(end).__name__] += 1
 
     def judge_record(self, job_id: str, end: Job | SutroError) -> None:
         """Check the answer to a question for the record of a job that has ended."""
-        fault = self._lives[job_id].fault
+        life = self._lives[job_id]
+        fault = life.fault
         if fault is not None and fault.promise in {Promise.FINAL, Promise.SURVIVED}:
             self._judge_error(job_id, end, fault)
-        elif not isinstance(end, Job) or end.status != self._lives[job_id].words[-1]:
-            self.wrong.append(f"the record of {job_id} is {end!r} after {fault and fault.name}")
+        elif not isinstance(end, Job) or life.words != [end.status]:
+            self._complain(job_id, f"has the record {end!r}, and not {life.words}")
 
     def has_ended(self, job_id: str) -> bool:
         """Whether the job has said its last word, and no fault has ended its wait."""
@@ -112,7 +107,11 @@ class Campaign:
     def _judge_error(self, job_id: str, end: object, fault: Fault) -> None:
         status_code = end.status_code if isinstance(end, APIStatusError) else None
         if type(end) is not fault.error or status_code != fault.status_code:
-            self.wrong.append(f"{job_id} ended with {end!r} after {fault.name}")
+            self._complain(job_id, f"ended with {end!r}")
+
+    def _complain(self, job_id: str, complaint: str) -> None:
+        fault = self._lives[job_id].fault
+        self.wrong.append(f"{job_id} {complaint}; the last fault was {fault and fault.name}")
 
     def _life(self, job_id: str) -> _Life:
         if job_id not in self._lives:

@@ -22,7 +22,7 @@ import struct
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Self
 from urllib.parse import unquote
 
 import attrs
@@ -96,6 +96,7 @@ class HostileServer:
         struck: How often which fault was used.
         in_flight: Requests that have arrived, and are neither answered nor given up by the client.
         max_in_flight: The most of them at one moment.
+        accepted: Connections that were made.
         client_timeout: Seconds after which the client gives up, for faults that are later.
     """
 
@@ -115,13 +116,14 @@ class HostileServer:
         self.struck: Counter[str] = Counter()
         self.in_flight = 0
         self.max_in_flight = 0
+        self.accepted = 0
         self.connections: set[Connection] = set()
         self._ssl_context = ssl_context
         self._listener: socket.socket | None = None
         self._reopening: asyncio.TimerHandle | None = None
         self._accepting: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> HostileServer:
+    async def __aenter__(self) -> Self:
         # It never listens, but keeps the port while connections are refused.
         self._guard = self._bound_socket(port=0)
         self.port: int = self._guard.getsockname()[1]
@@ -164,7 +166,7 @@ class HostileServer:
     def _note_peak(self) -> None:
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
-    # The servers of asyncio lose a connection that they accept in the turn in which they are closed.
+    # A server of asyncio loses a connection that it accepts in the turn in which it is closed.
 
     def _bound_socket(self, port: int) -> socket.socket:
         sock = socket.socket()
@@ -188,6 +190,7 @@ class HostileServer:
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):  # the client has changed its mind
             sock, _ = listener.accept()
+            self.accepted += 1
             task = asyncio.create_task(self._open(sock))
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)

@@ -51,6 +51,4 @@ async def test_campaign(seed):
     campaign = Campaign(seed)
     async with nothing_left_behind(), asyncio.timeout(120):
         await run_campaign(campaign, JOBS)
-    print(campaign.wrong)
     assert campaign.wrong == []
-    print(campaign.requests, sum(campaign.faults.values()), campaign.faults, campaign.ends)

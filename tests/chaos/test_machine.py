@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import defaultdict
 from contextlib import aclosing
 
@@ -50,8 +51,9 @@ class Activity:
         timeout: Its time-out, in seconds.
         reports: What it has been told, in order.
         ended: The jobs that it has ended for.
-        said_before: How many words it may not be told, since each job had said them before it began.
+        said_before: How many words of each job it must not be told, since they were old.
         struck_before: How many faults had struck each job when it began.
+        is_shared: Whether it goes through the monitor.
         is_question: Whether it asks once, and so fails where a wait goes on.
         is_cancelled: Whether it was cancelled.
         is_closed: Whether the client or the monitor was closed meanwhile.
@@ -63,6 +65,7 @@ class Activity:
     ended: list[str] = attrs.field(factory=list)
     said_before: dict[str, int] = attrs.field(factory=dict)
     struck_before: dict[str, int] = attrs.field(factory=dict)
+    is_shared: bool = False
     is_question: bool = False
     is_cancelled: bool = False
     is_closed: bool = False
@@ -139,6 +142,7 @@ class Machine(RuleBasedStateMachine):
         activity = Activity(
             job_ids=job_ids,
             timeout=timeout,
+            is_shared=is_shared,
             is_question=is_question,
             # A monitor begins with the newest report that it has, which may be old by now.
             said_before={
@@ -282,6 +286,11 @@ class Machine(RuleBasedStateMachine):
             self.running.remove(activity)
             self.judge(activity)
 
+    @invariant()
+    def no_job_is_polled_that_nobody_watches(self):
+        watched = {a.job_ids[0] for a in self.running if a.is_shared and not a.task.done()}
+        assert len(self.monitor) <= len(watched)
+
     def judge(self, activity):
         for job_id in activity.job_ids:
             self.judge_reports(activity, job_id)
@@ -295,12 +304,12 @@ class Machine(RuleBasedStateMachine):
             self.judge_error(activity, activity.job_ids[0], error)
 
     def judge_reports(self, activity, job_id):
-        """Check that what was told is what the job has said, in that order and not twice in a row."""
+        """Check that it was told what the job has said, in that order and not twice in a row."""
         reports = [report for report in activity.reports if report.job_id == job_id]
         told = [report.raw_status for report in reports]
         said = iter(self.histories[job_id][activity.said_before[job_id] :])
         assert all(word in said for word in told), (told, self.histories[job_id])
-        assert all(one != other for one, other in zip(reports, reports[1:], strict=False))
+        assert all(one != other for one, other in itertools.pairwise(reports))
 
     def judge_outcomes(self, activity, outcomes):
         for outcome in outcomes:
@@ -329,7 +338,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "server"):
             return
         self.next_faults.clear()
-        for job_id, history in self.histories.items():
+        for history in self.histories.values():
             if history[-1] not in ENDS:
                 history.append("succeeded")
 

@@ -16,7 +16,6 @@ import asyncio
 import json
 import statistics
 import sys
-import time
 from contextlib import aclosing
 
 import attrs
