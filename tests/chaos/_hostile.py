@@ -20,7 +20,6 @@ import socket
 import ssl
 import struct
 import zlib
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, Self
 from urllib.parse import unquote
@@ -93,7 +92,7 @@ class HostileServer:
 
     Attributes:
         requests: The first lines and headers that have arrived.
-        struck: How often which fault was used.
+        keeps_requests: Whether to keep them.
         in_flight: Requests that have arrived, and are neither answered nor given up by the client.
         max_in_flight: The most of them at one moment.
         accepted: Connections that were made.
@@ -113,7 +112,6 @@ class HostileServer:
         self.client_timeout = client_timeout
         self.requests: list[bytes] = []
         self.keeps_requests = True
-        self.struck: Counter[str] = Counter()
         self.in_flight = 0
         self.max_in_flight = 0
         self.accepted = 0
@@ -166,7 +164,7 @@ class HostileServer:
     def _note_peak(self) -> None:
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
-    # A server of asyncio loses a connection that it accepts in the turn in which it is closed.
+    # Not asyncio.start_server, which loses a connection accepted in the turn in which it is closed.
 
     def _bound_socket(self, port: int) -> socket.socket:
         sock = socket.socket()
@@ -273,7 +271,6 @@ class Connection(asyncio.StreamReaderProtocol):
         if fault is None:
             exchange.send(exchange.truth())
         else:
-            server.struck[fault.name] += 1
             await fault.strike(exchange)
 
 

@@ -15,7 +15,7 @@ from tests.conftest import is_ours
 KEY = "sk_very_secret_key"
 
 # Seconds; longer than any hiccup of a busy machine, since some promises depend on it.
-TIMEOUT = 1.0
+TIMEOUT = 1.5
 FAST_RETRY = RetryPolicy(attempts=10, initial=0.001, maximum=0.005)
 FAST_POLL = PollPolicy(initial=0.002, maximum=0.01, max_outage=60, not_found_grace=0)
 

@@ -11,7 +11,7 @@ from tests.chaos.conftest import TIMEOUT, make_client, nothing_left_behind
 
 JOBS = 2000
 SEEDS = (1, 2, 3)
-MAX_CONCURRENCY = 30
+MAX_CONCURRENCY = 50
 
 
 async def run_campaign(campaign: Campaign, jobs: int) -> None:

@@ -33,8 +33,8 @@ from tests.chaos.conftest import make_client, nothing_left_behind
 MAX_CONCURRENCY = 3
 GONE = FAULTS["gone"]
 ENDS = ("succeeded", "failed")
-# Those that a wait goes on after.
-HARMLESS = [f for f in FAULTS.values() if f.promise is not Promise.FINAL and not f.can_spread]
+# A wait goes on after these.
+SURVIVABLE = [f for f in FAULTS.values() if f.promise is not Promise.FINAL and not f.can_spread]
 
 # Few, so that much happens to the same one; each stands for the newest job of its place.
 places = st.integers(0, 3)
@@ -132,7 +132,7 @@ class Machine(RuleBasedStateMachine):
     def lose_job(self, place):
         self.gone.add(self.newest[place])
 
-    @rule(faults=st.lists(st.sampled_from(HARMLESS), min_size=1, max_size=5))
+    @rule(faults=st.lists(st.sampled_from(SURVIVABLE), min_size=1, max_size=5))
     def break_the_next_answers(self, faults):
         self.next_faults += faults
 
@@ -251,7 +251,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def close_the_monitor(self):
         for activity in self.running:
-            activity.is_closed = True
+            activity.is_closed |= activity.is_shared
 
         async def reopen():
             await self.monitor.__aexit__(None, None, None)
@@ -335,8 +335,14 @@ class Machine(RuleBasedStateMachine):
             assert type(error) in {fault.error for fault in struck}
 
     def teardown(self):
-        if not hasattr(self, "server"):
+        if not hasattr(self, "runner"):
             return
+        try:
+            self.let_all_end()
+        finally:
+            self.runner.close()
+
+    def let_all_end(self):
         self.next_faults.clear()
         for history in self.histories.values():
             if history[-1] not in ENDS:
@@ -359,7 +365,6 @@ class Machine(RuleBasedStateMachine):
             self.run(self.client.aclose())
             self.run(self.server.__aexit__())
         self.run(self.leaks.__aexit__(None, None, None))
-        self.runner.close()
 
 
 TestMachine = Machine.TestCase

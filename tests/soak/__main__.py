@@ -99,7 +99,7 @@ class Soak:
             return (await anext(outcomes)).result()
 
     async def _share(self, job_id: str) -> JobStatusReport:
-        """Wait together with one that leaves early and one that comes back."""
+        """Wait together with two that leave early."""
         others = [self._monitor.wait(job_id, timeout=seconds) for seconds in (0.5, 5)]
         end, *_ = await asyncio.gather(self._monitor.wait(job_id), *others, return_exceptions=True)
         if isinstance(end, BaseException):
