@@ -105,16 +105,6 @@ async def test_one_that_cleans_up_after_its_end_does_not_hold_up_the_next(monkey
     assert not timers()
 
 
-async def test_all_that_are_due_strike_together_after_the_event_loop_was_busy():
-    timer = SharedTimer()
-    tasks = [asyncio.create_task(hang(timer, n / 1000)) for n in range(1, 21)]
-    await asyncio.sleep(0)
-    time.sleep(0.05)  # noqa: ASYNC251 - holds the event loop up
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert all(task.done() for task in tasks)
-
-
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "afterwards"])
 async def test_a_cancellation_from_outside_at_the_same_moment_wins(is_first):
     timer = SharedTimer()
