@@ -8,6 +8,8 @@ import time
 from typing import Any, Final, TypeVar
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -225,10 +227,27 @@ class Transport:
     def _make_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             # The throttle limits the connections.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+            connector=_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**self._headers, "User-Agent": f"sutro-async/{__version__}"},
         )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Does not hand out a connection on which an answer has come that nobody asked for.
+
+    The next request would take it for its own, and a report in the flat form does not say whose
+    it is.
+    """
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        if connection.protocol is not None and connection.protocol.should_close:
+            connection.close()
+            raise aiohttp.ServerDisconnectedError("the server has answered before it was asked")
+        return connection
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:

@@ -26,7 +26,7 @@ from sutro_async import (
     SutroClient,
 )
 from sutro_async.testing import FakeSutro
-from tests.raw_server import REPORT, answer, raw_server
+from tests.raw_server import REPORT, SUCCEEDED, answer, raw_server
 
 URL_ = "https://api.sutro.sh/job-status/job-1"
 RUNNING = {"message": "", "job_status": "running", "metadata": {}}
@@ -161,6 +161,26 @@ async def test_standing_in_line_does_not_count_against_the_time_out(fake):
     fake.fail_next(6, delay=0.05)
     async with fake.client(timeout=0.15, max_concurrency=1, retry=ONCE) as client:
         await asyncio.gather(*(client.get_job_status("job-1") for _ in range(6)))
+
+
+async def test_an_answer_that_nobody_has_asked_for_is_not_taken_for_the_next():
+    async def answer_twice(reader, writer):
+        writer.write(answer(REPORT))
+        await asyncio.sleep(0.001)  # or else they arrive as one, which aiohttp itself notices
+        writer.write(answer(SUCCEEDED))
+
+    async with (
+        raw_server(answer_twice, answer(REPORT)) as server,
+        make_client(server.url) as client,
+    ):
+        assert (await client.get_job_status("job-1")).status == "running"
+        ((connection, _),) = next(
+            iter(client._service.transport._session.connector._conns.values())
+        )
+        async with asyncio.timeout(1):
+            while not connection.should_close:
+                await asyncio.sleep(0.001)
+        assert (await client.get_job_status("job-2")).status == "running"
 
 
 @pytest.mark.parametrize("fault", ["disconnect", "reset", "truncate"])
