@@ -43,8 +43,12 @@ class SharedTimer:
     def _go_off(self) -> None:
         # What it was set for may be over long since; it costs little to go off in vain now and
         # then, and much to set it anew whenever something ends.
+        #
+        # A timer may go off a moment early. A busy event loop lets it go off late: whatever is due
+        # by then must not wait for another turn, in which an answer may come after all.
+        now = max(asyncio.get_running_loop().time(), self.goes_off_at)
         for timeout in self.running:
-            if timeout.deadline <= self.goes_off_at:
+            if timeout.deadline <= now:
                 timeout.interrupt()
         waiting = [timeout.deadline for timeout in self.running if not timeout.is_interrupted]
         if waiting:

@@ -1,5 +1,6 @@
 import asyncio
 import random
+import time
 
 import pytest
 
@@ -69,6 +70,16 @@ async def test_one_that_ends_in_time_does_not_make_the_next_one_late():
     assert early is None
     assert 0.05 <= took < 0.1
     assert not timers()
+
+
+async def test_all_that_are_due_strike_together_after_the_event_loop_was_busy():
+    timer = SharedTimer()
+    tasks = [asyncio.create_task(hang(timer, n / 1000)) for n in range(1, 21)]
+    await asyncio.sleep(0)
+    time.sleep(0.05)  # noqa: ASYNC251 - holds the event loop up
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert all(task.done() for task in tasks)
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "afterwards"])
