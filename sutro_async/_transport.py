@@ -35,6 +35,9 @@ __all__ = ["Transport"]
 # Longer than the longest interval between two polls by default, so that they share a connection.
 _KEEP_ALIVE_SECONDS: Final = 30
 
+# Parsing more of an explanation would only hold up the event loop.
+_MAX_ERROR_BYTES: Final = 2**20
+
 _log: Final = logging.getLogger("sutro_async")
 
 
@@ -254,19 +257,20 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Read as much of the body as makes sense.
 
     The status of an answer other than 200 says enough, so a broken body of one is read as far as
-    it goes.
+    it goes, and of a long one no more than an explanation takes.
     """
+    limit = MAX_BODY_BYTES if response.status == 200 else _MAX_ERROR_BYTES
     chunks: list[bytes] = []
     size = 0
     content = response.content
     try:
-        while size <= MAX_BODY_BYTES and not content.at_eof():
+        while size <= limit and not content.at_eof():
             chunks.append(await content.readany())
             size += len(chunks[-1])
     except (aiohttp.ClientError, OSError) as error:
         if response.status == 200 or isinstance(error, TimeoutError):
             raise
-    if size > MAX_BODY_BYTES:
+    if size > limit:
         response.close()
         if response.status == 200:
             raise _BodyTooLargeError
