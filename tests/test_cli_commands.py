@@ -287,7 +287,7 @@ def test_wait_as_json_ends_each_job_once(service, run_json):
     assert len(ends) == sum(event["event"] == "end" for event in events) == 3
     summaries = [event for event in events if event["event"] == "summary"]
     assert [(event["job_id"], event["total_tokens"]) for event in summaries] == [("job-1", 15_400)]
-    assert "the time-out of 0.8 s has struck: 1 of 3 jobs had not ended" in errors
+    assert "the time-out of 0.8 s has struck: 1 of 3 jobs had not ended\n" in errors
 
 
 def test_a_time_out_is_kept_and_told(service, run):
@@ -300,9 +300,44 @@ def test_a_time_out_is_kept_and_told(service, run):
         r" +\d\.\d s  job-1  RUNNING\n\nJob    Status\njob-1  RUNNING\n\n1 job in", output
     )
     assert errors == (
-        "Error: the time-out of 0.2 s has struck: 1 of 1 jobs had not ended\n"
-        "They go on at the service: wait for them again, or with a longer --timeout.\n"
+        "Error: the time-out of 0.2 s has struck: 1 of 1 job had not ended\n"
+        "What has not ended goes on at the service: wait again, or with a longer --timeout.\n"
     )
+
+
+def test_a_time_out_tells_why_jobs_were_never_seen(service, run):
+    for job_id in ("a", "b"):
+        service.add_job(job_id)
+        service.fail_next(9999, status=503, job_id=job_id, body="Down for repairs")
+    status, _, errors = run("wait", "a", "b", "--timeout", "0.2")
+    assert status == 124
+    assert errors.splitlines() == [
+        "Error: the time-out of 0.2 s has struck: 2 of 2 jobs had not ended, 2 of them never seen",
+        "Error: the last poll failed: HTTP 503: Down for repairs",
+        "The service is in trouble: try again later.",
+    ]
+
+
+def test_a_time_out_before_any_answer_says_so(service, run):
+    service.fail_next(1, delay=60)
+    status, _, errors = run("wait", "a", "--timeout", "0.1")
+    assert status == 124
+    assert errors == (
+        "Error: the time-out of 0.1 s has struck: 1 of 1 job had not ended, 1 of them never seen\n"
+        "The service has not answered yet: wait again with a longer --timeout.\n"
+    )
+
+
+def test_a_time_out_tells_of_the_last_poll_of_a_job_that_was_seen_too(service, run):
+    service.add_job("a", ["running"])
+    with once(
+        lambda: len(service.requests) > 2, lambda: service.fail_next(9999, status=502, body="Down")
+    ):
+        status, _, errors = run("wait", "a", "--timeout", "0.5")
+    assert status == 124
+    assert "never seen" not in errors
+    assert "Error: the last poll failed: HTTP 502: Down\n" in errors
+    assert errors.endswith("or with a longer --timeout.\n")
 
 
 def test_a_job_that_is_lost_on_the_way_is_told_in_its_line(service, run):

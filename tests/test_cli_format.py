@@ -18,10 +18,11 @@ from sutro_async import (
     JobStatus,
     JobStatusReport,
     JobWaitTimeoutError,
+    ServerError,
 )
 from sutro_async.cli import _format, _json
 from sutro_async.cli._board import Board
-from sutro_async.cli._errors import complain_of_errors
+from sutro_async.cli._errors import complain_of_errors, complain_of_timeouts
 from sutro_async.cli._exit import status_of_error, status_of_outcomes
 from sutro_async.cli._planned import parse_job
 from sutro_async.cli._record import describe
@@ -318,6 +319,22 @@ def test_many_errors_of_a_kind_are_cut_short(capsys):
         "Check the id, and that the key is that of the account of the job.",
     ]
     assert lines[12] == "Error: job 'x': invalid response: $: no JSON"
+    assert len(lines) == 14
+
+
+def test_polls_that_failed_in_many_ways_are_cut_short(capsys):
+    timeouts = [timed_out(f"job-{number}") for number in range(12)]
+    for number, error in enumerate(timeouts):
+        error.__cause__ = ServerError(
+            job_id=error.job_id, status_code=503, message=f"Node {number} is down"
+        )
+    complain_of_timeouts(timeouts, 1200)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Error: the time-out of 5.0 s has struck: 12 of 1,200 jobs had not ended"
+    assert lines[10:12] == [
+        "Error: the last poll failed: HTTP 503: Node 9 is down",
+        "Error: and the last polls failed in 2 more ways",
+    ]
     assert len(lines) == 14
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "ago",
     "count",
     "duration",
+    "job_count",
     "listed",
     "local_time",
     "money",
@@ -47,6 +48,11 @@ def _printable(text: str) -> str:
 def count(number: int) -> str:
     """Write a whole number: `12,000`."""
     return f"{number:,}"
+
+
+def job_count(number: int) -> str:
+    """Write a number of jobs: `1 job`, `12,000 jobs`."""
+    return f"{count(number)} job" if number == 1 else f"{count(number)} jobs"
 
 
 def money(dollars: float) -> str:
