@@ -1,5 +1,6 @@
 """The commands, in this process, against a server in a thread."""
 
+import asyncio
 import errno
 import io
 import json
@@ -16,8 +17,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from sutro_async import __version__, cli
+from sutro_async import JobOutcome, JobStatusReport, __version__, cli
 from sutro_async.cli import _wait
+from sutro_async.cli._board import Board
+from sutro_async.cli._views import JSONView
 from tests.conftest import FAST_POLL
 
 pytestmark = pytest.mark.usefixtures("fast_command")
@@ -413,6 +416,61 @@ def test_a_key_that_is_revoked_on_the_way_ends_the_wait_with_what_is_known(servi
 def test_a_key_that_is_wrong_from_the_start_leaves_nothing_to_show(service, run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     assert run("wait", "job-1")[:2] == (3, "")
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_an_error_that_ends_the_wait_is_that_of_its_job_and_the_others_are_abandoned(
+    service, run_json, code
+):
+    for job_id in ("a", "b", "c"):
+        service.add_job(job_id, ["running"] if job_id != "c" else ["succeeded"])
+
+    def refuse_b():
+        service.fail_next(99, status=code, job_id="b")
+
+    with once(lambda: len(service.requests) > 8, refuse_b):
+        status, events, errors = run_json("wait", "a", "b", "c")
+    assert status == 3
+    assert errors.startswith(f"Error: job 'b': HTTP {code}: ")
+    ends = {event["job_id"]: event for event in events if event["event"] == "end"}
+    assert len(ends) == sum(event["event"] == "end" for event in events) == 3
+    assert ends["a"]["error"] == {
+        "type": "Abandoned",
+        "message": "the wait was ended by an error that is not of this job",
+    }
+    assert ends["a"]["status"] == "running"
+    assert ends["b"]["error"]["status_code"] == code
+    assert ends["c"]["error"] is None
+
+
+def test_each_job_has_its_end_though_none_was_seen(service, run_json, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
+    _, events, _ = run_json("wait", "a", "b")
+    assert sorted(event["error"]["type"] for event in events) == [
+        "Abandoned",
+        "AuthenticationError",
+    ]
+
+
+async def test_what_has_come_already_is_shown_after_an_interrupt(client, monkeypatch, capsys):
+    async def feed(client, board, timeout, queue):
+        for job_id in board.entries:
+            report = JobStatusReport(job_id=job_id, status="succeeded", raw_status="SUCCEEDED")
+            queue.put_nowait(JobOutcome(job_id=job_id, value=report))
+        waiting.cancel()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(_wait, "_feed", feed)
+    board = Board(["a", "b", "c"])
+    waiting = asyncio.create_task(_wait.wait_for_all(client, board, JSONView(board), timeout=None))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    ends = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(end["job_id"], end["error"]) for end in ends] == [
+        ("a", None),
+        ("b", None),
+        ("c", None),
+    ]
 
 
 @pytest.mark.parametrize("as_json", [False, True])

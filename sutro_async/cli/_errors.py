@@ -32,7 +32,10 @@ _URL: Final = "(--base-url, SUTRO_API_URL)"
 _ADVICE: Final[tuple[tuple[type[SutroError], str], ...]] = (
     (ConfigurationError, f"Set SUTRO_API_KEY, or run `sutro login`; and check the URL {_URL}."),
     (AuthenticationError, f"Check SUTRO_API_KEY, and that it is for this service {_URL}."),
-    (PermissionDeniedError, "Check that the key is that of the account of the job."),
+    (
+        PermissionDeniedError,
+        "A 403 ends the command for all jobs: check the key, or leave out the job it was for.",
+    ),
     (JobNotFoundError, "Check the id, and that the key is that of the account of the job."),
     (RateLimitError, "Try again later, or with a smaller --max-concurrency."),
     (ServerError, "The service is in trouble: try again later."),

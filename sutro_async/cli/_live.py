@@ -12,11 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sutro_async import JobStatus
+from sutro_async import JobStatus, SutroError
 from sutro_async.cli._board import Board, Entry
 from sutro_async.cli._format import ago, count, listed, one_line, reason, status_word, stopwatch
 from sutro_async.cli._rich import print_note, print_table, status_text
 from sutro_async.cli._summary import remarks, summary_table
+from sutro_async.cli._views import EndedBy
 
 __all__ = ["LiveView"]
 
@@ -67,8 +68,9 @@ class LiveView:
                 return entry
         return None
 
-    def summarise(self, *, is_interrupted: bool) -> None:
-        del is_interrupted  # the table shows what is known, in either case
+    def summarise(self, *, ended_by: EndedBy | None) -> None:
+        if isinstance(ended_by, SutroError) and not self._board.is_any_seen:
+            return
         print_table(self._console, summary_table(self._board, raw=self._raw))
         for line in remarks(self._board):
             print_note(self._console, line)
