@@ -8,9 +8,11 @@ import click
 import pytest
 
 from sutro_async import (
+    APIStatusError,
     AuthenticationError,
     ConfigurationError,
     FailureReason,
+    GoneError,
     InvalidResponseError,
     Job,
     JobNotFoundError,
@@ -18,6 +20,7 @@ from sutro_async import (
     JobStatus,
     JobStatusReport,
     JobWaitTimeoutError,
+    PermissionDeniedError,
     ServerError,
 )
 from sutro_async.cli import _format, _json
@@ -98,6 +101,7 @@ def test_what_is_past_is_told_in_one_unit(seconds, text):
         (0.0234, "0.0234 USD"),
         (0.00001, "< 0.0001 USD"),
         (1234.5, "1,234.5000 USD"),
+        (1e300, "1.0e+300 USD"),
     ],
 )
 def test_money_has_its_currency(dollars, text):
@@ -131,6 +135,9 @@ def test_an_unknown_word_stands_beside_unknown():
 def test_only_a_failure_needs_a_reason():
     assert _format.reason(report("running", message="it runs")) == ""
     assert _format.reason(report("failed", message="in\ninit")) == "in init"
+    boilerplate = "Job status with job_id job-1 retrieved."
+    assert _format.reason(report("failed", message=boilerplate)) == ""
+    assert _format.reason(report("failed", message="Job 7 retrieved.")) == "Job 7 retrieved."
     failure = FailureReason(message="no GPU", additional_context="in eu-1")
     assert _format.reason(report("failed", message="x", failure=failure)) == "no GPU (in eu-1)"
 
@@ -338,9 +345,21 @@ def test_polls_that_failed_in_many_ways_are_cut_short(capsys):
     assert len(lines) == 14
 
 
-def test_the_advice_fits_the_error(capsys):
-    complain_of_errors([AuthenticationError(job_id="x", status_code=401, message="no")])
-    assert "Check SUTRO_API_KEY" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (AuthenticationError(job_id="x", status_code=401, message="no"), "Check SUTRO_API_KEY"),
+        (PermissionDeniedError(job_id="x", status_code=403, message="no"), "for all jobs"),
+        (GoneError(job_id="x", status_code=410, message="no"), "Trying again cannot help"),
+        (APIStatusError(job_id="x", status_code=422, message="no"), "ask its support"),
+    ],
+)
+def test_the_advice_fits_the_error(error, advice, capsys):
+    complain_of_errors([error])
+    told, *what_to_do = capsys.readouterr().err.splitlines()
+    assert told == f"Error: {error}"
+    assert len(what_to_do) == 1
+    assert advice in what_to_do[0]
 
 
 # ---- jobs for the fake
@@ -351,7 +370,7 @@ def test_a_timeline_goes_by_seconds_or_by_requests():
     assert job.job_id == "a=b"
     assert job.timeline == (("queued", 2.0), ("running", 0.5), "succeeded")
     assert parse_job("job 1=queued,failed").timeline == ("queued", "failed")
-    assert parse_job("job-1=failed").fails
+    assert parse_job("job-1=queued:1,FAILED").fails
     assert not parse_job("job-1=failed:1,running").fails
 
 
@@ -359,9 +378,13 @@ def test_a_timeline_goes_by_seconds_or_by_requests():
     ("text", "complaint"),
     [
         ("job-1", "names no job"),
-        ("=queued", "cannot be a job id"),
+        ("=queued", "names no job"),
         ("job-1=", "lacks a status"),
         ("job-1=queued,,failed", "lacks a status"),
+        (" =queued", "names no job"),
+        ("a\tb=queued", "cannot be a job id"),
+        ("job-1=queued,bogus", "'bogus' in .* is no status: take pending, .*, cancelled$"),
+        ("job-1=unknown", "'unknown' in .* is no status"),
         ("job-1=queued:2", "stays"),
         ("job-1=queued:2,running,succeeded", "to each status but the last"),
         ("job-1=queued:soon,succeeded", "number of seconds above 0"),

@@ -10,8 +10,9 @@ from typing import Final
 from sutro_async import (
     APIConnectionError,
     APIError,
+    APIStatusError,
     AuthenticationError,
-    ConfigurationError,
+    GoneError,
     InvalidResponseError,
     JobNotFoundError,
     JobWaitTimeoutError,
@@ -29,16 +30,18 @@ __all__ = ["complain", "complain_of_errors", "complain_of_timeouts"]
 _TOLD: Final = 10
 
 _URL: Final = "(--base-url, SUTRO_API_URL)"
+# The first that fits is given. An error of configuration says itself what to set.
 _ADVICE: Final[tuple[tuple[type[SutroError], str], ...]] = (
-    (ConfigurationError, f"Set SUTRO_API_KEY, or run `sutro login`; and check the URL {_URL}."),
     (AuthenticationError, f"Check SUTRO_API_KEY, and that it is for this service {_URL}."),
     (
         PermissionDeniedError,
         "A 403 ends the command for all jobs: check the key, or leave out the job it was for.",
     ),
     (JobNotFoundError, "Check the id, and that the key is that of the account of the job."),
+    (GoneError, f"Trying again cannot help: check the id, and the URL {_URL}."),
     (RateLimitError, "Try again later, or with a smaller --max-concurrency."),
     (ServerError, "The service is in trouble: try again later."),
+    (APIStatusError, "The service does not take the request: check the id, or ask its support."),
     (APIConnectionError, f"Check the network, and the URL {_URL}."),
     (InvalidResponseError, f"Check that this is the URL of a Sutro service {_URL}."),
 )
@@ -97,7 +100,7 @@ def _complain_of_polls(failures: Iterable[APIError]) -> None:
 
 
 def _advice(kind: type[SutroError]) -> list[str]:
-    return [advice for base, advice in _ADVICE if issubclass(kind, base)]
+    return next(([advice] for base, advice in _ADVICE if issubclass(kind, base)), [])
 
 
 def _without_job(error: APIError) -> str:

@@ -25,15 +25,10 @@ async def serve(
     """Serve until cancelled, and say how to reach it.
 
     Raises:
-        click.UsageError: A job is there twice, or the port cannot be had.
+        click.UsageError: The port cannot be had.
     """
     for job in jobs:
-        try:
-            fake.add_job(
-                job.job_id, job.timeline, failure_reason=failure_reason if job.fails else None
-            )
-        except ValueError:
-            raise click.UsageError(f"there are two jobs {job.job_id!r}: drop one") from None
+        fake.add_job(job.job_id, job.timeline, failure_reason=failure_reason if job.fails else None)
     job_ids = [job.job_id for job in jobs]
     async with AsyncExitStack() as stack:
         try:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import attrs
 import click
 
+from sutro_async import JobStatus
 from sutro_async.cli._ids import check_id
 
 __all__ = ["DEFAULT_JOBS", "PlannedJob", "parse_job"]
+
+# A wait would not know that a job with another last status has ended.
+_WORDS: Final = tuple(status.value for status in JobStatus if status is not JobStatus.UNKNOWN)
 
 Step = str | tuple[str, float]
 
@@ -40,8 +45,8 @@ def parse_job(text: str) -> PlannedJob:
     Raises:
         click.UsageError: It cannot be read so.
     """
-    job_id, equals, timeline = text.rpartition("=")
-    if not equals:
+    job_id, _, timeline = text.rpartition("=")
+    if not job_id.strip():
         raise click.UsageError(f"{text!r} names no job: write it as job-1=queued:2,succeeded")
     check_id(job_id, "in --job")
     steps = tuple(_parse_step(step.strip(), text) for step in timeline.split(","))
@@ -53,9 +58,11 @@ def parse_job(text: str) -> PlannedJob:
 
 
 def _parse_step(step: str, text: str) -> Step:
-    word, colon, seconds = step.partition(":")
-    if not word or not word.isprintable():
+    word, colon, seconds = step.lower().partition(":")
+    if not word:
         raise click.UsageError(f"{text!r} lacks a status: write it as job-1=queued:2,succeeded")
+    if word not in _WORDS:
+        raise click.UsageError(f"{word!r} in {text!r} is no status: take {', '.join(_WORDS)}")
     if not colon:
         return word
     try:
