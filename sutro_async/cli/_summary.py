@@ -23,10 +23,10 @@ __all__ = ["remarks", "summary_table"]
 _COLUMNS: Final = (
     Column("Job"),
     Column("Status"),
-    Column("Rows", is_number=True),
-    Column("Tokens", is_number=True),
-    Column("Cost", is_number=True),
-    Column("Duration", is_number=True),
+    Column("Rows", is_number=True, leaves=3),
+    Column("Tokens", is_number=True, leaves=4),  # their sum is told below, as is that of the cost
+    Column("Cost", is_number=True, leaves=2),
+    Column("Duration", is_number=True, leaves=1),
 )
 
 
