@@ -163,12 +163,41 @@ def test_ids_come_from_arguments_and_from_standard_input_once(service, run, monk
 
 
 def test_10_000_ids_on_standard_input(service, run, monkeypatch):
-    ids = [f"job-{number}" for number in range(5000)] * 2
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(ids)))
+    ids = [f"job-{number}" for number in range(10_000)]
+    for job_id in ids:
+        service.add_job(job_id, ["running"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*ids, *ids])))
+    status, output, errors = run("status", "-")
+    assert (status, errors) == (0, "")
+    assert output == "".join(f"{job_id:<8}  running\n" for job_id in ids)
+    assert len(service.requests) == 10_000
+
+
+def test_nothing_more_is_asked_after_a_403(service, run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(f"job-{n}" for n in range(5000))))
     service.fail_next(5000, status=403)
     status, output, errors = run("status", "-", "--json")
-    assert (status, output) == (3, "")  # nothing more is asked after a 403
+    assert (status, output) == (3, "")
     assert errors.count("\n") == 2
+    assert len(service.requests) <= 20
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(service, run, monkeypatch):
+    service.add_job("a")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffa\n"))
+    assert run("status", "-") == (0, "a  succeeded\n", "")
+
+
+def test_ids_that_are_typed_are_asked_for(service, run, monkeypatch):
+    class Keyboard(io.StringIO):
+        def isatty(self):
+            return True
+
+    service.add_job("a")
+    monkeypatch.setattr(sys, "stdin", Keyboard("a\n"))
+    status, output, errors = run("status", "-")
+    assert (status, output) == (0, "a  succeeded\n")
+    assert errors == "Reading job ids, one to a line, until Ctrl-D.\n"
 
 
 @pytest.mark.parametrize(
