@@ -313,6 +313,13 @@ def test_wait_leaves_a_summary_on_the_terminal(service, fast_command, make_termi
     assert len(records) == 3  # at first for the job that ran, and at the end for both
 
 
+def test_a_wrong_key_leaves_no_table(service, make_terminal, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
+    terminal = make_terminal()
+    assert cli.main(["wait", "job-1"]) == 3
+    assert not any(terminal.lines)
+
+
 def test_the_rows_cannot_fail_a_wait(service, fast_command, make_terminal):
     service.add_job("job-1", [("running", 0.4), "succeeded"], num_rows="many")
     terminal = make_terminal()
