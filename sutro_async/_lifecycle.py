@@ -20,10 +20,10 @@ class Lifecycle:
     """
 
     def __init__(self) -> None:
-        self.is_closed = False
+        self.is_closed: bool = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self.operations: set[Scope] = set()
-        self.news = asyncio.Event()
+        self.news: asyncio.Event = asyncio.Event()
 
     def check(self) -> None:
         """Bind the client to the running event loop, or check that it is this one.

@@ -99,7 +99,7 @@ class Service:
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
-        self.lifecycle = Lifecycle()
+        self.lifecycle: Lifecycle = Lifecycle()
         self._odd_words: set[str] = set()
 
     def send(
@@ -358,7 +358,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         batch_size: int = 0,
     ) -> None:
         STATUS.path(job_id)  # refuses what cannot be a job id before anything is asked
-        self.job_id = job_id
+        self.job_id: str = job_id
         self.report: JobStatusReport | None = None
         self.failure: APIError | None = None
         self.deadline: float | None = None

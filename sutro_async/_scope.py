@@ -30,7 +30,7 @@ class Scope(abc.ABC):
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self.task = task
         self._cancelling = task.cancelling()
-        self.is_interrupted = False
+        self.is_interrupted: bool = False
         self._enter()
 
     def __exit__(

@@ -35,11 +35,17 @@ __all__ = ["Transport"]
 # Longer than the longest interval between two polls by default, so that they share a connection.
 _KEEP_ALIVE_SECONDS: Final = 30
 
+# Parsing more of an explanation would only hold up the event loop.
+_MAX_ERROR_BYTES: Final = 2**20
+
 _log: Final = logging.getLogger("sutro_async")
 
 
-# Shorter keys exist in tests only, where they are parts of innocent words.
+# Characters. Shorter keys exist in tests only, where they are parts of innocent words. It takes
+# more to be looked for in a good answer, which must not be spoilt.
 _SHORTEST_SECRET: Final = 6
+_SHORTEST_SECRET_IN_ANSWER: Final = 12
+_REDACTED: Final = "[api key]"
 
 _UNTRUSTED_SERVER: Final = (
     aiohttp.ClientConnectorCertificateError,
@@ -78,7 +84,7 @@ class Transport:
     def __init__(
         self, settings: Settings, throttle: Throttle, session: aiohttp.ClientSession | None
     ) -> None:
-        self.base_url = settings.base_url
+        self.base_url: str = settings.base_url
         self._throttle = throttle
         self._timer = SharedTimer()
         if session is not None and not isinstance(session, aiohttp.ClientSession):
@@ -86,6 +92,8 @@ class Transport:
         self._session = session
         self._owns_session = session is None
         self._key = settings.api_key
+        is_in_no_word = len(self._key) >= _SHORTEST_SECRET_IN_ANSWER
+        self._secret = self._key.encode() if is_in_no_word else None
         self._headers = {
             "Authorization": f"Key {settings.api_key}",
             "Accept": "application/json",
@@ -151,6 +159,8 @@ class Transport:
                 if _log.isEnabledFor(logging.DEBUG):
                     _log_request(path, response.status, sent_at, attempt)
                 if response.status == 200:
+                    if self._secret is not None and self._secret in body:
+                        body = body.replace(self._secret, _REDACTED.encode())
                     return body
                 failure = self._refused(job_id, response, body, max_pause)
             # Not in the except clause, for Python would attach its error, which may tell the key.
@@ -177,7 +187,7 @@ class Transport:
 
     def _without_key(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
         if isinstance(value, str):
-            return value.replace(self._key, "[api key]")
+            return value.replace(self._key, _REDACTED)
         if isinstance(value, dict):
             return {self._without_key(k): self._without_key(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
@@ -261,19 +271,20 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Read as much of the body as makes sense.
 
     The status of an answer other than 200 says enough, so a broken body of one is read as far as
-    it goes.
+    it goes, and of a long one no more than an explanation takes.
     """
+    limit = MAX_BODY_BYTES if response.status == 200 else _MAX_ERROR_BYTES
     chunks: list[bytes] = []
     size = 0
     content = response.content
     try:
-        while size <= MAX_BODY_BYTES and not content.at_eof():
+        while size <= limit and not content.at_eof():
             chunks.append(await content.readany())
             size += len(chunks[-1])
     except (aiohttp.ClientError, OSError):
         if response.status == 200:
             raise
-    if size > MAX_BODY_BYTES:
+    if size > limit:
         response.close()
         if response.status == 200:
             raise _BodyTooLargeError

@@ -110,7 +110,7 @@ class APIConnectionError(APIError, ConnectionError):
 
     @property
     def retryable(self) -> bool:
-        """False where the server's certificate does not verify: trying again cannot help."""
+        """False where the server's certificate does not verify; trying again cannot help."""
         return self._retryable
 
 

@@ -187,7 +187,7 @@ class Job:
 
     @property
     def duration(self) -> timedelta | None:
-        """How long the job ran: completed minus started; None until both are known."""
+        """How long the job ran, from start to completion; None until both are known."""
         if self.datetime_started is None or self.datetime_completed is None:
             return None
         return self.datetime_completed - self.datetime_started

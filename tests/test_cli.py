@@ -1,5 +1,6 @@
 """The command as a process: exit statuses, signals, pipes and closed streams."""
 
+import asyncio
 import json
 import os
 import runpy
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from sutro_async import __version__, cli
+from sutro_async.cli._loop import run as run_loop
 
 COMMAND = [sys.executable, "-W", "error", "-m", "sutro_async"]
 SCRIPT = shutil.which("sutro-async", path=str(Path(sys.executable).parent))
@@ -124,6 +126,56 @@ def seconds_to_end(service, ids):
     assert {(end["event"], end["error"]["type"]) for end in ends} == {("end", "Interrupted")}
     assert [end["job_id"] for end in ends] == ids
     return seconds
+
+
+@pytest.mark.parametrize(
+    ("signals", "exit_status"),
+    [([signal.SIGINT] * 2, 130), ([signal.SIGTERM], 143), ([signal.SIGTERM, signal.SIGINT], 143)],
+    ids=["Ctrl-C twice", "SIGTERM", "SIGTERM and Ctrl-C"],
+)
+def test_signals_end_a_wait_however_close_they_come(service, signals, exit_status):
+    ids = [f"job-{number}" for number in range(300)]
+    for job_id in ids:
+        service.add_job(job_id, ["running"])
+    with subprocess.Popen(
+        [*COMMAND, "wait", "-", "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        process.stdin.write("\n".join(ids))
+        process.stdin.close()
+        for _ in range(100):
+            process.stdout.readline()
+        for number in signals:
+            process.send_signal(number)
+        output = process.stdout.read()
+        errors = process.stderr.read()
+        assert process.wait(timeout=5) == exit_status
+    assert "Traceback" not in errors
+    assert all(json.loads(line) for line in output.splitlines())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_the_command_and_leaves_the_handlers_as_they_were(number):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    was_cancelled = False
+
+    async def command():
+        nonlocal was_cancelled
+        os.kill(os.getpid(), number)
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            was_cancelled = True
+            raise
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run_loop(command())
+    assert caught.value.args == (number,)
+    assert was_cancelled
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 def test_ctrl_c_during_the_demo_leaves_no_traceback():

@@ -65,12 +65,12 @@ async def test_one_that_ends_in_time_does_not_make_the_next_one_late():
     timer = SharedTimer()
 
     async def end_early():
-        with RequestTimeout(timer, 0.02):
+        with RequestTimeout(timer, 0.2):
             await asyncio.sleep(0.01)
 
-    early, took = await asyncio.gather(end_early(), hang(timer, 0.05))
+    early, took = await asyncio.gather(end_early(), hang(timer, 0.25))
     assert early is None
-    assert 0.05 <= took < 0.1
+    assert 0.25 <= took < 0.35
     assert not timers()
 
 

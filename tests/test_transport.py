@@ -297,6 +297,17 @@ async def test_the_status_of_an_error_counts_however_long_its_body():
     assert len(caught.value.body) == 10_000
 
 
+async def test_an_error_is_not_worth_reading_more_than_a_mebibyte_of_it():
+    body = b'{"detail": "an essay", "essay": "' + b"a" * (2 * 2**20) + b'"}'
+    async with (
+        raw_server(answer(body, status=502)) as server,
+        make_client(server.url) as client,
+    ):
+        with pytest.raises(ServerError) as caught:
+            await client.get_job_status("job-1")
+    assert caught.value.body == body[:10_000].decode()
+
+
 async def test_the_status_of_an_error_counts_though_its_body_breaks_off():
     async def send(reader, writer):
         writer.write(answer(b'{"detail": "no"', status=401, length=1000))
@@ -345,6 +356,14 @@ async def test_a_service_that_echoes_the_key_does_not_bring_it_into_an_error(ech
     while error is not None:
         assert KEY not in f"{error} {error!r} {vars(error)}"
         error = error.__cause__ or error.__context__
+
+
+async def test_a_service_that_echoes_the_key_does_not_bring_it_into_a_report(mocked):
+    mocked.get(URL_, payload=RUNNING | {"message": f"{KEY} is fine", "metadata": {KEY: [KEY]}})
+    async with make_client() as client:
+        report = await client.get_job_status("job-1")
+    assert report.message == "[api key] is fine"
+    assert report.metadata == {"[api key]": ["[api key]"]}
 
 
 async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):

@@ -5,14 +5,14 @@ It needs the extra `cli`, but for its demo and its version.
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import sys
 from collections.abc import Sequence
 
 from sutro_async import SutroError, __version__
 from sutro_async.cli._errors import complain, complain_of_errors
-from sutro_async.cli._exit import ExitStatus, status_of_error
+from sutro_async.cli._exit import ExitStatus, status_of_error, status_of_interrupt
+from sutro_async.cli._loop import run
 from sutro_async.cli._streams import abandon, standard_streams
 
 __all__ = ["main"]
@@ -48,8 +48,8 @@ def _run(arguments: Sequence[str]) -> int:
         if all(importlib.util.find_spec(name) for name in ("click", "rich")):
             return _run_with_extra(arguments)
         return _run_without_extra(arguments)
-    except KeyboardInterrupt:
-        return ExitStatus.INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return status_of_interrupt(interrupt)
     except SutroError as error:
         complain_of_errors([error])
         return status_of_error(error)
@@ -77,5 +77,5 @@ def _run_without_extra(arguments: Sequence[str]) -> int:
         return ExitStatus.USAGE
     from sutro_async.cli._demo import run_demo  # noqa: PLC0415 - brings a server along
 
-    asyncio.run(run_demo())
+    run(run_demo())
     return ExitStatus.OK

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import sys
@@ -18,6 +17,7 @@ from sutro_async.cli._errors import complain, complain_of_errors, complain_of_ti
 from sutro_async.cli._exit import ExitStatus, status_of_outcomes
 from sutro_async.cli._format import count, job_count
 from sutro_async.cli._ids import read_ids
+from sutro_async.cli._loop import run as run_loop
 from sutro_async.cli._planned import DEFAULT_JOBS, PlannedJob, parse_job
 from sutro_async.cli._show import show_jobs, show_reports
 from sutro_async.cli._views import open_view
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     # The shell asks for completions; `cli.main` prints them and exits. For all else it is passed
     # by, since it has its own way with interrupts and broken pipes.
-    if "_SUTRO_ASYNC_COMPLETE" in os.environ:
+    if os.environ.get("_SUTRO_ASYNC_COMPLETE"):
         cli.main(list(arguments), _PROGRAM)
     try:
         with cli.make_context(_PROGRAM, list(arguments)) as context:
@@ -124,7 +124,7 @@ def status(
         complain_of_errors(outcome.error for outcome in outcomes if outcome.error)
         return status_of_outcomes(outcomes)
 
-    return asyncio.run(ask())
+    return run_loop(ask())
 
 
 @cli.command(epilog="Example: sutro-async job job-12345 --full")
@@ -150,7 +150,7 @@ def job(
         complain_of_errors(outcome.error for outcome in outcomes if outcome.error)
         return status_of_outcomes(outcomes)
 
-    return asyncio.run(ask())
+    return run_loop(ask())
 
 
 @cli.command(epilog="Example: cat ids.txt | sutro-async wait - --timeout 2h")
@@ -183,7 +183,7 @@ def wait(
 
     number = len(board.entries)
     try:
-        asyncio.run(follow())
+        run_loop(follow())
     except KeyboardInterrupt:
         unfinished = number - len(board.outcomes)
         if unfinished:
@@ -265,7 +265,7 @@ def fake(
     from sutro_async.testing import FakeSutro  # noqa: PLC0415 - likewise
 
     service = FakeSutro(dialect=dialect, port=port)
-    asyncio.run(serve(service, jobs, failure_reason=failure_reason, as_json=as_json))
+    run_loop(serve(service, jobs, failure_reason=failure_reason, as_json=as_json))
 
 
 @cli.command(epilog="Example: sutro-async demo")
@@ -277,5 +277,5 @@ def demo(*, as_json: bool) -> int:
     """
     from sutro_async.cli._demo import run_demo  # noqa: PLC0415 - brings a server along
 
-    asyncio.run(run_demo(as_json=as_json))
+    run_loop(run_demo(as_json=as_json))
     return ExitStatus.OK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import signal
 from collections.abc import Iterable
 from typing import Final
 
@@ -16,7 +17,7 @@ from sutro_async import (
     SutroError,
 )
 
-__all__ = ["ExitStatus", "status_of_error", "status_of_outcomes"]
+__all__ = ["ExitStatus", "status_of_error", "status_of_interrupt", "status_of_outcomes"]
 
 
 class ExitStatus(enum.IntEnum):
@@ -29,6 +30,7 @@ class ExitStatus(enum.IntEnum):
     TIMED_OUT = 124  # as of timeout(1)
     INTERRUPTED = 130  # as a shell has it: 128 and SIGINT
     BROKEN_PIPE = 141  # 128 and SIGPIPE
+    TERMINATED = 143  # 128 and SIGTERM
 
 
 # What leaves more unknown goes first, so that 1 says that all of the jobs have been seen.
@@ -50,6 +52,12 @@ def status_of_error(error: SutroError) -> ExitStatus:
     if isinstance(error, JobWaitTimeoutError):
         return ExitStatus.TIMED_OUT
     return ExitStatus.API_ERROR
+
+
+def status_of_interrupt(interrupt: KeyboardInterrupt) -> ExitStatus:
+    """Choose the exit status for an interrupt, which may name the signal behind it."""
+    is_sigterm = interrupt.args[:1] == (signal.SIGTERM,)
+    return ExitStatus.TERMINATED if is_sigterm else ExitStatus.INTERRUPTED
 
 
 def _status_of_outcome(outcome: JobOutcome[Job] | JobOutcome[JobStatusReport]) -> ExitStatus:

@@ -1,6 +1,10 @@
 """For FastAPI backends: one client and one monitor for the app, problem details, and a router.
 
 ```python
+from fastapi import FastAPI
+
+from sutro_async.fastapi import install_error_handlers, jobs_router, sutro_lifespan
+
 app = FastAPI(lifespan=sutro_lifespan())
 install_error_handlers(app)
 app.include_router(jobs_router())
@@ -9,10 +13,10 @@ app.include_router(jobs_router())
 
 try:
     import fastapi.sse  # noqa: F401 - the part that came last
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "sutro_async.fastapi needs FastAPI 0.135 or later: pip install 'sutro-async[fastapi]'"
-    ) from error
+    ) from _error
 
 from sutro_async.fastapi._lifespan import (
     MonitorDep,

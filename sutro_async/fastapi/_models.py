@@ -6,7 +6,7 @@ Where a field has no description, it is that of the same field in `sutro_async.m
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,7 +29,9 @@ Dollars = Annotated[float, Field(description="US dollars.")]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(from_attributes=True, ser_json_timedelta="float")
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        from_attributes=True, ser_json_timedelta="float"
+    )
 
 
 class FailureReasonModel(_Model):

@@ -36,14 +36,12 @@ _SHORTEST_WAIT: Final = 0.1  # seconds; a first report needs some
 def jobs_router() -> APIRouter:
     """Make a router that shows jobs to browsers and other clients of the app.
 
-    | route | gives |
-    |---|---|
-    | `GET /jobs/{job_id}` | the record |
-    | `GET /jobs/{job_id}/status` | the status |
-    | `GET /jobs/{job_id}/wait?timeout=25` | the status when it has ended, or the newest by then |
-    | `GET /jobs/{job_id}/events` | server-sent events: each change until the end |
-    | `GET /job-events?job_id=…&job_id=…` | the same for up to 100 jobs, in one stream |
-    | `POST /jobs/statuses` | the statuses of up to 1000 jobs |
+    - `GET /jobs/{job_id}`: the record
+    - `GET /jobs/{job_id}/status`: the status
+    - `GET /jobs/{job_id}/wait?timeout=25`: the status when it has ended, or the newest by then
+    - `GET /jobs/{job_id}/events`: server-sent events, each change until the end
+    - `GET /job-events?job_id=…&job_id=…`: the same for up to 100 jobs, in one stream
+    - `POST /jobs/statuses`: the statuses of up to 1000 jobs
 
     Whoever reaches these routes sees every job of the account: put what the app has for logging in
     before them, as in `app.include_router(jobs_router(), dependencies=[Depends(current_user)])`.

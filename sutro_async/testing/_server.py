@@ -92,10 +92,10 @@ class FakeSutro:
     ) -> None:
         if dialect not in get_args(Dialect):
             raise ValueError(f"dialect must be 'mapping' or 'flat', got {dialect!r}")
-        self.api_key = require_text(api_key, "api_key")
+        self.api_key: str = require_text(api_key, "api_key")
         self.dialect: Dialect = dialect
         self.requests: list[RecordedRequest] = []
-        self.max_in_flight = 0
+        self.max_in_flight: int = 0
         self._host = host
         self._port = port
         self._runner: web.AppRunner | None = None
@@ -138,7 +138,7 @@ class FakeSutro:
 
     @property
     def url(self) -> str:
-        """The address to give as a base URL, such as `http://127.0.0.1:41234`.
+        """The address to give as a base URL, with the port.
 
         Raises:
             RuntimeError: It does not run, so it has no address.

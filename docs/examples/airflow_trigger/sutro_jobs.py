@@ -1,0 +1,113 @@
+"""Wait for a Sutro job in Airflow, without keeping a worker busy.
+
+    wait = SutroJob(task_id="wait", job_id="{{ ti.xcom_pull('submit') }}", seconds=7200)
+
+The operator hands its wait to Airflow's triggerer, where thousands of waits share one event loop,
+and here one client. The triggerer takes the key from SUTRO_API_KEY.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from cattrs.preconf.json import make_converter
+
+from sutro_async import (
+    APIError,
+    ConfigurationError,
+    JobStatusReport,
+    JobUnsuccessfulError,
+    JobWaitTimeoutError,
+    SutroClient,
+)
+
+converter = make_converter()
+
+
+class SutroJob(BaseOperator):
+    """Waits until a Sutro job has ended; returns its report as plain JSON.
+
+    Args:
+        job_id: The job; may be a template.
+        seconds: Time-out of the wait.
+        **options: Those of every operator.
+    """
+
+    template_fields: Sequence[str] = ("job_id",)
+
+    def __init__(self, *, job_id: str, seconds: float = 7200, **options: Any) -> None:  # noqa: ANN401 - any
+        super().__init__(**options)
+        self.job_id = job_id
+        self.seconds = seconds
+
+    def execute(self, context: Context) -> None:  # noqa: ARG002 - as Airflow calls it
+        """Hand the wait to the triggerer."""
+        self.defer(
+            trigger=SutroJobTrigger(job_id=self.job_id, seconds=self.seconds),
+            method_name="resume",
+        )
+
+    def resume(
+        self,
+        context: Context,  # noqa: ARG002 - likewise
+        event: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Take up what the trigger has found; a job that failed does not get better by retries."""
+        if "error" in event:
+            raise (AirflowException if event["may_pass"] else AirflowFailException)(event["error"])
+        report = converter.structure(event["report"], JobStatusReport)
+        try:
+            report.raise_for_failure()
+        except JobUnsuccessfulError as error:
+            raise AirflowFailException(str(error)) from error
+        return event["report"]
+
+
+class SutroJobTrigger(BaseTrigger):
+    """The wait itself. What it yields is plain JSON, since it goes through Airflow's database."""
+
+    def __init__(self, job_id: str, seconds: float) -> None:
+        super().__init__()
+        self.job_id = job_id
+        self.seconds = seconds
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Tell how to make this trigger again, in another process."""
+        cls = type(self)
+        arguments = {"job_id": self.job_id, "seconds": self.seconds}
+        return f"{cls.__module__}.{cls.__qualname__}", arguments
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and yield one event: the report, or why there is none."""
+        try:
+            async with _shared_client() as client:
+                report = await client.wait_for_job(self.job_id, timeout=self.seconds)
+        except (APIError, JobWaitTimeoutError, ConfigurationError) as error:
+            may_pass = isinstance(error, JobWaitTimeoutError) or getattr(error, "retryable", False)
+            yield TriggerEvent({"error": str(error), "may_pass": may_pass})
+        else:
+            yield TriggerEvent({"report": converter.unstructure(report)})
+
+
+# All triggers of a triggerer run in one event loop, and are to share one throttle.
+_client: SutroClient | None = None
+_users = 0
+
+
+@asynccontextmanager
+async def _shared_client() -> AsyncIterator[SutroClient]:
+    global _client, _users  # noqa: PLW0603 - the triggerer has no other place for it
+    if _client is None:
+        _client = SutroClient()
+    client = _client
+    _users += 1
+    try:
+        yield client
+    finally:
+        _users -= 1
+        if _users == 0:
+            _client = None
+            await client.aclose()

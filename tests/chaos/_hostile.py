@@ -1,0 +1,890 @@
+"""A server that breaks what it can, and the table of the ways in which it does.
+
+It is made of raw sockets, since no HTTP server would send most of this. Each fault is a function of
+one exchange, entered into `FAULTS` together with what the library promises in the face of it. The
+campaign, the tests of single faults and the table in `docs/reliability.md` all go by that table.
+
+Whatever a fault sends that must not be believed says that the job was cancelled, which is never
+true here: whoever believes a broken answer ends with the wrong status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import gzip
+import json
+import re
+import socket
+import ssl
+import struct
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Final, Self
+from urllib.parse import unquote
+
+import attrs
+
+from sutro_async import (
+    APIConnectionError,
+    APIError,
+    APIStatusError,
+    APITimeoutError,
+    GoneError,
+    InvalidResponseError,
+    RateLimitError,
+    ServerError,
+)
+
+LIE: Final = "cancelled"
+
+_REQUEST: Final = re.compile(rb"GET (?:/v1)?/(job-status|jobs)/(\S+) HTTP/1\.1\r\n")
+# Closing a socket with a linger time of zero sends a TCP reset.
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class Promise(enum.Enum):
+    """What the library promises in the face of a fault."""
+
+    UNNOTICED = "the true answer comes through"
+    RETRIED = "a question is asked again, a wait goes on"
+    SURVIVED = "a question fails at once, a wait goes on"
+    FINAL = "a question and a wait fail at once"
+
+
+@attrs.frozen(kw_only=True)
+class Fault:
+    """One way to break an answer.
+
+    Attributes:
+        name: What it is called.
+        does: What the server does, in words.
+        promise: What the library makes of it.
+        error: What a question raises that is not asked again; None where it gets its answer.
+        status_code: That of the error.
+        strike: Does it.
+        can_spread: Whether it can hit a later request too, for which nothing is promised.
+    """
+
+    name: str
+    does: str
+    promise: Promise
+    error: type[APIError] | None
+    status_code: int | None
+    strike: Callable[[Exchange], Awaitable[None]]
+    can_spread: bool = False
+
+
+FAULTS: Final[dict[str, Fault]] = {}
+
+
+# ---- the server
+
+
+class HostileServer:
+    """Answers honestly, unless it is told to do otherwise.
+
+    Args:
+        tell: Gives the true word for the status of a job; called for each honest answer.
+        choose: Gives the fault for a request, by the id of the job; None for an honest answer.
+        ssl_context: For a server that speaks TLS.
+
+    Attributes:
+        requests: The first lines and headers that have arrived.
+        keeps_requests: Whether to keep them.
+        in_flight: Requests that have arrived, and are neither answered nor given up by the client.
+        max_in_flight: The most of them at one moment.
+        accepted: Connections that were made.
+        client_timeout: Seconds after which the client gives up, for faults that are later.
+    """
+
+    def __init__(
+        self,
+        tell: Callable[[str], str],
+        choose: Callable[[str], Fault | None] = lambda _: None,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        client_timeout: float = 1.0,
+    ) -> None:
+        self.tell = tell
+        self.choose = choose
+        self.client_timeout = client_timeout
+        self.requests: list[bytes] = []
+        self.keeps_requests = True
+        self.in_flight = 0
+        self.max_in_flight = 0
+        self.accepted = 0
+        self.connections: set[Connection] = set()
+        self._ssl_context = ssl_context
+        self._listener: socket.socket | None = None
+        self._reopening: asyncio.TimerHandle | None = None
+        self._accepting: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        # It never listens, but keeps the port while connections are refused.
+        self._guard = self._bound_socket(port=0)
+        self.port: int = self._guard.getsockname()[1]
+        self._listen()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._reopening is not None:
+            self._reopening.cancel()
+        self._stop_listening()
+        self._guard.close()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        tasks = [connection.serving for connection in self.connections if connection.serving]
+        for connection in list(self.connections):
+            connection.writer.transport.abort()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        while self.connections:  # the sockets are closed in the next turn of the event loop
+            await asyncio.sleep(0)
+
+    @property
+    def url(self) -> str:
+        scheme = "https" if self._ssl_context else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    def refuse(self, seconds: float) -> None:
+        """Refuse new connections for a while."""
+        if self._listener is not None:
+            self._stop_listening()
+            self._reopening = asyncio.get_running_loop().call_later(seconds, self._listen)
+
+    def note_begin(self) -> None:
+        self.in_flight += 1
+        # The client's leaving of one connection and its request on the next may be seen in the same
+        # turn of the event loop, in any order; so count after it.
+        asyncio.get_running_loop().call_soon(self._note_peak)
+
+    def note_end(self) -> None:
+        self.in_flight -= 1
+
+    def _note_peak(self) -> None:
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+
+    # Not asyncio.start_server, which loses a connection accepted in the turn in which it is closed.
+
+    def _bound_socket(self, port: int) -> socket.socket:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", port))
+        return sock
+
+    def _listen(self) -> None:
+        self._listener = self._bound_socket(self.port)
+        self._listener.setblocking(False)
+        self._listener.listen(1000)
+        asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the client has changed its mind
+            sock, _ = listener.accept()
+            self.accepted += 1
+            task = asyncio.create_task(self._open(sock))
+            self._accepting.add(task)
+            task.add_done_callback(self._accepting.discard)
+
+    async def _open(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # no TLS came about
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: Connection(self), sock, ssl=self._ssl_context
+            )
+
+
+class Connection(asyncio.StreamReaderProtocol):
+    """One connection of a client, which ends at once when the client leaves.
+
+    Attributes:
+        drops_next: Whether the next request on it gets no answer but the end.
+    """
+
+    def __init__(self, server: HostileServer) -> None:
+        super().__init__(asyncio.StreamReader(limit=2**20), self._begin)
+        self.drops_next = False
+        self.serving: asyncio.Task[None] | None = None
+        self.writer: asyncio.StreamWriter
+        self._server = server
+        self._is_busy = False
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_busy:
+            self._is_busy = True
+            self._server.note_begin()
+        super().data_received(data)
+
+    def eof_received(self) -> bool:
+        self.answered()
+        super().eof_received()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.answered()
+        self._server.connections.discard(self)
+        if self.serving is not None:
+            self.serving.cancel()
+        super().connection_lost(exc)
+
+    def answered(self) -> None:
+        """Take note that the client has got all that its request will get."""
+        if self._is_busy:
+            self._is_busy = False
+            self._server.note_end()
+
+    def _begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writer = writer
+        self._server.connections.add(self)
+        self.serving = asyncio.create_task(self._serve(reader))
+
+    async def _serve(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while not self.writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                await self._answer(head)
+                self.answered()
+        self.writer.close()
+
+    async def _answer(self, head: bytes) -> None:
+        server = self._server
+        if server.keeps_requests:
+            server.requests.append(head)
+        if self.drops_next:
+            self.writer.close()
+            return
+        match = _REQUEST.match(head)
+        assert match is not None, head
+        exchange = Exchange(
+            server=server,
+            connection=self,
+            job_id=unquote(match[2].decode()),
+            is_record=match[1] == b"jobs",
+        )
+        fault = server.choose(exchange.job_id)
+        if fault is None:
+            exchange.send(exchange.truth())
+        else:
+            await fault.strike(exchange)
+
+
+@attrs.frozen(kw_only=True)
+class Exchange:
+    """One request, as a fault sees it."""
+
+    server: HostileServer
+    connection: Connection
+    job_id: str
+    is_record: bool
+
+    def truth(self) -> bytes:
+        """The body of an honest answer."""
+        return self.body(self.server.tell(self.job_id))
+
+    def lie(self, **more: object) -> bytes:
+        """A body that must not be believed."""
+        return self.body(LIE, **more)
+
+    def body(self, word: str, *, job_id: str | None = None, **more: object) -> bytes:
+        job_id = job_id or self.job_id
+        content: dict[str, object]
+        if self.is_record:
+            content = {"job": {"job_id": job_id, "status": word}}
+        elif job_id == self.job_id:
+            # The form without an id: an answer that gets to the wrong job is believed.
+            content = {"message": f"about {job_id}", "job_status": word, "metadata": None}
+        else:
+            content = {"message": "", "job_status": {job_id: word}, "metadata": None}
+        return json.dumps({**content, **more}).encode()
+
+    def send(self, body: bytes, *headers: str, status: int = 200, length: object = None) -> None:
+        """Send an answer in one piece."""
+        self.write(self.answer(body, *headers, status=status, length=length))
+
+    def answer(self, body: bytes, *headers: str, status: int = 200, length: object = None) -> bytes:
+        """The bytes of an answer."""
+        lines = [
+            f"HTTP/1.1 {status} Whatever",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body) if length is None else length}",
+            *headers,
+        ]
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+    def write(self, data: bytes) -> None:
+        self.connection.writer.write(data)
+
+    async def flood(self, data: bytes, *, pause: float = 0) -> None:
+        """Send it again and again, as fast as it is read, until the client leaves."""
+        while not self.connection.writer.is_closing():
+            self.write(data)
+            await self.connection.writer.drain()
+            await asyncio.sleep(pause)
+
+    def close(self) -> None:
+        self.connection.writer.close()
+
+    def reset(self) -> None:
+        transport = self.connection.writer.transport
+        sock = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        transport.abort()
+
+    async def hang(self) -> None:
+        """Do nothing until the client leaves."""
+        await asyncio.Event().wait()
+
+
+# ---- the table
+
+Strike = Callable[[Exchange], Awaitable[None]]
+
+
+def _fault(
+    does: str,
+    promise: Promise = Promise.RETRIED,
+    error: type[APIError] | None = APIConnectionError,
+    *,
+    status_code: int | None = None,
+    can_spread: bool = False,
+) -> Callable[[Strike], Strike]:
+    """Enter a function into the table."""
+
+    def enter(strike: Strike) -> Strike:
+        name = strike.__name__
+        assert name not in FAULTS, name
+        FAULTS[name] = Fault(
+            name=name,
+            does=does,
+            promise=promise,
+            error=None if promise is Promise.UNNOTICED else error,
+            status_code=status_code,
+            strike=strike,
+            can_spread=can_spread,
+        )
+        return strike
+
+    return enter
+
+
+def _sends(
+    name: str,
+    does: str,
+    send: Callable[[Exchange], None],
+    promise: Promise = Promise.RETRIED,
+    error: type[APIError] | None = APIConnectionError,
+    *,
+    status_code: int | None = None,
+) -> None:
+    """Enter a fault that is nothing but something to send."""
+
+    async def strike(x: Exchange) -> None:
+        send(x)
+
+    strike.__name__ = name
+    _fault(does, promise, error, status_code=status_code)(strike)
+
+
+# -- connections
+
+
+@_fault("refuses connections for 20 ms, and resets the one at hand")
+async def refuse(x: Exchange) -> None:
+    x.server.refuse(0.02)
+    x.reset()
+
+
+@_fault("resets the connection before it answers")
+async def reset_at_once(x: Exchange) -> None:
+    x.reset()
+
+
+@_fault("closes the connection before it answers")
+async def close_at_once(x: Exchange) -> None:
+    x.close()
+
+
+@_fault("resets the connection within the headers")
+async def reset_in_headers(x: Exchange) -> None:
+    x.write(x.answer(x.lie())[:30])
+    await asyncio.sleep(0.002)
+    x.reset()
+
+
+@_fault("closes the connection within the headers")
+async def close_in_headers(x: Exchange) -> None:
+    x.write(x.answer(x.lie())[:30])
+    x.close()
+
+
+@_fault("resets the connection within the body")
+async def reset_in_body(x: Exchange) -> None:
+    x.send(x.lie(), length=1000)
+    await asyncio.sleep(0.002)
+    x.reset()
+
+
+@_fault("closes the connection within the body")
+async def close_in_body(x: Exchange) -> None:
+    x.send(x.lie()[:20], length=len(x.lie()))
+    x.close()
+
+
+@_fault("closes a kept connection right after its answer", Promise.UNNOTICED)
+async def close_after_answer(x: Exchange) -> None:
+    x.send(x.truth())
+    x.close()
+
+
+@_fault("ends its side of a kept connection right after its answer", Promise.UNNOTICED)
+async def half_close_after_answer(x: Exchange) -> None:
+    x.send(x.truth())
+    x.connection.writer.write_eof()
+
+
+@_fault("resets a kept connection 2 ms after its answer", Promise.UNNOTICED)
+async def reset_after_answer(x: Exchange) -> None:
+    x.send(x.truth())
+    x.connection.answered()
+    await asyncio.sleep(0.002)
+    x.reset()
+
+
+@_fault("closes a kept connection as the next request arrives", Promise.UNNOTICED)
+async def close_at_next_request(x: Exchange) -> None:
+    x.send(x.truth())
+    x.connection.drops_next = True
+
+
+@_fault("sends a second answer that nobody asked for", Promise.UNNOTICED, can_spread=True)
+async def answer_twice(x: Exchange) -> None:
+    x.send(x.truth())
+    x.connection.answered()
+    await asyncio.sleep(0.002)
+    x.send(x.lie())
+
+
+# -- time
+
+
+@_fault("never answers", error=APITimeoutError)
+async def never_answer(x: Exchange) -> None:
+    await x.hang()
+
+
+@_fault("stops within the headers", error=APITimeoutError)
+async def stop_in_headers(x: Exchange) -> None:
+    x.write(x.answer(x.lie())[:30])
+    await x.hang()
+
+
+@_fault("stops within the body", error=APITimeoutError)
+async def stop_in_body(x: Exchange) -> None:
+    x.send(x.lie(), length=1000)
+    await x.hang()
+
+
+@_fault("answers after the time-out", error=APITimeoutError)
+async def answer_late(x: Exchange) -> None:
+    try:
+        await asyncio.sleep(x.server.client_timeout + 0.1)
+    finally:  # the client has left, most likely
+        x.send(x.lie())
+
+
+@_fault("drips a byte at a time, in time", Promise.UNNOTICED)
+async def drip(x: Exchange) -> None:
+    for byte in x.answer(x.truth()):
+        x.write(bytes([byte]))
+        await asyncio.sleep(0)
+
+
+@_fault("drips a byte at a time, too slowly", error=APITimeoutError)
+async def drip_slowly(x: Exchange) -> None:
+    answer = x.answer(x.lie())
+    for byte in answer:
+        x.write(bytes([byte]))
+        await asyncio.sleep(4 * x.server.client_timeout / len(answer))
+
+
+# -- lengths
+
+
+_sends(
+    "length_too_long",
+    "names a Content-Length that is too long, and closes",
+    lambda x: (x.send(x.lie(), length=len(x.lie()) + 1), x.close()),
+)
+_sends(
+    "length_too_short",
+    "names a Content-Length that is too short",
+    lambda x: x.send(x.lie(), length=len(x.lie()) - 10),
+)
+_sends(
+    "length_negative",
+    "names a negative Content-Length",
+    lambda x: x.send(x.lie(), length=-5),
+)
+_sends(
+    "length_no_number",
+    "names a Content-Length that is no number",
+    lambda x: x.send(x.lie(), length="many"),
+)
+_sends(
+    "length_twice",
+    "names two Content-Lengths that differ",
+    lambda x: x.send(x.lie(), f"Content-Length: {len(x.lie()) - 1}"),
+)
+_sends(
+    "length_and_chunks",
+    "names a Content-Length, and sends chunks",
+    lambda x: x.send(_chunks(x.lie()), "Transfer-Encoding: chunked"),
+)
+
+
+# -- chunks
+
+
+def _chunks(body: bytes) -> bytes:
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+
+
+def _chunked(x: Exchange, data: bytes, *, close: bool = False) -> None:
+    x.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + data)
+    if close:
+        x.close()
+
+
+_sends(
+    "chunks_cut",
+    "breaks off between two chunks",
+    lambda x: _chunked(x, _chunks(x.lie()).removesuffix(b"0\r\n\r\n"), close=True),
+)
+_sends(
+    "chunk_cut",
+    "breaks off within a chunk",
+    lambda x: _chunked(x, _chunks(x.lie())[:20], close=True),
+)
+_sends(
+    "chunk_size_no_number",
+    "names a size of a chunk that is no number",
+    lambda x: _chunked(x, b"zz\r\n" + x.lie() + b"\r\n0\r\n\r\n"),
+)
+_sends(
+    "chunk_size_huge",
+    "names a size of a chunk that overflows",
+    lambda x: _chunked(x, b"f" * 17 + b"\r\n" + x.lie() + b"\r\n0\r\n\r\n"),
+)
+_sends(
+    "chunk_size_too_small",
+    "sends a chunk that is longer than it says",
+    lambda x: _chunked(x, b"5\r\n" + x.lie() + b"\r\n0\r\n\r\n"),
+)
+
+
+# -- compression
+
+
+def _zipped(x: Exchange, data: bytes, *, encoding: str = "gzip", status: int = 200) -> None:
+    x.send(data, f"Content-Encoding: {encoding}", status=status)
+
+
+def _bomb(gigabytes: int) -> bytes:
+    """A gzip body of a megabyte for each gigabyte of spaces."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    # A full flush ends on a byte and refers to nothing before it, so that it can be repeated.
+    block = deflate.compress(b" " * 2**20) + deflate.flush(zlib.Z_FULL_FLUSH)
+    return b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff" + block * (1024 * gigabytes)
+
+
+BOMB: Final = _bomb(4)
+
+
+_sends(
+    "gzip_broken",
+    "sends gzip that is none",
+    lambda x: _zipped(x, x.lie()),
+)
+_sends(
+    "gzip_bad_checksum",
+    "sends gzip with a wrong checksum",
+    lambda x: _zipped(x, gzip.compress(x.lie())[:-8] + b"\0" * 8),
+)
+_sends(
+    "gzip_cut",
+    "sends gzip that breaks off",
+    lambda x: _zipped(x, gzip.compress(x.lie())[:-20]),
+    Promise.SURVIVED,
+    InvalidResponseError,
+)
+_sends(
+    "gzip_bomb",
+    "sends gzip that expands to 4 GiB",
+    lambda x: _zipped(x, BOMB),
+    Promise.SURVIVED,
+    InvalidResponseError,
+)
+_sends(
+    "gzip_bomb_in_error",
+    "sends an error whose gzip expands to 4 GiB",
+    lambda x: _zipped(x, BOMB, status=502),
+    Promise.RETRIED,
+    ServerError,
+    status_code=502,
+)
+_sends(
+    "encoding_not_asked_for",
+    "sends a body in an encoding that was not asked for",
+    lambda x: _zipped(x, x.lie(), encoding="br"),
+)
+
+
+@_fault("sends a body without an end", Promise.SURVIVED, InvalidResponseError)
+async def endless_body(x: Exchange) -> None:
+    x.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    await x.flood(b" " * 2**18)
+
+
+# -- headers
+
+
+_sends(
+    "header_long",
+    "sends a header of a megabyte",
+    lambda x: x.send(x.lie(), "X-Long: " + "a" * 2**20),
+)
+_sends(
+    "headers_many",
+    "sends ten thousand headers",
+    lambda x: x.send(x.lie(), *(f"X-{number}: a" for number in range(10_000))),
+)
+
+
+@_fault("sends headers without an end")
+async def endless_headers(x: Exchange) -> None:
+    x.write(b"HTTP/1.1 200 OK\r\n")
+    await x.flood(b"X: " + b"a" * 500 + b"\r\n")
+
+
+_sends(
+    "header_with_nul",
+    "sends a header with a NUL",
+    lambda x: x.send(x.lie(), "X: \0"),
+)
+
+
+# -- 1xx
+
+
+_sends(
+    "informed_first",
+    "sends 100, 102 and 103 ahead of its answer",
+    lambda x: x.write(
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n" + x.answer(x.truth())
+    ),
+    Promise.UNNOTICED,
+)
+
+
+@_fault("sends 100 without an end", error=APITimeoutError)
+async def endless_informed(x: Exchange) -> None:
+    await x.flood(b"HTTP/1.1 100 Continue\r\n\r\n" * 10, pause=0.005)
+
+
+_sends(
+    "switched",
+    "switches to another protocol",
+    lambda x: x.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        + x.answer(x.lie())
+    ),
+    Promise.FINAL,
+    APIStatusError,
+    status_code=101,
+)
+
+
+# -- 3xx
+
+
+def _redirect(name: str, does: str, status: int, target: Callable[[Exchange], str]) -> None:
+    _sends(
+        name,
+        does,
+        lambda x: x.send(x.lie(), f"Location: {target(x)}", status=status),
+        Promise.FINAL,
+        APIStatusError,
+        status_code=status,
+    )
+
+
+_redirect("redirect", "redirects to another host", 302, lambda _: "https://evil.test/steal")
+_redirect(
+    "redirect_to_port", "redirects to another port", 301, lambda x: f"http://127.0.0.1:1/{x.job_id}"
+)
+_redirect(
+    "redirect_to_itself",
+    "redirects to itself",
+    307,
+    lambda x: f"{x.server.url}/v1/job-status/{x.job_id}",
+)
+_redirect("redirect_to_file", "redirects to a file", 308, lambda _: "file:///etc/passwd")
+_sends(
+    "not_modified",
+    "says that nothing has changed",
+    lambda x: x.write(b"HTTP/1.1 304 Not Modified\r\n\r\n"),
+    Promise.FINAL,
+    APIStatusError,
+    status_code=304,
+)
+
+
+# -- no HTTP
+
+
+def _raw(name: str, does: str, data: Callable[[Exchange], bytes]) -> None:
+    _sends(name, does, lambda x: (x.write(data(x)), x.close()))
+
+
+_raw("http_0_9", "speaks HTTP/0.9: a body and nothing else", lambda x: x.lie())
+_raw("http_9_9", "speaks HTTP/9.9", lambda x: x.answer(x.lie()).replace(b"HTTP/1.1", b"HTTP/9.9"))
+_raw("http_2", "speaks HTTP/2", lambda _: bytes.fromhex("000012040000000000000300000064"))
+_raw("ssh", "speaks SSH", lambda _: b"SSH-2.0-OpenSSH_9.6\r\n")
+_raw("garbage", "sends random bytes", lambda _: bytes(range(255, 0, -1)) * 40)
+_raw(
+    "status_no_number",
+    "sends a status that is no number",
+    lambda x: x.answer(x.lie()).replace(b"200", b"2OO"),
+)
+
+
+# -- bodies
+
+
+def _body(name: str, does: str, body: Callable[[Exchange], bytes]) -> None:
+    _sends(name, does, lambda x: x.send(body(x)), Promise.SURVIVED, InvalidResponseError)
+
+
+def _with_number(x: Exchange, digits: bytes) -> bytes:
+    return x.lie(number=12345).replace(b"12345", digits)
+
+
+_body("million_brackets", "sends a million brackets", lambda _: b"[" * 10**6)
+_body(
+    "million_levels",
+    "sends a million objects, one inside the other",
+    lambda _: b'{"job_status":' * 10**6 + b"1" + b"}" * 10**6,
+)
+_body("nan", "sends NaN", lambda x: _with_number(x, b"NaN"))
+_body("infinity", "sends -Infinity", lambda x: _with_number(x, b"-Infinity"))
+_body("number_huge", "sends 1e400", lambda x: _with_number(x, b"1e400"))
+_body("number_long", "sends a number of 100,000 digits", lambda x: _with_number(x, b"1" * 10**5))
+_body("half_a_character", "sends a lone surrogate", lambda x: x.lie(text="\ud800"))
+_body(
+    "name_twice",
+    "sends a name twice in one object",
+    lambda x: x.body("running")[:-1] + b", " + x.lie()[1:],
+)
+_body("other_job", "reports under another id", lambda x: x.body(LIE, job_id="another"))
+_body("html", "sends a page of HTML with status 200", lambda _: b"<html><h1>Welcome</h1></html>")
+_body("empty", "sends an empty body with status 200", lambda _: b"")
+_body("null", "sends null", lambda _: b"null")
+_body("wrong_types", "sends numbers for strings", lambda _: b'{"job_status": 3, "job": 3}')
+_body("body_cut", "sends half of the JSON as the whole", lambda x: x.lie()[:-5])
+_body("bodies_two", "sends two bodies in one", lambda x: x.body("running") + x.lie())
+_body("utf_16", "sends UTF-16", lambda x: x.lie().decode().encode("utf-16"))
+_body("utf_8_broken", "sends broken UTF-8", lambda x: x.lie(text="?").replace(b"?", b"\xff"))
+_sends(
+    "no_content",
+    "answers 204",
+    lambda x: x.write(b"HTTP/1.1 204 No Content\r\n\r\n"),
+    Promise.SURVIVED,
+    InvalidResponseError,
+)
+_sends(
+    "partial_content",
+    "answers 206",
+    lambda x: x.send(x.lie(), status=206),
+    Promise.SURVIVED,
+    InvalidResponseError,
+)
+
+
+# -- statuses
+
+
+_HTML: Final = b"<html><h1>502 Bad Gateway</h1></html>"
+
+for _status in (408, 425, 500, 502, 503, 504, 520, 524, 530):
+    _sends(
+        f"status_{_status}",
+        f"answers {_status} with a page of HTML",
+        lambda x, status=_status: x.send(_HTML, status=status),
+        Promise.RETRIED,
+        ServerError if _status >= 500 else APIStatusError,
+        status_code=_status,
+    )
+_sends(
+    "rate_limit",
+    "answers 429 with a Retry-After of 5 ms",
+    lambda x: x.send(b'{"detail": "slow down"}', "Retry-After: 0.005", status=429),
+    Promise.RETRIED,
+    RateLimitError,
+    status_code=429,
+)
+_sends(
+    "rate_limit_nonsense",
+    "answers 429 with a Retry-After that is nonsense",
+    lambda x: x.send(b"", "Retry-After: -1e999 days", status=429),
+    Promise.RETRIED,
+    RateLimitError,
+    status_code=429,
+)
+_sends(
+    "error_cut",
+    "breaks off within the body of an error",
+    lambda x: (x.send(_HTML, status=502, length=1000), x.close()),
+    Promise.RETRIED,
+    ServerError,
+    status_code=502,
+)
+_sends(
+    "error_of_brackets",
+    "answers 500 with a million brackets",
+    lambda x: x.send(b"[" * 10**6, status=500),
+    Promise.RETRIED,
+    ServerError,
+    status_code=500,
+)
+_sends(
+    "gone",
+    "answers 410",
+    lambda x: x.send(b'{"detail": "gone"}', status=410),
+    Promise.FINAL,
+    GoneError,
+    status_code=410,
+)
+_sends(
+    "status_unheard_of",
+    "answers 799",
+    lambda x: x.send(x.lie(), status=799),
+    Promise.FINAL,
+    APIStatusError,
+    status_code=799,
+)
+
+
+def row(fault: Fault) -> str:
+    """The line of a fault in the table of the documentation."""
+    error = "" if fault.error is None else f"`{fault.error.__name__}`"
+    if fault.status_code is not None:
+        error += f" {fault.status_code}"
+    return f"| `{fault.name}` | {fault.does} | {fault.promise.value} | {error} |"

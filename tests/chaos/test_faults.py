@@ -1,0 +1,137 @@
+"""Each fault by itself: a question, a record, a wait, and what comes after."""
+
+import asyncio
+
+import pytest
+
+from sutro_async import APIError, APITimeoutError, InvalidResponseError, JobStatus, RetryPolicy
+from tests.chaos._hostile import FAULTS, HostileServer, Promise
+from tests.chaos.conftest import make_client, nothing_left_behind
+
+ONCE = RetryPolicy(attempts=1)
+# Seconds.
+SHORT_TIMEOUT = 0.2
+LONG_TIMEOUT = 20
+
+every_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+
+
+class Script:
+    """Breaks the next so many requests, and none after that."""
+
+    def __init__(self, fault, times):
+        self.fault = fault
+        self.times = times
+
+    def __call__(self, job_id):
+        if self.times == 0:
+            return None
+        self.times -= 1
+        return self.fault
+
+
+def timeout_for(fault):
+    """Let what is bound to time out do so soon, and all else take its time on a busy machine."""
+    return SHORT_TIMEOUT if fault.error is APITimeoutError else LONG_TIMEOUT
+
+
+def server_with(script):
+    timeout = timeout_for(script.fault)
+    return HostileServer(lambda _: "succeeded", script, client_timeout=timeout)
+
+
+async def let_leftovers_come():
+    """Let enough time pass for what follows an answer, in more than one turn of the event loop."""
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+
+
+async def assert_error(fault, question):
+    with pytest.raises(APIError) as caught:
+        await question
+    error = caught.value
+    assert type(error) is fault.error
+    assert error.job_id == "job-1"
+    assert getattr(error, "status_code", None) == fault.status_code
+    assert error.retryable is (fault.promise is Promise.RETRIED)
+    assert len(str(error).splitlines()) == 1
+    assert len(str(error)) < 1000
+
+
+@every_fault
+@pytest.mark.parametrize("method", ["get_job_status", "get_job"])
+async def test_a_question(fault, method):
+    script = Script(fault, -1)  # aiohttp repeats some by itself, so break as many as come
+    async with nothing_left_behind(), server_with(script) as server:
+        async with make_client(server, retry=ONCE, timeout=timeout_for(fault)) as client:
+            ask = getattr(client, method)
+            if fault.promise is Promise.UNNOTICED:
+                assert (await ask("job-1")).status is JobStatus.SUCCEEDED
+            else:
+                await assert_error(fault, ask("job-1"))
+            assert not client._service.transport._session.connector._acquired
+            # What is left of the fault on its connection is nobody's answer.
+            script.times = 0
+            await let_leftovers_come()
+            for _ in range(3):
+                assert (await ask("job-2")).status is JobStatus.SUCCEEDED
+
+
+@every_fault
+async def test_a_question_that_may_be_asked_again(fault):
+    script = Script(fault, 1)
+    async with nothing_left_behind(), server_with(script) as server:
+        async with make_client(server, timeout=timeout_for(fault)) as client:
+            if fault.promise in {Promise.UNNOTICED, Promise.RETRIED}:
+                report = await client.get_job_status("job-1")
+                assert report.status is JobStatus.SUCCEEDED
+            else:
+                await assert_error(fault, client.get_job_status("job-1"))
+                assert len(server.requests) == 1
+
+
+@every_fault
+async def test_a_wait(fault):
+    script = Script(fault, 2)
+    async with nothing_left_behind(), server_with(script) as server:
+        async with make_client(server, timeout=timeout_for(fault)) as client:
+            wait = client.wait_for_job("job-1", timeout=30)
+            if fault.promise is Promise.FINAL:
+                await assert_error(fault, wait)
+                assert len(server.requests) == 1
+            else:
+                assert (await wait).status is JobStatus.SUCCEEDED
+
+
+@every_fault
+async def test_a_wait_that_had_seen_the_job(fault):
+    """The connection is one that was kept, so that aiohttp may repeat the request by itself."""
+    words = iter(["running"])
+    script = Script(fault, 0)
+
+    def tell(job_id):
+        script.times = 1
+        return next(words, "succeeded")
+
+    async with nothing_left_behind():
+        async with HostileServer(tell, script, client_timeout=timeout_for(fault)) as server:
+            async with make_client(server, timeout=timeout_for(fault)) as client:
+                wait = client.wait_for_job("job-1", timeout=30)
+                if fault.promise is Promise.FINAL:
+                    with pytest.raises(fault.error) as caught:
+                        await wait
+                    assert caught.value.last_report.status is JobStatus.RUNNING
+                else:
+                    assert (await wait).status is JobStatus.SUCCEEDED
+
+
+def test_a_lie_would_be_noticed():
+    """The lies of the table are sound reports, or else nobody could be caught believing them."""
+    from sutro_async._wire import parse_job, parse_report
+    from tests.chaos._hostile import Exchange
+
+    for is_record, parse in ((False, parse_report), (True, parse_job)):
+        exchange = Exchange(server=None, connection=None, job_id="job-1", is_record=is_record)
+        assert parse("job-1", exchange.lie()).status is JobStatus.CANCELLED
+        with pytest.raises(InvalidResponseError):
+            parse("job-2", exchange.body("cancelled", job_id="another"))

@@ -1,0 +1,377 @@
+"""Anything may happen in any order, and still each wait ends as the server's history says."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from contextlib import aclosing
+
+import attrs
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+)
+
+from sutro_async import (
+    ClientStateError,
+    GoneError,
+    JobMonitor,
+    JobStatusReport,
+    JobWaitTimeoutError,
+    SutroError,
+)
+from tests.chaos._hostile import FAULTS, HostileServer, Promise
+from tests.chaos.conftest import make_client, nothing_left_behind
+
+MAX_CONCURRENCY = 3
+GONE = FAULTS["gone"]
+ENDS = ("succeeded", "failed")
+# A wait goes on after these.
+SURVIVABLE = [f for f in FAULTS.values() if f.promise is not Promise.FINAL and not f.can_spread]
+
+# Few, so that much happens to the same one; each stands for the newest job of its place.
+places = st.integers(0, 3)
+words = st.sampled_from(["queued", "running", "running", "a word from the future", *ENDS])
+timeouts = st.sampled_from([None, None, 0, 0.02, 0.1])
+
+
+@attrs.define(eq=False, kw_only=True)
+class Activity:
+    """Something that was started, and what there is to judge it by.
+
+    Attributes:
+        job_ids: What it is about.
+        timeout: Its time-out, in seconds.
+        reports: What it has been told, in order.
+        ended: The jobs that it has ended for.
+        said_before: How many words of each job it must not be told, since they were old.
+        struck_before: How many faults had struck each job when it began.
+        is_shared: Whether it goes through the monitor.
+        is_question: Whether it asks once, and so fails where a wait goes on.
+        is_cancelled: Whether it was cancelled.
+        is_closed: Whether the client or the monitor was closed meanwhile.
+    """
+
+    job_ids: list[str]
+    timeout: float | None = None
+    reports: list[JobStatusReport] = attrs.field(factory=list)
+    ended: list[str] = attrs.field(factory=list)
+    said_before: dict[str, int] = attrs.field(factory=dict)
+    struck_before: dict[str, int] = attrs.field(factory=dict)
+    is_shared: bool = False
+    is_question: bool = False
+    is_cancelled: bool = False
+    is_closed: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class Machine(RuleBasedStateMachine):
+    """A client and a monitor, a server that is told what to do, and a record of both.
+
+    Time passes only within the rules: the event loop stands still between them.
+    """
+
+    activities = Bundle("activities")
+
+    @initialize()
+    def begin(self):
+        self.newest = [f"job/{place}" for place in range(4)]
+        self.histories = {job_id: ["queued"] for job_id in self.newest}
+        self.gone: set[str] = set()
+        self.next_faults = []
+        self.struck = defaultdict(list)
+        self.running: list[Activity] = []
+        self.runner = asyncio.Runner()
+        self.leaks = nothing_left_behind()
+        self.run(self.leaks.__aenter__())
+        self.server = HostileServer(self.tell, self.choose, client_timeout=0.1)
+        self.run(self.server.__aenter__())
+        self.run(self.open())
+
+    def run(self, coroutine):
+        return self.runner.run(coroutine)
+
+    async def open(self):
+        self.client = make_client(self.server, max_concurrency=MAX_CONCURRENCY, timeout=0.1)
+        self.monitor = await JobMonitor(self.client, keep_finished=2).__aenter__()
+
+    # ---- the server
+
+    def tell(self, job_id):
+        return self.histories[job_id][-1]
+
+    def choose(self, job_id):
+        if job_id in self.gone:
+            fault = GONE
+        elif self.next_faults:
+            fault = self.next_faults.pop(0)
+        else:
+            return None
+        self.struck[job_id].append(fault)
+        return fault
+
+    @rule(place=places, word=words)
+    def add_job(self, place, word):
+        self.newest[place] = f"job/{len(self.histories)}"
+        self.histories[self.newest[place]] = [word]
+
+    @rule(place=places, word=words)
+    def change_status(self, place, word):
+        history = self.histories[self.newest[place]]
+        if history[-1] not in ENDS:
+            history.append(word)
+
+    @rule(place=places)
+    def lose_job(self, place):
+        self.gone.add(self.newest[place])
+
+    @rule(faults=st.lists(st.sampled_from(SURVIVABLE), min_size=1, max_size=5))
+    def break_the_next_answers(self, faults):
+        self.next_faults += faults
+
+    # ---- what is started
+
+    def start(self, follow, job_ids, *, timeout=None, is_question=False, is_shared=False):
+        activity = Activity(
+            job_ids=job_ids,
+            timeout=timeout,
+            is_shared=is_shared,
+            is_question=is_question,
+            # A monitor begins with the newest report that it has, which may be old by now.
+            said_before={
+                job_id: 0 if is_shared else len(self.histories[job_id]) - 1 for job_id in job_ids
+            },
+            struck_before={job_id: len(self.struck[job_id]) for job_id in job_ids},
+        )
+
+        async def begin():
+            activity.task = asyncio.create_task(follow(activity))
+            await asyncio.sleep(0)
+
+        self.run(begin())
+        self.running.append(activity)
+        return activity
+
+    @rule(target=activities, place=places, timeout=timeouts, is_shared=st.booleans())
+    def wait(self, place, timeout, is_shared):
+        job_id = self.newest[place]
+        ask = self.monitor.wait if is_shared else self.client.wait_for_job
+
+        async def follow(activity):
+            report = await ask(job_id, timeout=timeout)
+            assert report.is_terminal
+            activity.reports.append(report)
+            activity.ended.append(job_id)
+
+        return self.start(follow, [job_id], timeout=timeout, is_shared=is_shared)
+
+    @rule(target=activities, place=places, timeout=timeouts, is_shared=st.booleans())
+    def watch(self, place, timeout, is_shared):
+        job_id = self.newest[place]
+        ask = self.monitor.watch if is_shared else self.client.watch_job
+
+        async def follow(activity):
+            async with aclosing(ask(job_id, timeout=timeout)) as reports:
+                async for report in reports:
+                    activity.reports.append(report)
+            assert report.is_terminal
+            activity.ended.append(job_id)
+
+        return self.start(follow, [job_id], timeout=timeout, is_shared=is_shared)
+
+    @rule(place=places, is_shared=st.booleans())
+    def watch_and_break_off(self, place, is_shared):
+        job_id = self.newest[place]
+        ask = self.monitor.watch if is_shared else self.client.watch_job
+
+        async def follow(activity):
+            async with aclosing(ask(job_id)) as reports:
+                async for report in reports:
+                    activity.reports.append(report)
+                    break
+            activity.ended.append(job_id)
+
+        self.start(follow, [job_id], is_shared=is_shared)
+
+    @rule(
+        target=activities,
+        at=st.lists(places, min_size=1, unique=True),
+        timeout=timeouts,
+        is_streamed=st.booleans(),
+    )
+    def batch(self, at, timeout, is_streamed):
+        job_ids = [self.newest[place] for place in at]
+
+        async def follow(activity):
+            if is_streamed:
+                outcomes = self.client.as_completed(job_ids, timeout=timeout)
+                async with aclosing(outcomes):
+                    self.judge_outcomes(activity, [outcome async for outcome in outcomes])
+            else:
+                outcomes = await self.client.wait_for_jobs(job_ids, timeout=timeout)
+                self.judge_outcomes(activity, outcomes.values())
+
+        return self.start(follow, job_ids, timeout=timeout)
+
+    @rule(target=activities, place=places, is_record=st.booleans())
+    def ask(self, place, is_record):
+        job_id = self.newest[place]
+        ask = self.client.get_job if is_record else self.client.get_job_status
+
+        async def follow(activity):
+            activity.reports.append(await ask(job_id))
+            activity.ended.append(job_id)
+
+        return self.start(follow, [job_id], is_question=True)
+
+    # ---- what is done to it
+
+    @rule(milliseconds=st.integers(0, 30))
+    def let_time_pass(self, milliseconds):
+        self.run(asyncio.sleep(milliseconds / 1000))
+
+    @rule(activity=consumes(activities), turns=st.integers(0, 3))
+    def cancel(self, activity, turns):
+        async def cancel():
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if activity.task.cancel():
+                activity.is_cancelled = True
+            await asyncio.sleep(0)
+
+        self.run(cancel())
+
+    @rule()
+    def close_the_monitor(self):
+        for activity in self.running:
+            activity.is_closed |= activity.is_shared
+
+        async def reopen():
+            await self.monitor.__aexit__(None, None, None)
+            self.monitor = await JobMonitor(self.client, keep_finished=2).__aenter__()
+
+        self.run(reopen())
+
+    @rule(is_monitor_first=st.booleans())
+    def close_the_client(self, is_monitor_first):
+        for activity in self.running:
+            activity.is_closed = True
+
+        async def reopen():
+            if is_monitor_first:
+                await self.monitor.__aexit__(None, None, None)
+            await self.client.aclose()
+            if not is_monitor_first:
+                await self.monitor.__aexit__(None, None, None)
+            await self.open()
+
+        self.run(reopen())
+
+    # ---- the verdict
+
+    @invariant()
+    def no_more_in_flight_than_allowed(self):
+        assert self.server.max_in_flight <= MAX_CONCURRENCY
+
+    @invariant()
+    def what_has_ended_has_ended_well(self):
+        for activity in [a for a in self.running if a.task.done()]:
+            self.running.remove(activity)
+            self.judge(activity)
+
+    @invariant()
+    def no_job_is_polled_that_nobody_watches(self):
+        watched = {a.job_ids[0] for a in self.running if a.is_shared and not a.task.done()}
+        assert len(self.monitor) <= len(watched)
+
+    def judge(self, activity):
+        for job_id in activity.job_ids:
+            self.judge_reports(activity, job_id)
+        if activity.task.cancelled():
+            assert activity.is_cancelled
+            return
+        error = activity.task.exception()
+        if error is None:
+            assert sorted(activity.ended) == sorted(activity.job_ids)
+        else:
+            self.judge_error(activity, activity.job_ids[0], error)
+
+    def judge_reports(self, activity, job_id):
+        """Check that it was told what the job has said, in that order and not twice in a row."""
+        reports = [report for report in activity.reports if report.job_id == job_id]
+        told = [report.raw_status for report in reports]
+        said = iter(self.histories[job_id][activity.said_before[job_id] :])
+        assert all(word in said for word in told), (told, self.histories[job_id])
+        assert all(one != other for one, other in itertools.pairwise(reports))
+
+    def judge_outcomes(self, activity, outcomes):
+        for outcome in outcomes:
+            activity.ended.append(outcome.job_id)
+            if outcome.error is None:
+                assert outcome.value.is_terminal
+                activity.reports.append(outcome.value)
+            else:
+                self.judge_error(activity, outcome.job_id, outcome.error)
+
+    def judge_error(self, activity, job_id, error):
+        assert isinstance(error, SutroError), error
+        if isinstance(error, ClientStateError):
+            assert activity.is_closed
+        elif isinstance(error, JobWaitTimeoutError):
+            assert activity.timeout is not None
+            assert error.elapsed >= activity.timeout
+        elif isinstance(error, GoneError):
+            assert job_id in self.gone
+        else:
+            assert activity.is_question
+            struck = self.struck[job_id][activity.struck_before[job_id] :]
+            assert type(error) in {fault.error for fault in struck}
+
+    def teardown(self):
+        if not hasattr(self, "runner"):
+            return
+        try:
+            self.let_all_end()
+        finally:
+            self.runner.close()
+
+    def let_all_end(self):
+        self.next_faults.clear()
+        for history in self.histories.values():
+            if history[-1] not in ENDS:
+                history.append("succeeded")
+
+        async def end():
+            async with asyncio.timeout(10):
+                await asyncio.wait([activity.task for activity in self.running])
+
+        try:
+            if self.running:
+                self.run(end())
+            self.what_has_ended_has_ended_well()
+            assert not self.running
+            assert len(self.monitor) == 0
+            assert not self.client._service.lifecycle.operations
+            assert self.client._service.transport._throttle._free_slots == MAX_CONCURRENCY
+        finally:
+            self.run(self.monitor.__aexit__(None, None, None))
+            self.run(self.client.aclose())
+            self.run(self.server.__aexit__())
+        self.run(self.leaks.__aexit__(None, None, None))
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = settings(
+    derandomize=True,
+    max_examples=100,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

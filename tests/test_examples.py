@@ -1,0 +1,176 @@
+"""The examples of `docs/examples/` that scaling.md speaks of, against what they are for."""
+
+import asyncio
+import importlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import arq
+import pytest
+from arq.connections import RedisSettings
+
+from sutro_async import (
+    FailureReason,
+    Job,
+    JobNotFoundError,
+    JobOutcome,
+    JobStatusReport,
+    PollPolicy,
+    SutroError,
+)
+from tests.test_errors import EXAMPLES as ERRORS
+from tests.test_errors import same
+
+DIRECTORY = Path(__file__).parent.parent / "docs" / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch):
+    """Imports a module of an example, and forgets it afterwards."""
+
+    def import_example(path):
+        module = DIRECTORY / path
+        monkeypatch.syspath_prepend(module.parent)
+        monkeypatch.delitem(sys.modules, module.stem, raising=False)
+        return importlib.import_module(module.stem)
+
+    return import_example
+
+
+# ---- plain_json.py
+
+
+async def test_what_the_service_tells_survives_json(example, fake, client):
+    converter = example("plain_json.py").converter
+    reason = {"message": "no GPU", "nodes": [1, 2]}
+    fake.add_job("job-1", timeline=["failed"], failure_reason=reason, surprise={"deep": [None]})
+    fake.add_job("job-2", timeline=["queued"])
+    for job_id in ("job-1", "job-2"):
+        for value in (await client.get_job_status(job_id), await client.get_job(job_id)):
+            assert converter.loads(converter.dumps(value), type(value)) == value
+
+
+def test_a_reason_survives_json(example):
+    converter = example("plain_json.py").converter
+    reason = FailureReason(message="no GPU", additional_context="all are taken")
+    assert converter.loads(converter.dumps(reason), FailureReason) == reason
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_errors_survive_json(example, error):
+    converter = example("plain_json.py").converter
+    assert same(error, converter.loads(converter.dumps(error), SutroError))
+    outcome = JobOutcome(job_id="job-1", error=error)
+    back = converter.loads(converter.dumps(outcome), JobOutcome[JobStatusReport])
+    assert back.job_id == "job-1"
+    assert same(error, back.error)
+
+
+async def test_outcomes_survive_json(example, fake, client):
+    converter = example("plain_json.py").converter
+    fake.add_job("job-1")
+    outcomes = await client.get_jobs(["job-1", "nope"])
+    text = converter.dumps(outcomes)
+    back = converter.loads(text, dict[str, JobOutcome[Job]])
+    assert back["job-1"] == outcomes["job-1"]
+    with pytest.raises(JobNotFoundError, match="nope"):
+        back["nope"].result()
+
+
+# ---- arq_worker
+
+with_arq = pytest.mark.filterwarnings(
+    "ignore:Call to deprecated close:DeprecationWarning"
+)  # its own
+
+
+@pytest.fixture
+def redis_url(tmp_path):
+    program = shutil.which("redis-server")
+    if program is None and not os.environ.get("CI"):
+        pytest.skip("no redis-server is installed here")
+    assert program, "no redis-server is installed"
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert any("Ready to accept connections" in line for line in server.stdout)
+            yield f"redis://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+async def queue(redis_url, monkeypatch, fake):
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    monkeypatch.setenv("SUTRO_API_URL", fake.url)
+    monkeypatch.setenv("SUTRO_API_KEY", fake.api_key)
+    opened = await arq.create_pool(RedisSettings.from_dsn(redis_url))
+    yield opened
+    await opened.aclose(close_connection_pool=True)
+
+
+def make_worker(module, **options):
+    settings = {k: v for k, v in vars(module.WorkerSettings).items() if not k.startswith("_")}
+    quick = {"handle_signals": False, "poll_delay": 0.05, "burst": True}
+    return arq.Worker(**settings | quick | options)
+
+
+async def run(worker):
+    await worker.main()
+    await worker.close()
+
+
+@with_arq
+async def test_waits_cross_a_queue(example, queue, fake, capsys, monkeypatch):
+    worker, enqueue = example("arq_worker/worker.py"), example("arq_worker/enqueue.py")
+    quick = PollPolicy(initial=0.01, maximum=0.02, not_found_grace=0)
+    monkeypatch.setattr(worker, "SutroClient", lambda: fake.client(poll=quick))
+    fake.add_job("job-1", timeline=["queued", "running", "succeeded"])
+    fake.add_job("job-2", timeline=["running", "failed"], failure_reason="no GPU")
+    asking = asyncio.create_task(enqueue.main(["job-1", "job-2", "nope"]))
+    while await queue.zcard(arq.constants.default_queue_name) < 3:
+        await asyncio.sleep(0.01)
+    await run(make_worker(worker))
+    await asking
+    assert capsys.readouterr().out.splitlines() == [
+        "job-1 succeeded ",
+        "job-2 failed no GPU",
+        "job 'nope': HTTP 404: No job found with ID nope",
+    ]
+
+
+@with_arq
+async def test_a_long_wait_is_made_of_slices(example, queue, fake, monkeypatch):
+    worker = example("arq_worker/worker.py")
+    monkeypatch.setattr(worker, "SLICE", 0.1)
+    fake.add_job("job-1", timeline=[("running", 0.5), "succeeded"])
+    job = await queue.enqueue_job("wait_for_job", "job-1")
+    await run(make_worker(worker))
+    assert (await job.result()).status == "succeeded"
+    assert (await job.result_info()).job_try > 1
+
+
+@with_arq
+async def test_a_wait_goes_on_in_another_worker(example, queue, fake):
+    worker = example("arq_worker/worker.py")
+    fake.add_job("job-1", timeline=["running"])
+    job = await queue.enqueue_job("wait_for_job", "job-1")
+    first = make_worker(worker)
+    running = asyncio.create_task(first.main())
+    while not fake.requests:
+        await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await first.close()
+    assert await job.result_info() is None
+    fake.set_status("job-1", "succeeded")
+    await run(make_worker(worker))
+    assert (await job.result()).status == "succeeded"
