@@ -27,8 +27,8 @@ from sutro_async.cli import _format, _json
 from sutro_async.cli._board import Board
 from sutro_async.cli._errors import complain_of_errors, complain_of_timeouts
 from sutro_async.cli._exit import status_of_error, status_of_outcomes
-from sutro_async.cli._planned import parse_job
-from sutro_async.cli._record import describe
+from sutro_async.cli._fake import parse_job
+from sutro_async.cli._show import describe
 from sutro_async.cli._summary import remarks, summary_table
 from sutro_async.cli._table import Column, Row, Table, plain_lines
 

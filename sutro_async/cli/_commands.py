@@ -15,10 +15,10 @@ from sutro_async import JobWaitTimeoutError, SutroClient, __version__
 from sutro_async.cli._board import Board
 from sutro_async.cli._errors import complain, complain_of_errors, complain_of_timeouts
 from sutro_async.cli._exit import ExitStatus, status_of_outcomes
+from sutro_async.cli._fake import DEFAULT_JOBS, PlannedJob, parse_job, serve
 from sutro_async.cli._format import count, job_count
 from sutro_async.cli._ids import read_ids
 from sutro_async.cli._loop import run as run_loop
-from sutro_async.cli._planned import DEFAULT_JOBS, PlannedJob, parse_job
 from sutro_async.cli._show import show_jobs, show_reports
 from sutro_async.cli._views import open_view
 from sutro_async.cli._wait import wait_for_all
@@ -261,8 +261,7 @@ def fake(
     It serves until Ctrl-C. The clocks of its jobs begin with it. Statuses without seconds go by
     requests: each request for the status is answered with the next one.
     """
-    from sutro_async.cli._fake import serve  # noqa: PLC0415 - brings a server along
-    from sutro_async.testing import FakeSutro  # noqa: PLC0415 - likewise
+    from sutro_async.testing import FakeSutro  # noqa: PLC0415 - brings a server along
 
     service = FakeSutro(dialect=dialect, port=port)
     run_loop(serve(service, jobs, failure_reason=failure_reason, as_json=as_json))
