@@ -1,5 +1,6 @@
 """The commands, in this process, against a server in a thread."""
 
+import asyncio
 import errno
 import io
 import json
@@ -16,8 +17,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from sutro_async import __version__, cli
+from sutro_async import JobOutcome, JobStatusReport, __version__, cli
 from sutro_async.cli import _wait
+from sutro_async.cli._board import Board
+from sutro_async.cli._views import JSONView
 from tests.conftest import FAST_POLL
 
 pytestmark = pytest.mark.usefixtures("fast_command")
@@ -125,8 +128,7 @@ def test_a_wrong_key_is_told_once_and_not_shown(service, run, monkeypatch):
 def test_no_key_is_a_matter_of_configuration(run):
     status, output, errors = run("status", "a")
     assert (status, output) == (2, "")
-    assert errors.startswith("Error: no API key")
-    assert errors.count("\n") == 2
+    assert re.fullmatch(r"Error: no API key: .*set SUTRO_API_KEY, .*`sutro login`\n", errors)
 
 
 def test_a_base_url_must_be_that_of_the_key(service, run, monkeypatch):
@@ -142,7 +144,9 @@ def test_max_concurrency_is_kept(service, run):
     service.fail_next(8, delay=0.01)
     run("status", *(f"job-{number}" for number in range(8)), "--max-concurrency", "2")
     assert service.max_in_flight == 2
-    assert run("status", "job-1", "--max-concurrency", "0")[0] == 2
+    status, _, errors = run("status", "job-1", "--max-concurrency", "0")
+    assert status == 2
+    assert "'--max-concurrency': 0 is not in the range x>=1" in errors
 
 
 # ---- ids
@@ -159,12 +163,41 @@ def test_ids_come_from_arguments_and_from_standard_input_once(service, run, monk
 
 
 def test_10_000_ids_on_standard_input(service, run, monkeypatch):
-    ids = [f"job-{number}" for number in range(5000)] * 2
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(ids)))
+    ids = [f"job-{number}" for number in range(10_000)]
+    for job_id in ids:
+        service.add_job(job_id, ["running"])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*ids, *ids])))
+    status, output, errors = run("status", "-")
+    assert (status, errors) == (0, "")
+    assert output == "".join(f"{job_id:<8}  running\n" for job_id in ids)
+    assert len(service.requests) == 10_000
+
+
+def test_nothing_more_is_asked_after_a_403(service, run, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(f"job-{n}" for n in range(5000))))
     service.fail_next(5000, status=403)
     status, output, errors = run("status", "-", "--json")
-    assert (status, output) == (3, "")  # nothing more is asked after a 403
+    assert (status, output) == (3, "")
     assert errors.count("\n") == 2
+    assert len(service.requests) <= 20
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(service, run, monkeypatch):
+    service.add_job("a")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffa\n"))
+    assert run("status", "-") == (0, "a  succeeded\n", "")
+
+
+def test_ids_that_are_typed_are_asked_for(service, run, monkeypatch):
+    class Keyboard(io.StringIO):
+        def isatty(self):
+            return True
+
+    service.add_job("a")
+    monkeypatch.setattr(sys, "stdin", Keyboard("a\n"))
+    status, output, errors = run("status", "-")
+    assert (status, output) == (0, "a  succeeded\n")
+    assert errors == "Reading job ids, one to a line, until Ctrl-D.\n"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +320,7 @@ def test_wait_as_json_ends_each_job_once(service, run_json):
     assert len(ends) == sum(event["event"] == "end" for event in events) == 3
     summaries = [event for event in events if event["event"] == "summary"]
     assert [(event["job_id"], event["total_tokens"]) for event in summaries] == [("job-1", 15_400)]
-    assert "the time-out of 0.8 s has struck: 1 of 3 jobs had not ended" in errors
+    assert "the time-out of 0.8 s has struck: 1 of 3 jobs had not ended\n" in errors
 
 
 def test_a_time_out_is_kept_and_told(service, run):
@@ -300,9 +333,44 @@ def test_a_time_out_is_kept_and_told(service, run):
         r" +\d\.\d s  job-1  RUNNING\n\nJob    Status\njob-1  RUNNING\n\n1 job in", output
     )
     assert errors == (
-        "Error: the time-out of 0.2 s has struck: 1 of 1 jobs had not ended\n"
-        "They go on at the service: wait for them again, or with a longer --timeout.\n"
+        "Error: the time-out of 0.2 s has struck: 1 of 1 job had not ended\n"
+        "What has not ended goes on at the service: wait again, or with a longer --timeout.\n"
     )
+
+
+def test_a_time_out_tells_why_jobs_were_never_seen(service, run):
+    for job_id in ("a", "b"):
+        service.add_job(job_id)
+        service.fail_next(9999, status=503, job_id=job_id, body="Down for repairs")
+    status, _, errors = run("wait", "a", "b", "--timeout", "0.2")
+    assert status == 124
+    assert errors.splitlines() == [
+        "Error: the time-out of 0.2 s has struck: 2 of 2 jobs had not ended, 2 of them never seen",
+        "Error: the last poll failed: HTTP 503: Down for repairs",
+        "The service is in trouble: try again later.",
+    ]
+
+
+def test_a_time_out_before_any_answer_says_so(service, run):
+    service.fail_next(1, delay=60)
+    status, _, errors = run("wait", "a", "--timeout", "0.1")
+    assert status == 124
+    assert errors == (
+        "Error: the time-out of 0.1 s has struck: 1 of 1 job had not ended, 1 of them never seen\n"
+        "The service has not answered yet: wait again with a longer --timeout.\n"
+    )
+
+
+def test_a_time_out_tells_of_the_last_poll_of_a_job_that_was_seen_too(service, run):
+    service.add_job("a", ["running"])
+    with once(
+        lambda: len(service.requests) > 2, lambda: service.fail_next(9999, status=502, body="Down")
+    ):
+        status, _, errors = run("wait", "a", "--timeout", "0.5")
+    assert status == 124
+    assert "never seen" not in errors
+    assert "Error: the last poll failed: HTTP 502: Down\n" in errors
+    assert errors.endswith("or with a longer --timeout.\n")
 
 
 def test_a_job_that_is_lost_on_the_way_is_told_in_its_line(service, run):
@@ -378,6 +446,61 @@ def test_a_key_that_is_revoked_on_the_way_ends_the_wait_with_what_is_known(servi
 def test_a_key_that_is_wrong_from_the_start_leaves_nothing_to_show(service, run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     assert run("wait", "job-1")[:2] == (3, "")
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_an_error_that_ends_the_wait_is_that_of_its_job_and_the_others_are_abandoned(
+    service, run_json, code
+):
+    for job_id in ("a", "b", "c"):
+        service.add_job(job_id, ["running"] if job_id != "c" else ["succeeded"])
+
+    def refuse_b():
+        service.fail_next(99, status=code, job_id="b")
+
+    with once(lambda: len(service.requests) > 8, refuse_b):
+        status, events, errors = run_json("wait", "a", "b", "c")
+    assert status == 3
+    assert errors.startswith(f"Error: job 'b': HTTP {code}: ")
+    ends = {event["job_id"]: event for event in events if event["event"] == "end"}
+    assert len(ends) == sum(event["event"] == "end" for event in events) == 3
+    assert ends["a"]["error"] == {
+        "type": "Abandoned",
+        "message": "the wait was ended by an error that is not of this job",
+    }
+    assert ends["a"]["status"] == "running"
+    assert ends["b"]["error"]["status_code"] == code
+    assert ends["c"]["error"] is None
+
+
+def test_each_job_has_its_end_though_none_was_seen(service, run_json, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
+    _, events, _ = run_json("wait", "a", "b")
+    assert sorted(event["error"]["type"] for event in events) == [
+        "Abandoned",
+        "AuthenticationError",
+    ]
+
+
+async def test_what_has_come_already_is_shown_after_an_interrupt(client, monkeypatch, capsys):
+    async def feed(client, board, timeout, queue):
+        for job_id in board.entries:
+            report = JobStatusReport(job_id=job_id, status="succeeded", raw_status="SUCCEEDED")
+            queue.put_nowait(JobOutcome(job_id=job_id, value=report))
+        waiting.cancel()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(_wait, "_feed", feed)
+    board = Board(["a", "b", "c"])
+    waiting = asyncio.create_task(_wait.wait_for_all(client, board, JSONView(board), timeout=None))
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    ends = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(end["job_id"], end["error"]) for end in ends] == [
+        ("a", None),
+        ("b", None),
+        ("c", None),
+    ]
 
 
 @pytest.mark.parametrize("as_json", [False, True])
@@ -466,7 +589,13 @@ def test_fake_says_how_to_reach_it_as_json(run_json, port):
 def test_a_fake_with_a_job_twice_is_refused(run):
     status, _, errors = run("fake", "--job", "a=failed", "--job", "a=running")
     assert status == 2
-    assert "there are two jobs 'a'" in errors
+    assert "there are 2 jobs 'a'" in errors
+
+
+def test_a_fake_whose_jobs_fail_for_no_reason_is_refused(run):
+    status, output, errors = run("fake", "--failure-reason", " ")
+    assert (status, output) == (2, "")
+    assert "say why, or leave the option out" in errors
 
 
 def test_a_port_in_use_is_refused(service, run):

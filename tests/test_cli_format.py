@@ -8,9 +8,11 @@ import click
 import pytest
 
 from sutro_async import (
+    APIStatusError,
     AuthenticationError,
     ConfigurationError,
     FailureReason,
+    GoneError,
     InvalidResponseError,
     Job,
     JobNotFoundError,
@@ -18,13 +20,15 @@ from sutro_async import (
     JobStatus,
     JobStatusReport,
     JobWaitTimeoutError,
+    PermissionDeniedError,
+    ServerError,
 )
 from sutro_async.cli import _format, _json
 from sutro_async.cli._board import Board
-from sutro_async.cli._errors import complain_of_errors
+from sutro_async.cli._errors import complain_of_errors, complain_of_timeouts
 from sutro_async.cli._exit import status_of_error, status_of_outcomes
-from sutro_async.cli._planned import parse_job
-from sutro_async.cli._record import describe
+from sutro_async.cli._fake import parse_job
+from sutro_async.cli._show import describe
 from sutro_async.cli._summary import remarks, summary_table
 from sutro_async.cli._table import Column, Row, Table, plain_lines
 
@@ -97,6 +101,7 @@ def test_what_is_past_is_told_in_one_unit(seconds, text):
         (0.0234, "0.0234 USD"),
         (0.00001, "< 0.0001 USD"),
         (1234.5, "1,234.5000 USD"),
+        (1e300, "1.0e+300 USD"),
     ],
 )
 def test_money_has_its_currency(dollars, text):
@@ -130,6 +135,9 @@ def test_an_unknown_word_stands_beside_unknown():
 def test_only_a_failure_needs_a_reason():
     assert _format.reason(report("running", message="it runs")) == ""
     assert _format.reason(report("failed", message="in\ninit")) == "in init"
+    boilerplate = "Job status with job_id job-1 retrieved."
+    assert _format.reason(report("failed", message=boilerplate)) == ""
+    assert _format.reason(report("failed", message="Job 7 retrieved.")) == "Job 7 retrieved."
     failure = FailureReason(message="no GPU", additional_context="in eu-1")
     assert _format.reason(report("failed", message="x", failure=failure)) == "no GPU (in eu-1)"
 
@@ -321,9 +329,37 @@ def test_many_errors_of_a_kind_are_cut_short(capsys):
     assert len(lines) == 14
 
 
-def test_the_advice_fits_the_error(capsys):
-    complain_of_errors([AuthenticationError(job_id="x", status_code=401, message="no")])
-    assert "Check SUTRO_API_KEY" in capsys.readouterr().err
+def test_polls_that_failed_in_many_ways_are_cut_short(capsys):
+    timeouts = [timed_out(f"job-{number}") for number in range(12)]
+    for number, error in enumerate(timeouts):
+        error.__cause__ = ServerError(
+            job_id=error.job_id, status_code=503, message=f"Node {number} is down"
+        )
+    complain_of_timeouts(timeouts, 1200)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Error: the time-out of 5.0 s has struck: 12 of 1,200 jobs had not ended"
+    assert lines[10:12] == [
+        "Error: the last poll failed: HTTP 503: Node 9 is down",
+        "Error: and the last polls failed in 2 more ways",
+    ]
+    assert len(lines) == 14
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (AuthenticationError(job_id="x", status_code=401, message="no"), "Check SUTRO_API_KEY"),
+        (PermissionDeniedError(job_id="x", status_code=403, message="no"), "for all jobs"),
+        (GoneError(job_id="x", status_code=410, message="no"), "Trying again cannot help"),
+        (APIStatusError(job_id="x", status_code=422, message="no"), "ask its support"),
+    ],
+)
+def test_the_advice_fits_the_error(error, advice, capsys):
+    complain_of_errors([error])
+    told, *what_to_do = capsys.readouterr().err.splitlines()
+    assert told == f"Error: {error}"
+    assert len(what_to_do) == 1
+    assert advice in what_to_do[0]
 
 
 # ---- jobs for the fake
@@ -334,7 +370,7 @@ def test_a_timeline_goes_by_seconds_or_by_requests():
     assert job.job_id == "a=b"
     assert job.timeline == (("queued", 2.0), ("running", 0.5), "succeeded")
     assert parse_job("job 1=queued,failed").timeline == ("queued", "failed")
-    assert parse_job("job-1=failed").fails
+    assert parse_job("job-1=queued:1,FAILED").fails
     assert not parse_job("job-1=failed:1,running").fails
 
 
@@ -342,9 +378,13 @@ def test_a_timeline_goes_by_seconds_or_by_requests():
     ("text", "complaint"),
     [
         ("job-1", "names no job"),
-        ("=queued", "cannot be a job id"),
+        ("=queued", "names no job"),
         ("job-1=", "lacks a status"),
         ("job-1=queued,,failed", "lacks a status"),
+        (" =queued", "names no job"),
+        ("a\tb=queued", "cannot be a job id"),
+        ("job-1=queued,bogus", "'bogus' in .* is no status: take pending, .*, cancelled$"),
+        ("job-1=unknown", "'unknown' in .* is no status"),
         ("job-1=queued:2", "stays"),
         ("job-1=queued:2,running,succeeded", "to each status but the last"),
         ("job-1=queued:soon,succeeded", "number of seconds above 0"),

@@ -30,6 +30,8 @@ from sutro_async.cli._terminal import open_terminal
 class Terminal(io.StringIO):
     """A terminal of which the screen can be read."""
 
+    encoding = "utf-8"
+
     def __init__(self, columns=80, lines=24):
         super().__init__()
         self.screen = pyte.Screen(columns, lines)
@@ -59,6 +61,9 @@ def make_terminal(monkeypatch):
         return terminal
 
     return make
+
+
+MIDNIGHT = "2024-01-15T00:00:00Z"
 
 
 class Clock:
@@ -176,6 +181,68 @@ def test_other_sizes_are_right_too(watch, size):
     assert lines[-3].endswith(" of 60 finished")
 
 
+REAL_ID = "job-5f3a9c1e-77aa-4b0e-9d7c-0123456789ab"
+
+
+def test_an_id_of_the_real_length_is_whole_at_80_columns(watch):
+    view, tell = watch([REAL_ID])
+    tell(report(REAL_ID, "queued"), at=2)
+    assert tell(report(REAL_ID), at=3)[:2] == [
+        "Job" + " " * 39 + "Status      Elapsed  Last change",
+        REAL_ID + "  running       3.0 s  1 s ago, was que…",
+    ]
+    assert view.next_without_record() is None  # there is no room for its rows
+    _, tell = watch([REAL_ID], columns=100)
+    assert tell(at=1)[0].split() == ["Job", "Status", "Elapsed", "Rows", "Last", "change"]
+    _, tell = watch([REAL_ID], columns=56)
+    assert tell(report(REAL_ID), at=1)[:2] == [
+        "Job" + " " * 39 + "Status",
+        REAL_ID + "  running",
+    ]
+    _, tell = watch([REAL_ID], columns=40)
+    assert tell(report(REAL_ID), at=1)[1] == REAL_ID[:27] + "…  running"
+
+
+@pytest.mark.parametrize(
+    ("columns", "titles"),
+    [
+        (100, ["Job", "Status", "Rows", "Tokens", "Cost", "Duration"]),
+        (80, ["Job", "Status", "Rows", "Cost", "Duration"]),
+        (76, ["Job", "Status", "Cost", "Duration"]),
+        (64, ["Job", "Status", "Duration"]),
+        (52, ["Job", "Status"]),
+    ],
+)
+def test_a_summary_leaves_columns_out_before_it_folds_an_id(
+    service, fast_command, make_terminal, columns, titles
+):
+    service.add_job(REAL_ID, datetime_started=MIDNIGHT, datetime_completed=MIDNIGHT)
+    terminal = make_terminal(columns=columns)
+    assert cli.main(["wait", REAL_ID]) == 0
+    assert terminal.lines[0].split() == titles
+    assert terminal.lines[1].startswith(f"{REAL_ID}  succeeded")
+    assert terminal.lines[2] == ""
+
+
+def test_an_id_that_is_too_long_for_the_terminal_is_folded_and_not_cut(
+    service, fast_command, make_terminal
+):
+    job_id = "x" * 150
+    service.add_job(job_id)
+    terminal = make_terminal()
+    assert cli.main(["wait", job_id]) == 0
+    table = "\n".join(terminal.lines).partition("\n\n")[0]
+    assert table.count("x") == 150
+
+
+def test_a_reason_is_folded_rather_than_the_id(service, make_terminal):
+    service.add_job(REAL_ID, ["failed"], failure_reason="no GPU was free " * 4)
+    terminal = make_terminal()
+    assert cli.main(["status", REAL_ID]) == 1
+    assert terminal.lines[1].startswith(f"{REAL_ID}  failed  no GPU was free")
+    assert terminal.lines[2].startswith(" " * 50 + "free no GPU")
+
+
 def test_it_is_drawn_a_few_times_a_second_however_much_happens(watch):
     _, tell = watch(["a"])
     tell(report("a", "queued"), at=1)
@@ -211,6 +278,15 @@ def test_some_terminals_get_plain_lines(make_terminal, monkeypatch, name, value)
     assert open_terminal() is None
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_the_characters_of_the_bar_gets_plain_lines(
+    make_terminal, monkeypatch, encoding
+):
+    terminal = make_terminal()
+    monkeypatch.setattr(terminal, "encoding", encoding)
+    assert open_terminal() is None
+
+
 # ---- the commands on a terminal
 
 
@@ -235,6 +311,13 @@ def test_wait_leaves_a_summary_on_the_terminal(service, fast_command, make_termi
     assert not terminal.screen.cursor.hidden
     records = [request.path for request in service.requests if "/jobs/" in request.path]
     assert len(records) == 3  # at first for the job that ran, and at the end for both
+
+
+def test_a_wrong_key_leaves_no_table(service, make_terminal, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
+    terminal = make_terminal()
+    assert cli.main(["wait", "job-1"]) == 3
+    assert not any(terminal.lines)
 
 
 def test_the_rows_cannot_fail_a_wait(service, fast_command, make_terminal):

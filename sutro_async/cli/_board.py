@@ -78,6 +78,11 @@ class Board:
         return self._clock() - self._began_at
 
     @property
+    def is_any_seen(self) -> bool:
+        """Whether the service has said anything of any job."""
+        return any(entry.report for entry in self.entries.values())
+
+    @property
     def outcomes(self) -> list[JobOutcome[JobStatusReport]]:
         """What came of the jobs so far."""
         return [entry.outcome for entry in self.entries.values() if entry.outcome is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, NoReturn, TypeVar
 
@@ -14,10 +15,10 @@ from sutro_async import JobWaitTimeoutError, SutroClient, __version__
 from sutro_async.cli._board import Board
 from sutro_async.cli._errors import complain, complain_of_errors, complain_of_timeouts
 from sutro_async.cli._exit import ExitStatus, status_of_outcomes
-from sutro_async.cli._format import count
+from sutro_async.cli._fake import DEFAULT_JOBS, PlannedJob, parse_job, serve
+from sutro_async.cli._format import count, job_count
 from sutro_async.cli._ids import read_ids
 from sutro_async.cli._loop import run as run_loop
-from sutro_async.cli._planned import DEFAULT_JOBS, PlannedJob, parse_job
 from sutro_async.cli._show import show_jobs, show_reports
 from sutro_async.cli._views import open_view
 from sutro_async.cli._wait import wait_for_all
@@ -74,6 +75,7 @@ def _asks_the_service(command: Command) -> Command:
             "--max-concurrency",
             default=20,
             show_default=True,
+            type=click.IntRange(min=1),
             metavar="NUMBER",
             help="Requests in flight at once.",
         ),
@@ -186,7 +188,7 @@ def wait(
         unfinished = number - len(board.outcomes)
         if unfinished:
             complain(
-                f"Interrupted: {count(unfinished)} of {count(number)} jobs had not ended,"
+                f"Interrupted: {count(unfinished)} of {job_count(number)} had not ended,"
                 " and go on at the service."
             )
         raise
@@ -202,7 +204,17 @@ def _parse_jobs(
     context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
 ) -> tuple[PlannedJob, ...]:
     del context, parameter
-    return tuple(map(parse_job, texts)) or DEFAULT_JOBS
+    jobs = tuple(map(parse_job, texts))
+    for job_id, number in Counter(job.job_id for job in jobs).items():
+        if number > 1:
+            raise click.UsageError(f"there are {number} jobs {job_id!r}: keep one")
+    return jobs or DEFAULT_JOBS
+
+
+def _check_reason(context: click.Context, parameter: click.Parameter, text: str) -> str:
+    if not text.strip():
+        raise click.BadParameter("say why, or leave the option out", context, parameter)
+    return text
 
 
 @cli.command(epilog="Example: sutro-async fake --job job-1=queued:2,running:5,succeeded")
@@ -231,6 +243,7 @@ def _parse_jobs(
     "--failure-reason",
     default="no GPU was free",
     show_default=True,
+    callback=_check_reason,
     metavar="TEXT",
     help="Why those jobs fail that do.",
 )
@@ -248,8 +261,7 @@ def fake(
     It serves until Ctrl-C. The clocks of its jobs begin with it. Statuses without seconds go by
     requests: each request for the status is answered with the next one.
     """
-    from sutro_async.cli._fake import serve  # noqa: PLC0415 - brings a server along
-    from sutro_async.testing import FakeSutro  # noqa: PLC0415 - likewise
+    from sutro_async.testing import FakeSutro  # noqa: PLC0415 - brings a server along
 
     service = FakeSutro(dialect=dialect, port=port)
     run_loop(serve(service, jobs, failure_reason=failure_reason, as_json=as_json))

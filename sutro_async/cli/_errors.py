@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Final
 
 from sutro_async import (
     APIConnectionError,
+    APIError,
+    APIStatusError,
     AuthenticationError,
-    ConfigurationError,
+    GoneError,
     InvalidResponseError,
     JobNotFoundError,
     JobWaitTimeoutError,
@@ -18,7 +21,7 @@ from sutro_async import (
     ServerError,
     SutroError,
 )
-from sutro_async.cli._format import count
+from sutro_async.cli._format import count, duration, job_count
 from sutro_async.cli._streams import abandon
 
 __all__ = ["complain", "complain_of_errors", "complain_of_timeouts"]
@@ -27,13 +30,18 @@ __all__ = ["complain", "complain_of_errors", "complain_of_timeouts"]
 _TOLD: Final = 10
 
 _URL: Final = "(--base-url, SUTRO_API_URL)"
+# The first that fits is given. An error of configuration says itself what to set.
 _ADVICE: Final[tuple[tuple[type[SutroError], str], ...]] = (
-    (ConfigurationError, f"Set SUTRO_API_KEY, or run `sutro login`; and check the URL {_URL}."),
     (AuthenticationError, f"Check SUTRO_API_KEY, and that it is for this service {_URL}."),
-    (PermissionDeniedError, "Check that the key is that of the account of the job."),
+    (
+        PermissionDeniedError,
+        "A 403 ends the command for all jobs: check the key, or leave out the job it was for.",
+    ),
     (JobNotFoundError, "Check the id, and that the key is that of the account of the job."),
+    (GoneError, f"Trying again cannot help: check the id, and the URL {_URL}."),
     (RateLimitError, "Try again later, or with a smaller --max-concurrency."),
     (ServerError, "The service is in trouble: try again later."),
+    (APIStatusError, "The service does not take the request: check the id, or ask its support."),
     (APIConnectionError, f"Check the network, and the URL {_URL}."),
     (InvalidResponseError, f"Check that this is the URL of a Sutro service {_URL}."),
 )
@@ -57,15 +65,43 @@ def complain_of_errors(errors: Iterable[SutroError]) -> None:
         complain(*(f"Error: {error}" for error in members[:_TOLD]))
         if len(members) > _TOLD:
             complain(f"Error: and {count(len(members) - _TOLD)} more of that kind")
-        complain(*(advice for base, advice in _ADVICE if issubclass(kind, base)))
+        complain(*_advice(kind))
 
 
 def complain_of_timeouts(timeouts: Iterable[JobWaitTimeoutError], number_of_jobs: int) -> None:
-    """Print that a wait is over before its jobs have ended."""
+    """Print that a wait is over before its jobs have ended, and why they may not have been seen."""
     timeouts = list(timeouts)
-    if timeouts:
+    if not timeouts:
+        return
+    unseen = sum(timeout.last_report is None for timeout in timeouts)
+    never_seen = f", {count(unseen)} of them never seen" if unseen else ""
+    span = duration(timedelta(seconds=timeouts[0].timeout))
+    complain(
+        f"Error: the time-out of {span} has struck:"
+        f" {count(len(timeouts))} of {job_count(number_of_jobs)} had not ended{never_seen}"
+    )
+    failures = [error.__cause__ for error in timeouts if isinstance(error.__cause__, APIError)]
+    _complain_of_polls(failures)
+    if unseen < len(timeouts):
         complain(
-            f"Error: the time-out of {timeouts[0].timeout:g} s has struck:"
-            f" {count(len(timeouts))} of {count(number_of_jobs)} jobs had not ended",
-            "They go on at the service: wait for them again, or with a longer --timeout.",
+            "What has not ended goes on at the service: wait again, or with a longer --timeout."
         )
+    elif not failures:
+        complain("The service has not answered yet: wait again with a longer --timeout.")
+
+
+def _complain_of_polls(failures: Iterable[APIError]) -> None:
+    """Print why the last polls failed, each text once, and what to do."""
+    polls = {_without_job(error): error for error in failures}
+    complain(*(f"Error: the last poll failed: {text}" for text in list(polls)[:_TOLD]))
+    if len(polls) > _TOLD:
+        complain(f"Error: and the last polls failed in {count(len(polls) - _TOLD)} more ways")
+    complain(*dict.fromkeys(line for error in polls.values() for line in _advice(type(error))))
+
+
+def _advice(kind: type[SutroError]) -> list[str]:
+    return next(([advice] for base, advice in _ADVICE if issubclass(kind, base)), [])
+
+
+def _without_job(error: APIError) -> str:
+    return str(error).removeprefix(f"job {error.job_id!r}: ")

@@ -12,6 +12,7 @@ __all__ = [
     "ago",
     "count",
     "duration",
+    "job_count",
     "listed",
     "local_time",
     "money",
@@ -26,6 +27,7 @@ _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 86_400
 _LEAST_COST: Final = 0.0001
+_ABSURD_COST: Final = 1e12
 
 
 def one_line(text: str, *, limit: int | None = None) -> str:
@@ -49,10 +51,17 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def job_count(number: int) -> str:
+    """Write a number of jobs: `1 job`, `12,000 jobs`."""
+    return f"{count(number)} job" if number == 1 else f"{count(number)} jobs"
+
+
 def money(dollars: float) -> str:
     """Write an amount of US dollars: `0.0185 USD`."""
     if 0 < dollars < _LEAST_COST:
         return f"< {_LEAST_COST:.4f} USD"
+    if abs(dollars) >= _ABSURD_COST:
+        return f"{dollars:.1e} USD"
     return f"{dollars:,.4f} USD"
 
 
@@ -119,7 +128,9 @@ def reason(report: JobStatusReport) -> str:
     """Say on one line why a job failed; empty where it did not."""
     if report.status is not JobStatus.FAILED:
         return ""
-    return one_line(str(report.failure or "") or report.message)
+    why = one_line(str(report.failure or "")) or one_line(report.message)
+    # The deployed service has this sentence in every answer.
+    return "" if why == f"Job status with job_id {report.job_id} retrieved." else why
 
 
 def listed(parts: Iterable[tuple[int, str]]) -> str:

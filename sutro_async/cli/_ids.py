@@ -7,6 +7,8 @@ from typing import TextIO
 
 import click
 
+from sutro_async.cli._errors import complain
+
 __all__ = ["check_id", "read_ids"]
 
 
@@ -44,10 +46,14 @@ def check_id(job_id: str, where: str) -> str:
 def _read_lines(stdin: TextIO | None) -> Iterator[str]:
     if stdin is None or stdin.closed:
         raise click.UsageError("standard input is closed: name the jobs, or pipe their ids to it")
+    if stdin.isatty():
+        complain("Reading job ids, one to a line, until Ctrl-D.")
     try:
         for number, line in enumerate(stdin, start=1):
-            if line.strip():
-                yield check_id(line.strip(), f"on line {number} of standard input")
+            # Some programs begin a text with a byte order mark, which is no part of an id.
+            job_id = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()
+            if job_id:
+                yield check_id(job_id, f"on line {number} of standard input")
     except UnicodeDecodeError:
         raise click.UsageError("standard input is no text: pipe job ids to it") from None
     except OSError as error:

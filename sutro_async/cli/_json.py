@@ -40,7 +40,7 @@ def write(fields: dict[str, Any], *, at_once: bool = False) -> None:
 def outcome_fields(outcome: JobOutcome[JobStatusReport]) -> dict[str, Any]:
     """Give what came of a job: the fields of its last report, and its error or None."""
     report = outcome.value or getattr(outcome.error, "last_report", None)
-    return report_fields(outcome.job_id, report) | {"error": error_fields(outcome.error)}
+    return report_fields(outcome.job_id, report) | {"error": _error(outcome.error)}
 
 
 def report_fields(job_id: str, report: JobStatusReport | None) -> dict[str, Any]:
@@ -67,15 +67,17 @@ def job_fields(job: Job) -> dict[str, Any]:
 def record_fields(outcome: JobOutcome[Job]) -> dict[str, Any]:
     """Give the record of a job, and None for its error; or the error alone."""
     fields = {"job_id": outcome.job_id} if outcome.value is None else job_fields(outcome.value)
-    return fields | {"error": error_fields(outcome.error)}
+    return fields | {"error": _error(outcome.error)}
 
 
-def error_fields(error: SutroError | None) -> dict[str, Any] | None:
+def error_fields(error: SutroError) -> dict[str, Any]:
     """Give the type and the message of an error, and what else it knows."""
-    if error is None:
-        return None
     fields = {name: getattr(error, name) for name in _ERROR_FIELDS if hasattr(error, name)}
     return {"type": type(error).__name__, "message": str(error)} | fields
+
+
+def _error(error: SutroError | None) -> dict[str, Any] | None:
+    return None if error is None else error_fields(error)
 
 
 def _failure_fields(reason: FailureReason | None) -> dict[str, Any] | None:

@@ -12,11 +12,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from sutro_async import JobStatus
+from sutro_async import JobStatus, SutroError
 from sutro_async.cli._board import Board, Entry
 from sutro_async.cli._format import ago, count, listed, one_line, reason, status_word, stopwatch
 from sutro_async.cli._rich import print_note, print_table, status_text
 from sutro_async.cli._summary import remarks, summary_table
+from sutro_async.cli._table import GAP
+from sutro_async.cli._views import EndedBy
 
 __all__ = ["LiveView"]
 
@@ -24,9 +26,11 @@ _MAX_WIDTH: Final = 120
 # Lines other than those of jobs: the header, what is left out, a blank one, the bar, the one of the
 # cursor, and one below, for when the drawing is taken back: it must not have scrolled away by then.
 _OTHER_LINES: Final = 6
-_STATUS_WIDTH: Final = 10
-_ELAPSED_WIDTH: Final = 7
-_ROWS_WIDTH: Final = 9
+# `job-` and a UUID.
+_REAL_ID_WIDTH: Final = 40
+# The columns beside that of the job; the last one takes what is left, and this at least.
+_WIDTHS: Final = {"Status": 10, "Elapsed": 7, "Rows": 9, "Last change": 14}
+_BY_IMPORTANCE: Final = ("Status", "Last change", "Elapsed", "Rows")
 
 
 class LiveView:
@@ -60,6 +64,8 @@ class LiveView:
             self._live.refresh()
 
     def next_without_record(self) -> Entry | None:
+        if "Rows" not in self._titles(self._width):
+            return None
         for entry in self._choose():
             is_wanted = entry.report is not None and entry.outcome is None
             if is_wanted and entry.job_id not in self._asked_ids:
@@ -67,11 +73,16 @@ class LiveView:
                 return entry
         return None
 
-    def summarise(self, *, is_interrupted: bool) -> None:
-        del is_interrupted  # the table shows what is known, in either case
+    def summarise(self, *, ended_by: EndedBy | None) -> None:
+        if isinstance(ended_by, SutroError) and not self._board.is_any_seen:
+            return
         print_table(self._console, summary_table(self._board, raw=self._raw))
         for line in remarks(self._board):
             print_note(self._console, line)
+
+    @property
+    def _width(self) -> int:
+        return min(self._console.width, _MAX_WIDTH)
 
     def _choose(self) -> list[Entry]:
         """Choose the jobs to show: all, or those that go on and have changed last."""
@@ -85,7 +96,7 @@ class LiveView:
 
     def _render(self) -> RenderableType:
         shown = self._choose()
-        width = min(self._console.width, _MAX_WIDTH)
+        width = self._width
         parts: list[RenderableType] = [self._table(shown, width)]
         if len(shown) < len(self._board.entries):
             parts.append(self._others(shown))
@@ -94,29 +105,55 @@ class LiveView:
         return Group(*parts, Text(), self._bar(width), Text())
 
     def _table(self, shown: list[Entry], width: int) -> Table:
+        titles = self._titles(width)
         table = Table(
-            box=None, padding=(0, 2, 0, 0), pad_edge=False, width=width, header_style="bold"
+            box=None,
+            padding=(0, len(GAP), 0, 0),
+            pad_edge=False,
+            width=width if "Last change" in titles else None,
+            header_style="bold",
         )
-        job_width = min(self._id_width, width // 3)
-        table.add_column("Job", width=job_width, no_wrap=True, overflow="ellipsis")
-        table.add_column("Status", width=_STATUS_WIDTH, no_wrap=True, overflow="ellipsis")
-        for title, column_width in (("Elapsed", _ELAPSED_WIDTH), ("Rows", _ROWS_WIDTH)):
-            table.add_column(title, width=column_width, justify="right", no_wrap=True)
-        table.add_column("Last change", ratio=1, no_wrap=True, overflow="ellipsis")
+        table.add_column("Job", width=self._job_width(width), no_wrap=True, overflow="ellipsis")
+        for title in titles:
+            if title == "Last change":
+                table.add_column(title, ratio=1, no_wrap=True, overflow="ellipsis")
+            else:
+                table.add_column(
+                    title,
+                    width=_WIDTHS[title],
+                    justify="left" if title == "Status" else "right",
+                    no_wrap=True,
+                    overflow="ellipsis",
+                )
         for entry in shown:
-            table.add_row(*self._cells(entry))
+            cells = self._cells(entry)
+            table.add_row(Text(entry.job_id), *(cells[title] for title in titles))
         return table
 
-    def _cells(self, entry: Entry) -> tuple[RenderableType, ...]:
+    def _job_width(self, width: int) -> int:
+        room = width - len(GAP) - _WIDTHS["Status"]
+        return min(self._id_width, max(_REAL_ID_WIDTH, width // 3), max(room, 1))
+
+    def _titles(self, width: int) -> list[str]:
+        """Choose the columns beside that of the job: as many as there is room for."""
+        room = width - self._job_width(width)
+        chosen = []
+        for title in _BY_IMPORTANCE:
+            room -= len(GAP) + _WIDTHS[title]
+            if room < 0:
+                break
+            chosen.append(title)
+        return [title for title in _WIDTHS if title in chosen]
+
+    def _cells(self, entry: Entry) -> dict[str, RenderableType]:
         now = self._board.elapsed
         rows = entry.record.num_rows if entry.record else None
-        return (
-            Text(entry.job_id),
-            status_text(self._word(entry), entry.state),
-            stopwatch(now if entry.over_at is None else entry.over_at),
-            "" if rows is None else count(rows),
-            Text(self._last_change(entry, now), style="dim"),
-        )
+        return {
+            "Status": status_text(self._word(entry), entry.state),
+            "Elapsed": stopwatch(now if entry.over_at is None else entry.over_at),
+            "Rows": "" if rows is None else count(rows),
+            "Last change": Text(self._last_change(entry, now), style="dim"),
+        }
 
     def _word(self, entry: Entry) -> str:
         if entry.report is None or entry.is_lost:

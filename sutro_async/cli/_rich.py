@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sutro_async import JobStatus
-from sutro_async.cli._table import STATUS_COLUMN, Table
+from sutro_async.cli._table import GAP, STATUS_COLUMN, Table
 
 __all__ = ["print_facts", "print_note", "print_table", "status_text"]
 
@@ -26,6 +26,10 @@ _STYLES: Final = {
 }
 
 
+# So much of a text that is folded is wanted on a line, or else the ids are folded too.
+_LEAST_WIDTH: Final = 10
+
+
 def status_text(word: str, state: str) -> Text:
     """Write a status in its colour.
 
@@ -37,14 +41,25 @@ def status_text(word: str, state: str) -> Text:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; where it is too wide, texts are folded, never cut."""
+    """Print a table; where it is too wide, columns are left out and texts folded, but none is cut.
+
+    The id of a job stays on one line if it fits at all, so that it can be copied.
+    """
+    table = table.fitted(console.width)
+    is_whole = [column.is_number or i == STATUS_COLUMN for i, column in enumerate(table.columns)]
+    id_width, *widths = table.widths
+    least = (
+        width if whole else min(width, _LEAST_WIDTH)
+        for width, whole in zip(widths, is_whole[1:], strict=True)
+    )
+    is_whole[0] = id_width + sum(len(GAP) + width for width in least) <= console.width
     shown = rich_table.Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for index, column in enumerate(table.columns):
+    for column, whole in zip(table.columns, is_whole, strict=True):
         shown.add_column(
             column.title,
             justify="right" if column.is_number else "left",
             overflow="fold",
-            no_wrap=column.is_number or index == STATUS_COLUMN,
+            no_wrap=whole,
         )
     for row in table.rows:
         job_id, word, *others = row.cells

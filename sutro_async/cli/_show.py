@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from sutro_async import Job, JobOutcome, JobStatusReport
 from sutro_async.cli import _json
-from sutro_async.cli._format import reason, status_word
-from sutro_async.cli._record import describe
+from sutro_async.cli._format import (
+    count,
+    duration,
+    local_time,
+    money,
+    one_line,
+    printable_lines,
+    reason,
+    status_word,
+)
 from sutro_async.cli._table import Column, Row, Table, plain_lines
 from sutro_async.cli._terminal import open_terminal
 
-__all__ = ["show_jobs", "show_reports"]
+__all__ = ["describe", "show_jobs", "show_reports"]
+
+T = TypeVar("T")
 
 _COLUMNS: Final = (Column("Job"), Column("Status"), Column("Why"))
+_FOLDED_WIDTH: Final = 60
+_PRIORITIES: Final = {0: "0 (minutes)", 1: "1 (about an hour)"}
 
 
 def show_reports(
@@ -69,3 +82,54 @@ def _print_facts(facts: list[tuple[str, list[str]]]) -> None:
         print(f"{label:<{width}}  {first}")
         for line in others:
             print(f"{'':<{width}}  {line}".rstrip())
+
+
+def describe(job: Job, *, full: bool, raw: bool) -> list[tuple[str, list[str]]]:
+    """Give labels and the lines of their values, without what is not known.
+
+    Args:
+        job: The record.
+        full: Give texts and objects whole, rather than folded to a line.
+        raw: Give the status as the service sent it.
+    """
+    facts = [
+        ("Job", [job.job_id]),
+        ("Status", [status_word(job, raw=raw)]),
+        ("Failure", _text(str(job.failure_reason) if job.failure_reason else None, full=True)),
+        ("Name", _text(job.name, full=full)),
+        ("Description", _text(job.description, full=full)),
+        ("Model", _text(job.model, full=full)),
+        ("Priority", _mapped(job.job_priority, lambda level: _PRIORITIES.get(level, str(level)))),
+        ("Created", _mapped(job.datetime_created, local_time)),
+        ("Started", _mapped(job.datetime_started, local_time)),
+        ("Completed", _mapped(job.datetime_completed, local_time)),
+        ("Duration", _mapped(job.duration, duration)),
+        ("Rows", _mapped(job.num_rows, count)),
+        ("Input tokens", _mapped(job.input_tokens, count)),
+        ("Output tokens", _mapped(job.output_tokens, count)),
+        ("Cost", _mapped(job.job_cost, money)),
+        ("Estimate", _mapped(job.cost_estimate, money)),
+        ("Data set", _text(job.dataset_id, full=full)),
+        ("Sampling", _object(job.sampling_params, full=full)),
+        ("System prompt", _text(job.system_prompt, full=full)),
+        ("JSON schema", _object(job.json_schema, full=full)),
+        ("Others", _object(job.extra or None, full=full)),
+    ]
+    return [(label, lines) for label, lines in facts if lines]
+
+
+def _mapped(value: T | None, write: Callable[[T], str]) -> list[str]:
+    return [] if value is None else [write(value)]
+
+
+def _text(text: str | None, *, full: bool) -> list[str]:
+    if text is None or not text.strip():
+        return []
+    return printable_lines(text) if full else [one_line(text, limit=_FOLDED_WIDTH)]
+
+
+def _object(value: Mapping[str, Any] | None, *, full: bool) -> list[str]:
+    if value is None:
+        return []
+    written = json.dumps(value, indent=2 if full else None, ensure_ascii=False)
+    return _text(written, full=full)

@@ -6,7 +6,16 @@ import math
 from typing import Final
 
 from sutro_async.cli._board import Board, Entry
-from sutro_async.cli._format import count, duration, listed, money, reason, status_word, stopwatch
+from sutro_async.cli._format import (
+    count,
+    duration,
+    job_count,
+    listed,
+    money,
+    reason,
+    status_word,
+    stopwatch,
+)
 from sutro_async.cli._table import Column, Row, Table
 
 __all__ = ["remarks", "summary_table"]
@@ -14,10 +23,10 @@ __all__ = ["remarks", "summary_table"]
 _COLUMNS: Final = (
     Column("Job"),
     Column("Status"),
-    Column("Rows", is_number=True),
-    Column("Tokens", is_number=True),
-    Column("Cost", is_number=True),
-    Column("Duration", is_number=True),
+    Column("Rows", is_number=True, leaves=3),
+    Column("Tokens", is_number=True, leaves=4),  # their sum is told below, as is that of the cost
+    Column("Cost", is_number=True, leaves=2),
+    Column("Duration", is_number=True, leaves=1),
 )
 
 
@@ -39,7 +48,7 @@ def _reasons(board: Board) -> list[str]:
 
 
 def _totals(board: Board) -> list[str]:
-    jobs = "1 job" if len(board.entries) == 1 else f"{count(len(board.entries))} jobs"
+    jobs = job_count(len(board.entries))
     lines = [f"{jobs} in {stopwatch(board.elapsed)}: {listed(board.count_states())}"]
     records = [entry.record for entry in board.entries.values() if entry.record is not None]
     tokens = [record.total_tokens for record in records if record.total_tokens is not None]

@@ -8,9 +8,10 @@ from unicodedata import east_asian_width
 
 import attrs
 
-__all__ = ["STATUS_COLUMN", "Column", "Row", "Table", "padded", "plain_lines", "width"]
+__all__ = ["GAP", "STATUS_COLUMN", "Column", "Row", "Table", "padded", "plain_lines", "width"]
 
 STATUS_COLUMN: Final = 1
+GAP: Final = "  "
 
 
 @attrs.frozen
@@ -20,10 +21,13 @@ class Column:
     Attributes:
         title: What stands above it.
         is_number: Whether it is set flush right.
+        leaves: Where there is no room for all columns, the one with the highest number is left out
+            first; one with 0 stays.
     """
 
     title: str
     is_number: bool = False
+    leaves: int = 0
 
 
 @attrs.frozen
@@ -48,11 +52,32 @@ class Table:
 
     def without_empty_columns(self) -> Table:
         """Leave out the columns that have no text in any row."""
-        kept = [
-            index
-            for index in range(len(self.columns))
-            if any(row.cells[index] for row in self.rows)
-        ]
+        return self._with_columns(
+            [
+                index
+                for index in range(len(self.columns))
+                if any(row.cells[index] for row in self.rows)
+            ]
+        )
+
+    def fitted(self, columns: int) -> Table:
+        """Leave out columns until the table is no wider than that, as far as they may leave."""
+        if sum(self.widths) + len(GAP) * (len(self.columns) - 1) <= columns:
+            return self
+        index = max(range(len(self.columns)), key=lambda index: self.columns[index].leaves)
+        if not self.columns[index].leaves:
+            return self
+        others = [other for other in range(len(self.columns)) if other != index]
+        return self._with_columns(others).fitted(columns)
+
+    @property
+    def widths(self) -> list[int]:
+        """The columns of the screen that each column takes, its title included."""
+        titles = (column.title for column in self.columns)
+        cells = (row.cells for row in self.rows)
+        return [max(map(width, texts)) for texts in zip(titles, *cells, strict=True)]
+
+    def _with_columns(self, kept: list[int]) -> Table:
         return Table(
             tuple(self.columns[index] for index in kept),
             tuple(Row(tuple(row.cells[i] for i in kept), row.status) for row in self.rows),
@@ -70,7 +95,7 @@ def plain_lines(table: Table, *, has_header: bool) -> Iterator[str]:
             padded(cell, columns, is_number=column.is_number)
             for cell, columns, column in zip(cells, widths, table.columns, strict=True)
         )
-        yield "  ".join(shown).rstrip()
+        yield GAP.join(shown).rstrip()
 
 
 def padded(text: str, columns: int, *, is_number: bool) -> str:

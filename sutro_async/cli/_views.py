@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-from sutro_async import JobWaitTimeoutError
+from sutro_async import APIError, JobWaitTimeoutError, SutroError
 from sutro_async.cli import _json
 from sutro_async.cli._board import Board, Entry
 from sutro_async.cli._format import one_line, reason, status_word, stopwatch
@@ -14,12 +15,19 @@ from sutro_async.cli._summary import remarks, summary_table
 from sutro_async.cli._table import padded, plain_lines, width
 from sutro_async.cli._terminal import open_terminal
 
-__all__ = ["JSONView", "PlainView", "View", "open_view"]
+__all__ = ["EndedBy", "JSONView", "PlainView", "View", "open_view"]
 
 _INTERRUPTED: Final = {
     "type": "Interrupted",
     "message": "the wait was interrupted; the job goes on at the service",
 }
+_ABANDONED: Final = {
+    "type": "Abandoned",
+    "message": "the wait was ended by an error that is not of this job",
+}
+
+EndedBy = asyncio.CancelledError | SutroError
+"""What ends a whole wait before its time: an interrupt, or an error that is everybody's."""
 
 
 class View(Protocol):
@@ -41,8 +49,8 @@ class View(Protocol):
     def next_without_record(self) -> Entry | None:
         """Give a job that is shown and of which it wants the record, for its rows."""
 
-    def summarise(self, *, is_interrupted: bool) -> None:
-        """Show what all came to, after the block."""
+    def summarise(self, *, ended_by: EndedBy | None) -> None:
+        """Show what all came to, after the block; `ended_by` says what ended it too early."""
 
 
 def open_view(board: Board, *, as_json: bool, raw: bool) -> View:
@@ -85,15 +93,25 @@ class JSONView(_StillView):
             fields = {"event": "end"} | _json.outcome_fields(entry.outcome)
         _json.write(fields, at_once=True)
 
-    def summarise(self, *, is_interrupted: bool) -> None:
+    def summarise(self, *, ended_by: EndedBy | None) -> None:
         for entry in self._board.entries.values():
-            if is_interrupted and entry.outcome is None:
+            if ended_by is not None and entry.outcome is None:
                 fields = _json.report_fields(entry.job_id, entry.report)
-                _json.write({"event": "end"} | fields | {"error": _INTERRUPTED})
+                error = _why_early(entry.job_id, ended_by)
+                _json.write({"event": "end"} | fields | {"error": error})
         for entry in self._board.entries.values():
             if entry.record is not None:
                 _json.write({"event": "summary"} | _json.job_fields(entry.record))
         sys.stdout.flush()
+
+
+def _why_early(job_id: str, ended_by: EndedBy) -> dict[str, Any]:
+    """Give the `error` of a job for which the wait was ended too early."""
+    if not isinstance(ended_by, SutroError):
+        return _INTERRUPTED
+    if isinstance(ended_by, APIError) and ended_by.job_id == job_id:
+        return _json.error_fields(ended_by)
+    return _ABANDONED
 
 
 class PlainView(_StillView):
@@ -117,8 +135,9 @@ class PlainView(_StillView):
         job_id = padded(entry.job_id, self._id_width, is_number=False)
         print(f"{elapsed}  {job_id}  {news}", flush=True)
 
-    def summarise(self, *, is_interrupted: bool) -> None:
-        del is_interrupted  # the table shows what is known, in either case
+    def summarise(self, *, ended_by: EndedBy | None) -> None:
+        if isinstance(ended_by, SutroError) and not self._board.is_any_seen:
+            return
         print()
         for line in plain_lines(summary_table(self._board, raw=self._raw), has_header=True):
             print(line)

@@ -13,6 +13,9 @@ from sutro_async.cli._views import View
 
 __all__ = ["wait_for_all"]
 
+# None stands for time that has gone by.
+_Queue = asyncio.Queue[Event | None]
+
 # A summary is not worth a long wait of its own: seconds for one request, and for one batch.
 _RECORD_TIMEOUT: Final = 10.0
 _BATCH_TIMEOUT: Final = 30.0
@@ -36,37 +39,42 @@ async def wait_for_all(
     Raises:
         SutroError: An error that says nothing about one job, such as a wrong key.
     """
+    queue: _Queue = asyncio.Queue()
     try:
         with view.opened():
-            async with aclosing(_events(client, board, view, timeout)) as events:
-                async for event in events:
-                    if event is None:
-                        view.refresh()
-                        continue
-                    entry = board.note(event)
-                    if isinstance(event, Job):
-                        view.refresh()
-                    else:
-                        view.show(entry)
-    except asyncio.CancelledError:
-        view.summarise(is_interrupted=True)
+            try:
+                async with aclosing(_events(client, board, view, timeout, queue)) as events:
+                    async for event in events:
+                        _show(event, board, view)
+            except asyncio.CancelledError:
+                while not queue.empty():
+                    _show(queue.get_nowait(), board, view)
+                raise
+    except (asyncio.CancelledError, SutroError) as error:
+        view.summarise(ended_by=error)
         raise
-    except SutroError:
-        if any(entry.report for entry in board.entries.values()):
-            view.summarise(is_interrupted=True)
-        raise
-    view.summarise(is_interrupted=False)
+    view.summarise(ended_by=None)
+
+
+def _show(event: Event | None, board: Board, view: View) -> None:
+    if event is None:
+        view.refresh()
+        return
+    entry = board.note(event)
+    if isinstance(event, Job):
+        view.refresh()
+    else:
+        view.show(entry)
 
 
 async def _events(
-    client: SutroClient, board: Board, view: View, timeout: float | None
+    client: SutroClient, board: Board, view: View, timeout: float | None, queue: _Queue
 ) -> AsyncGenerator[Event | None, None]:
     """Yield the news of the jobs, and None when it is time to refresh the view.
 
     They go through a queue rather than straight from `on_change` to the view, so that an error of
     the view, such as a broken pipe, ends the wait.
     """
-    queue: asyncio.Queue[Event | None] = asyncio.Queue()
     feeder = asyncio.create_task(_feed(client, board, timeout, queue))
     feeder.add_done_callback(lambda _: queue.put_nowait(None))
     tasks = (feeder, asyncio.create_task(_feed_rows(client, view, queue)))
@@ -80,7 +88,7 @@ async def _events(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _next(queue: asyncio.Queue[Event | None], tick: float) -> Event | None:
+async def _next(queue: _Queue, tick: float) -> Event | None:
     try:
         async with asyncio.timeout(tick):
             return await queue.get()
@@ -88,12 +96,7 @@ async def _next(queue: asyncio.Queue[Event | None], tick: float) -> Event | None
         return None
 
 
-async def _feed(
-    client: SutroClient,
-    board: Board,
-    timeout: float | None,
-    queue: asyncio.Queue[Event | None],
-) -> None:
+async def _feed(client: SutroClient, board: Board, timeout: float | None, queue: _Queue) -> None:
     def on_change(report: JobStatusReport) -> None:
         if not report.is_terminal:  # that one comes with the outcome
             queue.put_nowait(report)
@@ -108,9 +111,7 @@ async def _feed(
     await _feed_records(client, ended_ids, queue)
 
 
-async def _feed_records(
-    client: SutroClient, job_ids: list[str], queue: asyncio.Queue[Event | None]
-) -> None:
+async def _feed_records(client: SutroClient, job_ids: list[str], queue: _Queue) -> None:
     """Read the records of the jobs that have ended, as long as the service answers in time."""
     client = client.with_options(timeout=_RECORD_TIMEOUT, retry=_RECORD_RETRY)
     with suppress(SutroError, TimeoutError):
@@ -122,7 +123,7 @@ async def _feed_records(
                     queue.put_nowait(outcome.value)
 
 
-async def _feed_rows(client: SutroClient, view: View, queue: asyncio.Queue[Event | None]) -> None:
+async def _feed_rows(client: SutroClient, view: View, queue: _Queue) -> None:
     """Read the records of the jobs on the screen: one at a time, so as not to delay the wait."""
     client = client.with_options(retry=RetryPolicy(attempts=1))
     while True:
