@@ -158,6 +158,7 @@ class SutroClient:
             JobNotFoundError: There is no such job.
             APIError: There was no answer that can be used, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
         """
         return await fetch(self._service, STATUS, job_id, self._options)
 
@@ -169,6 +170,7 @@ class SutroClient:
             JobNotFoundError: There is no such job.
             APIError: There was no answer that can be used, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
         """
         return await fetch(self._service, RECORD, job_id, self._options)
 
@@ -196,6 +198,7 @@ class SutroClient:
             raise_on_failure: Raise where the job failed or was cancelled.
 
         Raises:
+            TypeError: `on_change` cannot be called.
             ValueError: The job id or the time-out cannot be one.
             JobWaitTimeoutError: The job had not ended when the time-out struck.
             JobNotFoundError: There is no such job.
@@ -203,6 +206,7 @@ class SutroClient:
             JobFailedError: The job failed, and `raise_on_failure` is set.
             JobCancelledError: The job was cancelled, and `raise_on_failure` is set.
             ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
         """
         check_callback(on_change)
         report = await self._wait(job_id, timeout, poll).run(on_change)
@@ -232,6 +236,7 @@ class SutroClient:
             JobNotFoundError: There is no such job.
             APIError: A failure that a wait does not survive, or one that lasted too long.
             ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
         """
         return self._wait(job_id, timeout, poll)
 
@@ -254,6 +259,7 @@ class SutroClient:
             AuthenticationError: The key is wrong; no further request is sent.
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
         """
         return await collect(Fetches(self._service, job_ids, STATUS, self._options))
 
@@ -274,6 +280,7 @@ class SutroClient:
             AuthenticationError: The key is wrong; no further request is sent.
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
         """
         return await collect(Fetches(self._service, job_ids, RECORD, self._options))
 
@@ -301,11 +308,12 @@ class SutroClient:
                 function. What it raises is logged.
 
         Raises:
-            TypeError: `job_ids` is a single string.
+            TypeError: `job_ids` is a single string, or `on_change` cannot be called.
             ValueError: A job id or the time-out cannot be one; nothing was asked then.
             AuthenticationError: The key is wrong; no further request is sent.
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
         """
         return Outcomes(self._waits(job_ids, timeout, poll, on_change))
 
@@ -325,11 +333,12 @@ class SutroClient:
             An outcome for each job, in the order of the ids.
 
         Raises:
-            TypeError: `job_ids` is a single string.
+            TypeError: `job_ids` is a single string, or `on_change` cannot be called.
             ValueError: A job id or the time-out cannot be one; nothing was asked then.
             AuthenticationError: The key is wrong; no further request is sent.
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
         """
         return await collect(self._waits(job_ids, timeout, poll, on_change))
 

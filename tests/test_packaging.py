@@ -105,3 +105,14 @@ def test_every_tool_of_the_checks_comes_with_the_dev_extra():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     dev = {re.match(r"[\w-]+", text)[0] for text in project["optional-dependencies"]["dev"]}
     assert dev >= {"build", "check-wheel-contents", "mypy", "pyright", "ruff", "sphinx", "twine"}
+
+
+def test_the_readme_has_whole_links_where_it_is_shown_by_itself(wheel):
+    readme = metadata(wheel).get_payload()
+    assert "](docs/" not in readme
+    assert "](CHANGELOG" not in readme
+    links = re.findall(
+        r"\]\(https://github\.com/sutro-async/sutro-async/blob/main/([^)#]+)", readme
+    )
+    assert len(links) > 5
+    assert all((ROOT / link).is_file() for link in links)

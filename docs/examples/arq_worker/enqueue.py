@@ -6,27 +6,34 @@ python enqueue.py job-12345 job-12346
 import asyncio
 import os
 import sys
+from datetime import timedelta
 
 from arq import create_pool
 from arq.connections import RedisSettings
-from arq.jobs import Job
+from arq.jobs import Job, ResultNotFound
+from arq.worker import JobExecutionFailed
 
 from sutro_async import SutroError
 
+# As long as the worker keeps at it; arq itself would forget a job after a day.
+EXPIRES = timedelta(days=3)
+
 
 async def main(job_ids: list[str]) -> None:
-    """Queue a wait for each job; one that waits already is not queued again."""
+    """Queue a wait for each job, unless one waits already or its result is still kept."""
     redis = await create_pool(
         RedisSettings.from_dsn(os.environ.get("REDIS_URL", "redis://localhost"))
     )
     for job_id in job_ids:
-        await redis.enqueue_job("wait_for_job", job_id, _job_id=job_id)
+        await redis.enqueue_job("wait_for_job", job_id, _job_id=job_id, _expires=EXPIRES)
     # This part could be another program, on another machine, tomorrow.
     for job_id in job_ids:
         try:
             report = await Job(job_id, redis).result()
         except SutroError as error:
             print(error)
+        except (JobExecutionFailed, ResultNotFound) as error:  # of arq itself
+            print(f"job {job_id!r}: {error}")
         else:
             print(report.job_id, report.status, report.failure or "")
     await redis.aclose(close_connection_pool=True)

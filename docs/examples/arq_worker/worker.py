@@ -20,6 +20,8 @@ TASK_TIMEOUT = 300
 # Every slice counts as a try, and so does every restart of the worker: three days' worth.
 MAX_TRIES = 3 * 24 * 3600 // SLICE
 
+KEEP_RESULT = 7 * 24 * 3600
+
 
 async def wait_for_job(ctx: dict[str, Any], job_id: str) -> JobStatusReport:
     """Wait for the end of a job; the report, or what is raised, is the result in Redis."""
@@ -43,7 +45,9 @@ async def close_client(ctx: dict[str, Any]) -> None:
 class WorkerSettings:
     """What the command `arq` looks at."""
 
-    functions: ClassVar = [func(wait_for_job, timeout=TASK_TIMEOUT, max_tries=MAX_TRIES)]
+    functions: ClassVar = [
+        func(wait_for_job, timeout=TASK_TIMEOUT, max_tries=MAX_TRIES, keep_result=KEEP_RESULT)
+    ]
     on_startup = open_client
     on_shutdown = close_client
     max_jobs = 5000  # waiting costs next to nothing
