@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from unittest.mock import AsyncMock
 
+import aiohttp
 import attrs
 import httpx
 import pytest
@@ -652,6 +653,22 @@ async def test_a_job_id_of_a_query_is_checked_too(fake, browser):
     for query in ("job_id=..", "job_id=a&job_id=%00", "", "job_id=a&" * 101, "job_id=" + "a" * 501):
         assert (await browser.get(f"/job-events?{query}")).status_code == 422
     assert not fake.requests
+
+
+async def test_a_session_that_cannot_be_used_is_not_the_visitors_fault(fake, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(session=session)))
+        app.include_router(jobs_router())
+        async with browsing(app) as browser:
+            answers = [await browser.get(f"/jobs/job-1{tail}") for tail in ("", "/status")]
+            answers.append(await browser.post("/jobs/statuses", json={"job_ids": ["job-1"]}))
+    for answer in answers:
+        assert answer.status_code == 500
+        assert answer.json()["title"] == "Internal error"
+        assert "netrc" not in answer.text
 
 
 # ---- the long poll

@@ -14,7 +14,14 @@ from fastapi.responses import Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import StringConstraints
 
-from sutro_async import ClientStateError, Job, JobOutcome, JobStatusReport, JobWaitTimeoutError
+from sutro_async import (
+    ClientStateError,
+    Job,
+    JobOutcome,
+    JobStatusReport,
+    JobWaitTimeoutError,
+    SutroError,
+)
 from sutro_async.fastapi._events import END, Watches, follow
 from sutro_async.fastapi._lifespan import MonitorDep, SutroDep
 from sutro_async.fastapi._models import (
@@ -100,6 +107,8 @@ def _refusing_ids(*location: str) -> Iterator[None]:
     """Answer 422 where the library refuses an id, as it does before it asks anything."""
     try:
         yield
+    except SutroError:  # first, since a ConfigurationError is a ValueError as well
+        raise
     except ValueError as error:
         raise RequestValidationError(
             [{"type": "value_error", "loc": location, "msg": str(error)}]
