@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,9 @@ def test_ctrl_c_during_a_wait_for_500_jobs(service):
     assert any(seconds_to_end(service, ids) < 1 for _ in range(3))
 
 
-def seconds_to_end(service, ids):
-    """Interrupt a wait in the midst of its requests, and see that it ends as it should."""
-    service.clear_faults()
+@contextmanager
+def started_wait(ids):
+    """A wait in a process of its own, for ids on its standard input."""
     with subprocess.Popen(
         [*COMMAND, "wait", "-", "--json"],
         stdin=subprocess.PIPE,
@@ -110,6 +111,13 @@ def seconds_to_end(service, ids):
     ) as process:
         process.stdin.write("\n".join(ids))
         process.stdin.close()
+        yield process
+
+
+def seconds_to_end(service, ids):
+    """Interrupt a wait in the midst of its requests, and see that it ends as it should."""
+    service.clear_faults()
+    with started_wait(ids) as process:
         for _ in ids:
             process.stdout.readline()
         service.fail_next(500, delay=60)
@@ -137,15 +145,7 @@ def test_signals_end_a_wait_however_close_they_come(service, signals, exit_statu
     ids = [f"job-{number}" for number in range(300)]
     for job_id in ids:
         service.add_job(job_id, ["running"])
-    with subprocess.Popen(
-        [*COMMAND, "wait", "-", "--json"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        process.stdin.write("\n".join(ids))
-        process.stdin.close()
+    with started_wait(ids) as process:
         for _ in range(100):
             process.stdout.readline()
         for number in signals:
