@@ -17,6 +17,7 @@ from sutro_async import (
     PermissionDeniedError,
     PollPolicy,
     RateLimitError,
+    ServerError,
 )
 from tests.conftest import FAST_POLL, nothing_left_behind
 
@@ -92,6 +93,16 @@ async def test_the_pace_is_the_clients_or_its_own(fake):
     async with fake.client(poll=slow) as client, JobMonitor(client, poll=FAST_POLL) as monitor:
         async with asyncio.timeout(2):
             await monitor.wait("job-1")
+
+
+async def test_its_own_patience_decides_of_a_single_question_too(fake, client):
+    fake.fail_next(2, status=500)
+    async with JobMonitor(client) as monitor:
+        with pytest.raises(JobWaitTimeoutError):
+            await monitor.wait("job-1", timeout=0)
+    async with JobMonitor(client, poll=PollPolicy(max_outage=0)) as monitor:
+        with pytest.raises(ServerError):
+            await monitor.wait("job-1", timeout=0)
 
 
 # ---- leaving
@@ -363,6 +374,25 @@ async def test_closing_wakes_everybody(fake, client):
     assert all(isinstance(error, ClientStateError) for error in errors)
     assert len(monitor) == 0
     assert (await client.get_job("job-1")).job_id == "job-1"
+
+
+async def test_leaving_it_waits_until_all_of_it_has_ended(fake, client):
+    fake.fail_next(2, delay=math.inf)
+    async with JobMonitor(client) as monitor:
+        waits = [asyncio.create_task(monitor.wait("job-1", timeout=each)) for each in (None, 0)]
+        await until(lambda: fake.in_flight == 2)
+        tasks = set(monitor._tasks)
+    assert [task.done() for task in tasks] == [True, True]
+    await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def test_tasks_that_have_ended_are_let_go(fake, monitor):
+    for job_id in ("job-1", "job-2"):
+        fake.add_job(job_id)
+    await monitor.wait("job-1")
+    await monitor.wait("job-2", timeout=0)
+    await asyncio.sleep(0)
+    assert not monitor._tasks
 
 
 async def test_a_loop_that_is_cancelled_from_outside_does_not_hang_its_watchers(fake, monitor):

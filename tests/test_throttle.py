@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 from contextlib import asynccontextmanager
 
 import pytest
@@ -32,6 +33,11 @@ def test_a_bad_max_rate_is_refused(value):
         Throttle(1, value)
 
 
+@pytest.mark.parametrize("max_rate", [None, 0.001, 10**6])
+def test_the_least_and_the_most_are_accepted(max_rate):
+    Throttle(1, max_rate)
+
+
 async def test_no_more_than_max_concurrency_at_once():
     throttle = Throttle(3, None)
     running = most = 0
@@ -48,6 +54,13 @@ async def test_no_more_than_max_concurrency_at_once():
     assert most == 3
 
 
+async def test_slots_that_were_given_back_can_be_taken_again():
+    throttle = Throttle(3, None)
+    for _ in range(2):
+        async with asyncio.timeout(1), slot(throttle), slot(throttle), slot(throttle):
+            pass
+
+
 async def test_a_slot_is_given_back_after_an_error():
     throttle = Throttle(1, None)
     with pytest.raises(LookupError):
@@ -55,6 +68,21 @@ async def test_a_slot_is_given_back_after_an_error():
             raise LookupError
     async with asyncio.timeout(1), slot(throttle):
         pass
+
+
+@pytest.mark.usefixtures("autojump_clock")
+@pytest.mark.parametrize("rate", [1, 5, 100])
+async def test_the_rate_is_kept_and_made_use_of(rate):
+    throttle = Throttle(1, rate)
+    times = []
+    for _ in range(2 * rate + 1):
+        async with slot(throttle):
+            times.append(now())
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert min(gaps) >= 0.95 / rate
+    seconds = [later - earlier for earlier, later in zip(times, times[rate:], strict=False)]
+    assert min(seconds) >= 0.999
+    assert max(seconds) <= 1.1
 
 
 async def test_the_rate_is_kept_without_a_burst_at_the_start():

@@ -739,14 +739,19 @@ async def test_what_on_change_raises_is_logged_and_does_not_end_the_wait(
     end = await client.wait_for_job("job-1", on_change=fail_later if is_async else fail)
     assert end.is_terminal
     records = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(records) == 2
+    assert [record.message for record in records] == [
+        "job 'job-1': on_change failed; the wait goes on"
+    ] * 2
     assert records[0].exc_info[0] is LookupError
 
 
-async def test_an_on_change_that_hangs_does_not_delay_the_time_out(fake, client):
+async def test_an_on_change_that_hangs_does_not_delay_the_time_out(fake, client, caplog):
     fake.add_job("job-1", ENDLESS)
     with takes(0.2), pytest.raises(JobWaitTimeoutError):
         await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "job 'job-1': the time-out of the wait cut on_change short")
+    ]
 
 
 async def test_an_end_that_was_seen_is_not_lost_to_an_on_change_that_hangs(fake, client):
@@ -959,6 +964,19 @@ async def test_an_unrecognised_word_is_warned_of_once(fake, client, caplog):
     warned = [record.message for record in caplog.records if "unrecognised" in record.message]
     words = ["DREAMING", "SLEEPING", "NAPPING"]
     assert [word in message for word, message in zip(words, warned, strict=True)] == [True] * 3
+    assert warned[0] == (
+        "job 'job-1': unrecognised status 'DREAMING' is read as unknown;"
+        " a newer version of sutro-async may know it"
+    )
+
+
+async def test_of_an_endless_word_the_log_shows_the_beginning(fake, client, caplog):
+    caplog.set_level(logging.INFO, "sutro_async")
+    fake.add_job("job-1", ["x" * 1000, "succeeded"])
+    await client.wait_for_job("job-1")
+    shown = "X" * 39 + "…"
+    assert f"unrecognised status {shown!r} is read" in caplog.records[0].message
+    assert caplog.records[1].message == f"job 'job-1': {shown}"
 
 
 async def test_a_babbling_service_is_warned_of_a_hundred_times_at_most(fake, client, caplog):

@@ -68,6 +68,11 @@ def error_of(status=500, headers=None, body=b""):
     return parse_error("job-1", status, headers or {}, encode(body))
 
 
+def shown(value):
+    """An id of a case; mutmut does not find a test again by an id with two backslashes in it."""
+    return ascii(value).replace("\\", "/")[:60]
+
+
 def complaint(read, *arguments, **fields):
     with pytest.raises(InvalidResponseError) as caught:
         read(*arguments, **fields)
@@ -97,6 +102,7 @@ def complaint(read, *arguments, **fields):
         ("a;b,c:d@e", "a%3Bb%2Cc%3Ad%40e"),
         ("é日😀", "%C3%A9%E6%97%A5%F0%9F%98%80"),
     ],
+    ids=shown,
 )
 def test_a_job_id_is_one_encoded_segment(job_id, segment):
     assert status_path(job_id) == f"/job-status/{segment}"
@@ -108,7 +114,7 @@ def test_a_job_id_is_one_encoded_segment(job_id, segment):
 @pytest.mark.parametrize(
     "job_id",
     ["", ".", "..", "a\nb", "a\r", "\t", "\x00", "\x7f", "a\u2028", "\u202ea", "\ud800", "\xa0"],
-    ids=ascii,
+    ids=shown,
 )
 def test_text_that_cannot_be_a_segment_is_no_job_id(path, job_id):
     with pytest.raises(ValueError, match="cannot be a job id") as caught:
@@ -464,7 +470,7 @@ def test_an_optional_field_is_none_when_absent_or_null(name):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-@pytest.mark.parametrize("text", ["", "words", "5", "null", "日本\n\x00"], ids=ascii)
+@pytest.mark.parametrize("text", ["", "words", "5", "null", "日本\n\x00"], ids=shown)
 def test_a_text_is_kept_as_sent(name, text):
     assert getattr(job_of(**{name: text}), name) == text
 
@@ -704,6 +710,7 @@ def test_a_huge_malformed_body_is_shown_in_short(body):
 @pytest.mark.parametrize(
     "text",
     ['"\\ud83d\\ude00"', '"\\uD83D\\uDE00"', '"\\\\ud800"', '"😀"', '"\\u00e9"', '"\\\\uDC00"'],
+    ids=shown,
 )
 def test_whole_characters_are_no_lone_surrogates(text):
     body = b'{"job_status": "running", "message": %s}' % text.encode()
@@ -872,7 +879,7 @@ def test_another_success_is_an_invalid_response(status):
         ({"detail": "x" * 1000}, "x" * 299 + "…"),
         (b"<" * 100_000, "<" * 299 + "…"),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=shown,
 )
 def test_the_text_of_an_error_is_the_best_there_is(body, message):
     error = error_of(422, body=body)
@@ -895,7 +902,7 @@ def test_the_text_of_an_error_is_the_best_there_is(body, message):
         (b"[" * 100_000, "[" * 10_000),
         ('{"detail": "x"}'.encode("utf-8-sig"), '\ufeff{"detail": "x"}'),
     ],
-    ids=lambda value: repr(value)[:20],
+    ids=shown,
 )
 def test_the_body_of_an_error_is_kept_as_json_or_as_text(body, kept):
     assert error_of(500, body=body).body == kept
@@ -1072,7 +1079,7 @@ NOON = "Mon, 15 Jan 2024 12:00:00 GMT"
         ({"retry-after": "Mon, 15 Jan 99999999 12:00:00 GMT", "date": NOON}, None),
         ({"retry-after": f"Mon, 15 Jan {10**20} 12:00:00 GMT", "date": NOON}, None),
     ],
-    ids=lambda value: ascii(",".join(value.values()))[:60] if isinstance(value, dict) else "",
+    ids=lambda value: shown(",".join(value.values())) if isinstance(value, dict) else "",
 )
 def test_a_retry_after_is_read(headers, expected):
     for status in (429, 503, 404):
