@@ -487,7 +487,6 @@ class Wait(AsyncIterator[JobStatusReport]):
         self.failure = None
         self._failed_polls = 0
         self._outage_began_at = math.inf
-        self._missing_since = math.inf
         is_unchanged = report == previous
         self._unchanged_polls = self._unchanged_polls + 1 if is_unchanged else 0
         if previous is None or report.raw_status != previous.raw_status:

@@ -588,12 +588,33 @@ async def test_the_last_poll_can_bring_the_end(fake):
 
 
 async def test_the_last_poll_leaves_a_slow_service_the_time_to_answer(fake):
-    fake.add_job("job-1", [("running", 0.3), "succeeded"])
+    fake.add_job("job-1", [("running", 1), "succeeded"])
     fake.fail_next(2, delay=0.2)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
-        with takes(0.6, tolerance=0.3):
-            assert (await client.wait_for_job("job-1", timeout=1)).is_terminal
-    assert polls(fake)[1] == pytest.approx(0.6, abs=0.08)
+        with takes(1.6, tolerance=0.3):
+            assert (await client.wait_for_job("job-1", timeout=2)).is_terminal
+    # Half as much again as the first one took, and a tenth of a second.
+    assert polls(fake)[1] == pytest.approx(1.6, abs=0.08)
+
+
+async def test_a_short_time_out_has_its_last_poll_at_half_time(fake):
+    fake.add_job("job-1", ENDLESS)
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        with pytest.raises(JobWaitTimeoutError):
+            await client.wait_for_job("job-1", timeout=0.12)
+    assert polls(fake) == [0, pytest.approx(0.06, abs=0.015)]
+
+
+async def test_a_pause_delays_a_short_wait_by_half_of_its_time_out(fake):
+    fake.add_job("job-1", ENDLESS)
+    fake.fail_next(1, status=429, headers={"Retry-After": "30"})
+    async with fake.client(retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(RateLimitError):
+            await client.get_job("job-1")
+        began = time.monotonic()
+        with pytest.raises(JobWaitTimeoutError):
+            await client.wait_for_job("job-1", timeout=0.12)
+    assert fake.requests[1].time - began == pytest.approx(0.06, abs=0.015)
 
 
 async def test_a_slow_first_poll_does_not_count_as_the_last(fake):
@@ -640,6 +661,7 @@ async def test_zero_asks_exactly_once(fake, client):
     with takes(0), pytest.raises(JobWaitTimeoutError) as caught:
         await client.wait_for_job("job-1", timeout=0)
     assert caught.value.last_report.status == "running"
+    assert caught.value.timeout == 0
     assert len(fake.requests) == 1
 
 
@@ -934,6 +956,14 @@ async def test_changes_are_logged_and_so_are_survived_failures(fake, client, cap
     assert lines[0][1].startswith("job 'job-1': HTTP 502")
     assert "polling again in 0.0" in lines[0][1]
     assert lines[1:] == [("INFO", "job 'job-1': QUEUED"), ("INFO", "job 'job-1': SUCCEEDED")]
+
+
+async def test_each_poll_is_logged_with_its_number(fake, client, caplog):
+    caplog.set_level(logging.DEBUG, "sutro_async")
+    fake.add_job("job-1", ["running", "running", "succeeded"])
+    await client.wait_for_job("job-1")
+    requests = [r.message for r in caplog.records if r.levelname == "DEBUG"]
+    assert [message.rpartition(", ")[2] for message in requests] == ["try 1", "try 2", "try 3"]
 
 
 async def test_a_log_cannot_be_forged_by_a_status(fake, client, caplog):
