@@ -210,7 +210,7 @@ def parse_error(
     if 300 <= status < 400:
         message = f"{_redirect(headers)}; redirects are not followed, so check the base_url"
     else:
-        message = _explanation(content) or _text(content) or "no explanation"
+        message = _explanation(fields) or _text(content) or "no explanation"
     error_class = _ERRORS.get(status, ServerError if 500 <= status < 600 else APIStatusError)
     return error_class(
         job_id=job_id,
@@ -230,10 +230,8 @@ def _error_content(body: bytes) -> object:
         return body[:_MAX_TEXT_CHARACTERS].decode(errors="replace")
 
 
-def _explanation(content: object) -> str:
+def _explanation(content: Mapping[str, Any]) -> str:
     """Return what an error's body says of it, in one line; empty if it says nothing."""
-    if not isinstance(content, dict):
-        return _text(content)
     texts = (_text(content.get(name)) for name in ("detail", "message", "error"))
     return next(filter(None, texts), "")
 
