@@ -263,7 +263,7 @@ def _redirect(headers: Mapping[str, str]) -> str:
     return f"redirect to {one_line(host, limit=100)}" if host else "redirect"
 
 
-_DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]*)?")
+_DECIMAL: Final = re.compile(r"[0-9]+(\.[0-9]+)?")
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
@@ -410,7 +410,7 @@ class _MismatchError(ValueError):
 
 
 _shorten: Final = reprlib.Repr()
-_shorten.maxstring = _shorten.maxother = _shorten.maxlong = 60
+_shorten.maxstring = _shorten.maxlong = 60
 _shorten.maxlevel = 3
 
 

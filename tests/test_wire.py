@@ -419,7 +419,7 @@ def test_every_form_of_a_reason_reads_alike(facts):
             FailureReason(message="no GPU", additional_context="H100"),
         ),
         (
-            {"failure_reason": {"message": None, "code": 5}},
+            {"failure_reason": {"message": None, "additional_context": None, "code": 5}},
             FailureReason(details={"code": 5}),
         ),
         (
@@ -617,6 +617,21 @@ def test_further_fields_of_a_job_are_kept_as_sent():
     assert job.raw_status == "running"
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("x" * 58, repr("x" * 58)),
+        ("x" * 59, repr("x" * 27 + "..." + "x" * 28)),
+        ([[[[]]]], "[[[[]]]]"),
+        ([[[[1]]]], "[[[[...]]]]"),
+        ("5" * 3, "'555'"),
+    ],
+)
+def test_a_short_malformed_value_is_shown_whole(value, shown):
+    expected = f"$.job.input_tokens: expected an integer, got {shown}"
+    assert complaint(job_of, input_tokens=value) == expected
+
+
 def test_a_malformed_value_is_shown_in_short():
     text = complaint(job_of, input_tokens=[["x" * 1000] * 50] * 50)
     before, _, shown = text.partition(", got ")
@@ -703,6 +718,10 @@ MALFORMED = {
 @pytest.mark.parametrize(("body", "reason"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_body_is_reported(parse, body, reason):
     assert complaint(parse, "job-1", body) == f"$: {reason}"
+
+
+def test_white_space_around_the_body_is_none_of_it():
+    assert parse_report("job-1", b'\r\n\t {"job_status": "running"} \t\r\n').raw_status == "running"
 
 
 @pytest.mark.parametrize("body", [b"<p>" * 10**6, b"\x01" * 10**6], ids=["html", "control"])
@@ -869,6 +888,7 @@ def test_another_success_is_an_invalid_response(status):
         ({"detail": {"reason": "x"}}, '{"reason": "x"}'),
         ({"error_code": 7}, '{"error_code": 7}'),
         (["first", "second"], "first; second"),
+        (list("abcdef"), "a; b; c; d; e"),
         (b'"just text"', "just text"),
         (b"5", "5"),
         (b"plain words", "plain words"),
@@ -1041,6 +1061,7 @@ NOON = "Mon, 15 Jan 2024 12:00:00 GMT"
         ({"retry-after": "7"}, 7),
         ({"retry-after": "0"}, 0),
         ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after": "7."}, None),
         ({"retry-after": "86400"}, 86400),
         ({"retry-after-ms": "1500"}, 1.5),
         ({"retry-after-ms": "0", "retry-after": "7"}, 0),
