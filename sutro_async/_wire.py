@@ -479,11 +479,7 @@ def _status(value: object, _: object) -> JobStatus:
 
 
 def _is_optional(cls: object) -> bool:
-    return (
-        isinstance(cls, types.UnionType)
-        and len(cls.__args__) == 2
-        and types.NoneType in cls.__args__
-    )
+    return isinstance(cls, types.UnionType) and types.NoneType in cls.__args__
 
 
 def _optional(
