@@ -27,7 +27,9 @@ def test_a_bad_max_concurrency_is_refused(value):
         Throttle(value, None)
 
 
-@pytest.mark.parametrize("value", [0, -1.0, "3", True, float("nan"), float("inf"), 10**400])
+@pytest.mark.parametrize(
+    "value", [0, -1.0, "3", True, float("nan"), float("inf"), 1_000_001, 10**400]
+)
 def test_a_bad_max_rate_is_refused(value):
     with pytest.raises(ConfigurationError, match="max_rate"):
         Throttle(1, value)

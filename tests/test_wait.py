@@ -27,6 +27,7 @@ from sutro_async import (
     RetryPolicy,
     ServerError,
 )
+from sutro_async._polling import timeout_seconds
 from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_POLL, nothing_left_behind
 from tests.raw_server import SUCCEEDED, answer, raw_server
@@ -643,6 +644,11 @@ async def test_a_time_out_counts_from_the_first_step_of_a_watch(fake, client):
 async def test_no_time_out(fake, client, timeout):
     fake.add_job("job-1", ["running", "succeeded"])
     assert (await client.wait_for_job("job-1", timeout=timeout)).is_terminal
+
+
+def test_a_time_out_of_more_than_thirty_years_is_none():
+    assert timeout_seconds(10**9) == 1e9
+    assert timeout_seconds(10**9 + 1) is None
 
 
 @pytest.mark.parametrize("timeout", [-1, math.nan, "5", True, timedelta(seconds=-1)])
