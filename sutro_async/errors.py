@@ -88,30 +88,24 @@ class APIError(SutroError):
     Attributes:
         job_id: The job that was asked for.
         last_report: In a wait, the last good report on the job, if there was one.
+        retryable: Whether the same request, made again, has a chance.
     """
 
-    def __init__(self, message: str, *, job_id: str) -> None:
+    def __init__(self, message: str, *, job_id: str, retryable: bool = False) -> None:
         super().__init__(message)
         self.job_id = job_id
         self.last_report: JobStatusReport | None = None
-
-    @property
-    def retryable(self) -> bool:
-        """Whether the same request, made again, has a chance."""
-        return False
+        self.retryable = retryable
 
 
 class APIConnectionError(APIError, ConnectionError):
-    """No whole answer arrived: refused, reset, cut short, or no valid HTTP."""
+    """No whole answer arrived: refused, reset, cut short, or no valid HTTP.
+
+    It is worth a retry, unless the server's certificate does not verify.
+    """
 
     def __init__(self, message: str, *, job_id: str, retryable: bool = True) -> None:
-        super().__init__(message, job_id=job_id)
-        self._retryable = retryable
-
-    @property
-    def retryable(self) -> bool:
-        """False where the server's certificate does not verify; trying again cannot help."""
-        return self._retryable
+        super().__init__(message, job_id=job_id, retryable=retryable)
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -133,7 +127,9 @@ class InvalidResponseError(APIError):
 
 
 class APIStatusError(APIError):
-    """The service answered with an HTTP status other than 200.
+    """The service answered with an HTTP status that is not of the 2xx.
+
+    It is worth a retry if the status is 408, 425, 429, 500, 502, 503, 504, 520 to 527 or 530.
 
     Attributes:
         status_code: The HTTP status.
@@ -160,18 +156,17 @@ class APIStatusError(APIError):
             for name, value in (("code", code), ("request", request_id))
             if value is not None
         )
-        super().__init__(f"job {job_id!r}: HTTP {status_code}: {message}{details}", job_id=job_id)
+        super().__init__(
+            f"job {job_id!r}: HTTP {status_code}: {message}{details}",
+            job_id=job_id,
+            retryable=status_code in _TRANSIENT_STATUSES,
+        )
         self.status_code = status_code
         self.message = message
         self.code = code
         self.request_id = request_id
         self.retry_after = retry_after
         self.body = body
-
-    @property
-    def retryable(self) -> bool:
-        """True for 408, 425, 429, 500, 502, 503, 504, 520 to 527 and 530."""
-        return self.status_code in _TRANSIENT_STATUSES
 
 
 class AuthenticationError(APIStatusError):

@@ -76,8 +76,10 @@ async def test_the_snippets_run(path, monkeypatch, autojump_clock):
                 if inspect.isawaitable(started):
                     await started
             mains.clear()
+            fixtures = {"fake_sutro": fake, "sutro_client": client}
             for name in [name for name in example.namespace if name.startswith("test_")]:
-                await example.namespace.pop(name)()
+                test = example.namespace.pop(name)
+                await test(**{each: fixtures[each] for each in inspect.signature(test).parameters})
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "await client.get_job('nope')", "nobody_knows"])

@@ -231,6 +231,7 @@ def test_the_fields_of_a_status_error_are_as_given():
     assert vars(error) == {
         "job_id": "job-1",
         "last_report": None,
+        "retryable": True,
         "status_code": 429,
         "message": "some words",
         "code": "a_code",

@@ -10,9 +10,8 @@ from typing import Any
 
 from cattrs.preconf.json import make_converter
 
-from sutro_async import JobStatusReport, SutroError, errors
-
-ERRORS = {name: getattr(errors, name) for name in errors.__all__}
+import sutro_async
+from sutro_async import JobStatusReport, SutroError
 
 converter = make_converter()
 
@@ -28,7 +27,9 @@ def structure_error(content: dict[str, Any], _: object) -> SutroError:
     fields = dict(content["fields"])
     for name in fields.keys() & {"report", "last_report"}:
         fields[name] = converter.structure(fields[name], JobStatusReport | None)
-    cls = ERRORS[content["error"]]
+    cls = getattr(sutro_async, content["error"])
+    if not is_error(cls):
+        raise ValueError(f"{content['error']!r} is no error of sutro_async")
     error: SutroError = cls.__new__(cls)
     error.args = (content["text"],)
     vars(error).update(fields)

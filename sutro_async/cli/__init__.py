@@ -18,7 +18,8 @@ from sutro_async.cli._streams import abandon, standard_streams
 __all__ = ["main"]
 
 _MISSING_EXTRA = (
-    'This needs click and rich: pip install "sutro-async[cli]". `sutro-async demo` does without.'
+    'This needs click and rich: pip install "sutro-async[cli]", or from a checkout'
+    ' pip install ".[cli]". `sutro-async demo` does without.'
 )
 
 

@@ -15,7 +15,8 @@ try:
     import fastapi.sse  # noqa: F401 - the part that came last
 except ImportError as _error:
     raise ImportError(
-        "sutro_async.fastapi needs FastAPI 0.135.2 or later: pip install 'sutro-async[fastapi]'"
+        "sutro_async.fastapi needs FastAPI 0.135.2 or later: pip install 'sutro-async[fastapi]', or"
+        " from a checkout pip install '.[fastapi]'"
     ) from _error
 
 from sutro_async.fastapi._lifespan import (
