@@ -270,7 +270,7 @@ async def test_a_good_poll_resets_the_back_off(fake, monkeypatch):
     bounds = []
 
     def draw(lower, upper):
-        bounds.append(upper)
+        bounds.append((lower, upper))
         return 0.001
 
     fake.add_job("job-1", ["a", "b", "succeeded"])
@@ -280,7 +280,8 @@ async def test_a_good_poll_resets_the_back_off(fake, monkeypatch):
             fake.fail_next(3, status=500)
             reports = client.watch_job("job-1")
             await anext(reports)
-    assert [bound for bound in bounds if bound != 1] == [0.01, 0.02, 0.04] * 2
+    drawn = [each for each in bounds if each != (1, 1)]  # without the jitter
+    assert drawn == [(0.005, 0.01), (0.01, 0.02), (0.02, 0.04)] * 2
 
 
 async def test_a_retry_after_puts_off_the_next_poll(fake):
@@ -405,6 +406,7 @@ async def test_nothing_but_unknown_is_an_outage(fake):
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.1)) as client:
         with pytest.raises(InvalidResponseError, match="says nothing about the job") as caught:
             await client.wait_for_job("job-1")
+    assert (caught.value.job_id, caught.value.path) == ("job-1", "$.job_status")
     assert caught.value.last_report.status == "running"
 
 
