@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import math
 import time
 
@@ -181,7 +182,7 @@ async def test_each_watcher_has_its_own_time_out(fake, monitor):
     async def elapsed(timeout):
         with pytest.raises(JobWaitTimeoutError) as caught:
             await monitor.wait("job-1", timeout=timeout)
-        assert caught.value.timeout == timeout
+        assert (caught.value.job_id, caught.value.timeout) == ("job-1", timeout)
         assert caught.value.last_report.status == "running"
         assert caught.value.elapsed == pytest.approx(timeout, abs=0.1)
         return time.monotonic() - began
@@ -309,6 +310,10 @@ async def test_the_latest_report_of_a_job_that_nobody_watches(monitor):
     assert monitor.latest("job-1") is None
 
 
+def test_ten_thousand_are_remembered_by_default():
+    assert inspect.signature(JobMonitor).parameters["keep_finished"].default == 10_000
+
+
 @pytest.mark.parametrize("keep", [-1, 1.5, "3", None, True])
 async def test_a_bad_keep_finished_is_refused(client, keep):
     with pytest.raises(ConfigurationError, match="keep_finished"):
@@ -417,13 +422,16 @@ async def test_closing_the_client_ends_the_waits(fake, client, monitor):
 
 async def test_it_works_only_inside_async_with(fake, client):
     monitor = JobMonitor(client)
+    not_open = "^the monitor is not open: use it inside `async with`$"
     for timeout in (None, 0):
-        with pytest.raises(ClientStateError, match="not open"):
+        with pytest.raises(ClientStateError, match=not_open):
             await monitor.wait("job-1", timeout=timeout)
     async with monitor:
-        with pytest.raises(ClientStateError, match="open already"):
+        with pytest.raises(
+            ClientStateError, match="^this JobMonitor is open already: enter it once$"
+        ):
             await monitor.__aenter__()
-    with pytest.raises(ClientStateError, match="not open"):
+    with pytest.raises(ClientStateError, match=not_open):
         await monitor.wait("job-1")
 
 
