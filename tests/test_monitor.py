@@ -422,13 +422,13 @@ async def test_closing_the_client_ends_the_waits(fake, client, monitor):
 
 async def test_it_works_only_inside_async_with(fake, client):
     monitor = JobMonitor(client)
-    not_open = "^the monitor is not open: use it inside `async with`$"
+    not_open = r"^the monitor is not open: use it inside `async with`$"
     for timeout in (None, 0):
         with pytest.raises(ClientStateError, match=not_open):
             await monitor.wait("job-1", timeout=timeout)
     async with monitor:
         with pytest.raises(
-            ClientStateError, match="^this JobMonitor is open already: enter it once$"
+            ClientStateError, match=r"^this JobMonitor is open already: enter it once$"
         ):
             await monitor.__aenter__()
     with pytest.raises(ClientStateError, match=not_open):
