@@ -524,6 +524,16 @@ async def test_a_time_out_strikes_during_a_pause(fake):
     assert caught.value.last_report.status == "running"
 
 
+async def test_a_wait_without_a_time_out_begins_after_the_pause(fake):
+    fake.add_job("job-1")
+    fake.fail_next(1, status=429, headers={"Retry-After": "30"})
+    async with fake.client(retry=RetryPolicy(attempts=1)) as client:
+        with pytest.raises(RateLimitError):
+            await client.get_job("job-1")
+        assert (await client.wait_for_job("job-1")).is_terminal
+    assert fake.requests[1].time - fake.requests[0].time >= 30
+
+
 async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake):
     fake.add_job("job-1", [("running", 0.3), "succeeded"])
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
@@ -920,8 +930,12 @@ async def test_two_tasks_cannot_step_the_same_watch(fake, client):
     reports = client.watch_job("job-1")
     first = asyncio.create_task(anext(reports))
     await asyncio.sleep(0)
-    with pytest.raises(ClientStateError, match="an iterator of its own"):
+    with pytest.raises(ClientStateError) as caught:
         await anext(reports)
+    assert str(caught.value) == (
+        "job 'job-1': another task waits for the next report of this iterator;"
+        " give each task an iterator of its own"
+    )
     assert (await first).status == "running"
     assert [report.status async for report in reports] == ["succeeded"]
 
