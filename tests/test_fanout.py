@@ -467,9 +467,11 @@ async def test_last_polls_are_spread_over_the_time_before_the_time_out(fake, mon
     add_jobs(fake, ids, ["running"])
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
         await client.wait_for_jobs(ids, timeout=2)
-    last = [request.time - fake.requests[0].time for request in fake.requests[100:]]
-    assert len(last) == 100
-    assert 1.3 < min(last) <= max(last) < 1.75
+    times = {job_id: [] for job_id in ids}
+    for request in fake.requests:
+        times[request.path.rpartition("/")[2]].append(request.time - fake.requests[0].time)
+    second = [polls[1] for polls in times.values()]  # a third may follow where there is time left
+    assert 1.2 < min(second) <= max(second) < 1.75
 
 
 # ---- limits
