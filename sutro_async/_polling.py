@@ -188,7 +188,7 @@ class _Attempts(tenacity.BaseRetrying):
     """
 
     def __init__(self, **strategies: Any) -> None:  # noqa: ANN401 - tenacity's own
-        super().__init__(sleep=asyncio.sleep, **strategies)  # type: ignore[arg-type] # awaited
+        super().__init__(**strategies)
         self._iter_state = tenacity.IterState()
         self._statistics: dict[str, Any] = {}
 
