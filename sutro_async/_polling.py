@@ -135,8 +135,12 @@ class Service:
         try:
             answer = query.parse(job_id, body)
         except APIError as error:
-            self.transport.hide_key(error)
-            raise
+            self.transport.redaction.error(error)
+            # An error may be kept for long, and so would be what its context and the frames of its
+            # traceback hold: the body, first of all.
+            error.__context__ = None
+            del body
+            raise error.with_traceback(None)  # noqa: B904 - it is the one that was caught
         if answer.status is JobStatus.UNKNOWN:
             self._warn_of_odd_word(answer)
         return answer
@@ -287,8 +291,9 @@ async def _retry(
     )
 
     async def attempt() -> Answer:
-        body = await service.send(query, job_id, options, attempt=next(tries))
-        return service.read(query, job_id, body)
+        return service.read(
+            query, job_id, await service.send(query, job_id, options, attempt=next(tries))
+        )
 
     return await attempts(attempt, failure)
 
@@ -457,14 +462,17 @@ class Wait(AsyncIterator[JobStatusReport]):
     async def _poll(self) -> JobStatusReport:
         self._poll_began_at = _now()
         self._polls += 1
-        body = await self._service.send(
+        report = self._service.read(
             STATUS,
             self.job_id,
-            self._options,
-            attempt=self._polls,
-            pause_until=self._latest_poll_at,
+            await self._service.send(
+                STATUS,
+                self.job_id,
+                self._options,
+                attempt=self._polls,
+                pause_until=self._latest_poll_at,
+            ),
         )
-        report = self._service.read(STATUS, self.job_id, body)
         if _says_nothing(report):
             raise InvalidResponseError(
                 job_id=report.job_id,
@@ -586,6 +594,8 @@ async def _tell(on_change: OnChange, report: JobStatusReport, deadline: float | 
             _log.warning("job %r: the time-out of the wait cut on_change short", report.job_id)
         else:
             _log.exception("job %r: on_change failed; the wait goes on", report.job_id)
+    if task.cancelling() > cancelling:  # and on_change has kept it to itself
+        raise asyncio.CancelledError
 
 
 def check_callback(on_change: object) -> None:

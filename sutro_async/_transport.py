@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -14,6 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from sutro_async._config import Settings
+from sutro_async._redaction import Redaction
 from sutro_async._throttle import Throttle
 from sutro_async._timeouts import RequestTimeout, SharedTimer
 from sutro_async._version import __version__
@@ -40,12 +41,6 @@ _MAX_ERROR_BYTES: Final = 2**20
 
 _log: Final = logging.getLogger("sutro_async")
 
-
-# Characters. Shorter keys exist in tests only, where they are parts of innocent words. It takes
-# more to be looked for in a good answer, which must not be spoilt.
-_SHORTEST_SECRET: Final = 6
-_SHORTEST_SECRET_IN_ANSWER: Final = 12
-_REDACTED: Final = "[api key]"
 
 _UNTRUSTED_SERVER: Final = (
     aiohttp.ClientConnectorCertificateError,
@@ -91,9 +86,7 @@ class Transport:
             raise ConfigurationError("session must be an aiohttp.ClientSession")
         self._session = session
         self._owns_session = session is None
-        self._key = settings.api_key
-        is_in_no_word = len(self._key) >= _SHORTEST_SECRET_IN_ANSWER
-        self._secret = self._key.encode() if is_in_no_word else None
+        self.redaction: Redaction = Redaction(settings.api_key)
         self._headers = {
             "Authorization": f"Key {settings.api_key}",
             "Accept": "application/json",
@@ -159,12 +152,11 @@ class Transport:
                 if _log.isEnabledFor(logging.DEBUG):
                     _log_request(path, response.status, sent_at, attempt)
                 if response.status == 200:
-                    if self._secret is not None and self._secret in body:
-                        body = body.replace(self._secret, _REDACTED.encode())
-                    return body
+                    return self.redaction.answer(body)
                 failure = self._refused(job_id, response, body, max_pause)
+                body = b""  # lest the traceback keeps it in memory
             # Not in the except clause, for Python would attach its error, which may tell the key.
-            raise self.hide_key(failure)
+            raise self.redaction.error(failure)
         finally:
             self._throttle.release()
 
@@ -173,39 +165,12 @@ class Transport:
         if self._owns_session and self._session is not None:
             await self._session.close()
 
-    def hide_key(self, error: ErrorT) -> ErrorT:
-        """Take the key out of an error, in case that the service has echoed it."""
-        if len(self._key) < _SHORTEST_SECRET:
-            return error
-        for name, value in vars(error).items():
-            if name != "job_id":
-                setattr(error, name, self._without_key(value))
-        error.args = self._without_key(error.args)
-        if self._is_key_in_chain(error.__cause__ or error.__context__):
-            error.__cause__ = error.__context__ = None
-        return error
-
-    def _without_key(self, value: Any) -> Any:  # noqa: ANN401 - whatever JSON can hold
-        if isinstance(value, str):
-            return value.replace(self._key, _REDACTED)
-        if isinstance(value, dict):
-            return {self._without_key(k): self._without_key(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(map(self._without_key, value))
-        return value
-
-    def _is_key_in_chain(self, error: BaseException | None) -> bool:
-        while error is not None:
-            if self._key in f"{error} {error!r} {vars(error)}":
-                return True
-            error = error.__cause__ or error.__context__
-        return False
-
     def _refused(
         self, job_id: str, response: aiohttp.ClientResponse, body: bytes, max_pause: float
     ) -> APIError:
         """Make an error of an answer with a status other than 200."""
-        error = parse_error(job_id, response.status, response.headers, body)
+        headers, body = self.redaction.refusal(response.headers, body)
+        error = parse_error(job_id, response.status, headers, body)
         if isinstance(error, APIStatusError) and error.status_code in {429, 503}:
             # The service speaks to the whole account, not to this request alone.
             self._throttle.pause(min(error.retry_after or 0.0, max_pause))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import functools
+import itertools
 import json
 import math
 import re
@@ -46,9 +47,12 @@ __all__ = [
 ]
 
 MAX_BODY_BYTES: Final = 16 * 2**20
+_MAX_TOKENS: Final = 200_000
 _MAX_DEPTH: Final = 64
 _TOO_DEEP: Final = f"nested deeper than {_MAX_DEPTH} levels"
 _MAX_TEXT_CHARACTERS: Final = 10_000
+_MAX_KEPT_BYTES: Final = 100_000
+_EXCERPT: Final = 60
 _MAX_COMPLAINTS: Final = 5
 
 T = TypeVar("T")
@@ -114,7 +118,7 @@ def parse_report(job_id: str, body: bytes) -> JobStatusReport:
                 "$.status": f"$.job_status[{job_id!r}]" if is_mapping else "$.job_status",
                 "$.failure": "$.metadata.failure_reason",
             },
-        ) from error
+        ) from _without_frames(error)
 
 
 _JOB_FIELDS: Final = frozenset(attrs.fields_dict(Job)) - {"raw_status", "extra"}
@@ -134,7 +138,7 @@ def parse_job(job_id: str, body: bytes) -> Job:
             job_id=job_id,
             status_code=404,
             message=_explanation(content) or "the service answered without a job",
-            body=content,
+            body=_kept(content, body),
         )
     if not isinstance(record, dict):
         raise InvalidResponseError(
@@ -151,7 +155,7 @@ def parse_job(job_id: str, body: bytes) -> Job:
     try:
         job = _job_hook()(fields, Job)
     except cattrs.BaseValidationError as error:
-        raise _invalid(job_id, error, {"$": "$.job"}) from error
+        raise _invalid(job_id, error, {"$": "$.job"}) from _without_frames(error)
     if job.job_id != job_id:
         raise InvalidResponseError(
             job_id=job_id,
@@ -219,15 +223,24 @@ def parse_error(
         code=_name(fields.get("code")),
         request_id=_name(fields.get("request_id"), headers.get("x-request-id")),
         retry_after=_retry_after(headers),
-        body=content,
+        body=_kept(content, body),
     )
+
+
+def _kept(content: object, body: bytes) -> object:
+    """Return what an error keeps of its body: thousands of them may be kept for long."""
+    return content if len(body) <= _MAX_KEPT_BYTES else _beginning(body)
 
 
 def _error_content(body: bytes) -> object:
     try:
         return _load(body)
     except _MalformedError:
-        return body[:_MAX_TEXT_CHARACTERS].decode(errors="replace")
+        return _beginning(body)
+
+
+def _beginning(body: bytes) -> str:
+    return body[:_MAX_TEXT_CHARACTERS].decode(errors="replace")
 
 
 def _explanation(content: Mapping[str, Any]) -> str:
@@ -318,10 +331,12 @@ def _load_object(job_id: str, body: bytes) -> dict[str, Any]:
 
 
 def _load(body: bytes) -> object:
+    if len(body) > _MAX_TOKENS:
+        _check_size(body)
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise _MalformedError("not valid UTF-8") from error
+        raise _MalformedError("not valid UTF-8") from _excerpt(error)
     content = _parse(text)
     # Few bodies need a second look: long enough for so many brackets, or with an escape in them
     # that may be half a character.
@@ -332,6 +347,43 @@ def _load(body: bytes) -> object:
     return content
 
 
+# A string, whether or not it ends, or what stands before a further value. It never backtracks.
+_TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
+_FOUR_BYTES_WIDE: Final = re.compile(rb"[\xf0-\xff]|\\u[dD][89abAB]")
+_TWO_BYTES_WIDE: Final = re.compile(rb"[\xc4-\xef]|\\u")
+_CONTINUATIONS: Final = bytes(range(0x80, 0xC0))
+
+
+def _check_size(body: bytes) -> None:
+    """Refuse a body of which parsing would make many times its size.
+
+    A value takes some 60 bytes, even an empty list; and one emoji makes four bytes of each
+    character of its text.
+    """
+    tokens_at_most = sum(map(body.count, (b'"', b"[", b"{", b",")))
+    if tokens_at_most > _MAX_TOKENS:
+        too_many = itertools.islice(_TOKEN.finditer(body), _MAX_TOKENS, None)
+        if next(too_many, None) is not None:
+            raise _MalformedError("more values than anybody needs to describe a job")
+    if not body.isascii() or b"\\u" in body:
+        width = 4 if _FOUR_BYTES_WIDE.search(body) else 2 if _TWO_BYTES_WIDE.search(body) else 1
+        if len(body.translate(None, _CONTINUATIONS)) * width > MAX_BODY_BYTES:
+            raise _MalformedError(f"larger than {MAX_BODY_BYTES // 2**20} MiB as text")
+
+
+def _excerpt(
+    error: json.JSONDecodeError | UnicodeDecodeError | UnicodeEncodeError,
+) -> ValueError:
+    """Make the same error again, without the whole body, which it would keep in memory."""
+    if isinstance(error, json.JSONDecodeError):
+        start = max(0, error.pos - _EXCERPT // 2)
+        return json.JSONDecodeError(
+            error.msg, error.doc[start : start + _EXCERPT], error.pos - start
+        )
+    excerpt: Any = error.object[error.start : error.start + _EXCERPT]
+    return type(error)(error.encoding, excerpt, 0, error.end - error.start, error.reason)
+
+
 def _parse(text: str) -> object:
     document = text.strip(_WHITESPACE)  # as `decode` would do, but with slow regular expressions
     try:
@@ -340,11 +392,11 @@ def _parse(text: str) -> object:
         # Its traceback is as deep as the body; nobody wants to read that.
         raise _MalformedError(_TOO_DEEP) from None
     except json.JSONDecodeError as error:
-        raise _MalformedError(f"not JSON: {_shown(text)} ({error.msg})") from error
+        raise _MalformedError(f"not JSON: {_shown(text)} ({error.msg})") from _excerpt(error)
     except _MalformedError:
         raise
     except ValueError as error:  # a whole number of more digits than Python converts
-        raise _MalformedError("a number is out of range") from error
+        raise _MalformedError("a number is out of range") from error.with_traceback(None)
     if end < len(document):
         raise _MalformedError(f"not JSON: {_shown(text)} (Extra data)")
     return content
@@ -354,7 +406,9 @@ def _check_surrogates(content: object) -> None:
     try:
         json.dumps(content, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise _MalformedError("a string holds half a character (a lone surrogate)") from error
+        raise _MalformedError("a string holds half a character (a lone surrogate)") from _excerpt(
+            error
+        )
 
 
 def _depth_at_most(text: str) -> int:
@@ -429,6 +483,14 @@ def _invalid(
             path = theirs + path.removeprefix(ours)
             break
     return InvalidResponseError(job_id=job_id, path=path, reason=reason)
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """Let go of what the frames of an error and its parts hold, which is all of the content."""
+    error.__traceback__ = None
+    for part in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        _without_frames(part)
+    return error
 
 
 def _exactly(cls: type[T], expected: str) -> Callable[[object, object], T]:

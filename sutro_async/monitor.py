@@ -151,12 +151,15 @@ class JobMonitor:
         asking = asyncio.create_task(self._first(reports))
         self._tasks.add(asking)
         asking.add_done_callback(self._tasks.discard)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        cancelling = task.cancelling()
         try:
             report = await asking
         except asyncio.CancelledError:
-            if not self._is_open:
-                raise ClientStateError(_CLOSED) from None
-            raise
+            if self._is_open or task.cancelling() > cancelling:
+                raise
+            raise ClientStateError(_CLOSED) from None
         yield report
         if not report.is_terminal:
             await anext(reports)  # raises JobWaitTimeoutError

@@ -474,6 +474,24 @@ async def test_last_polls_are_spread_over_the_time_before_the_time_out(fake, mon
     assert 1.2 < min(second) <= max(second) < 1.75
 
 
+@pytest.mark.parametrize("end", ["running", "succeeded"])
+async def test_an_on_change_that_keeps_cancellations_to_itself_does_not_hold_up_a_batch(
+    fake, client, end
+):
+    async def keep_cancellation_to_itself(_):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    add_jobs(fake, ["a", "b"], [end])
+    options = {"on_change": keep_cancellation_to_itself}
+    async with asyncio.timeout(2):
+        outcomes = await client.wait_for_jobs(["a", "b"], timeout=0.2, **options)
+        assert [outcome.ok for outcome in outcomes.values()] == [end == "succeeded"] * 2
+        fake.add_job("c")
+        async with contextlib.aclosing(client.as_completed(["a", "b", "c"], timeout=1)) as those:
+            await anext(those)
+
+
 # ---- limits
 
 

@@ -239,6 +239,19 @@ async def test_zero_is_woken_by_closing_the_monitor_or_a_cancellation(fake, clie
             await asking
 
 
+@pytest.mark.parametrize("timeout", [None, 0, 5])
+async def test_a_cancellation_comes_through_even_if_the_monitor_is_closed_with_it(
+    fake, client, timeout
+):
+    fake.fail_next(1, delay=math.inf)
+    async with JobMonitor(client) as monitor:
+        wait = asyncio.create_task(monitor.wait("job-1", timeout=timeout))
+        await until(lambda: fake.in_flight)
+        wait.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await wait
+
+
 async def test_an_end_that_is_told_as_the_time_out_strikes_is_not_lost(fake, client, monitor):
     fake.add_job("job-1", ["running"])
     fake.add_job("job-2")

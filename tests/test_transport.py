@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import logging
 import pickle
 import ssl
@@ -356,6 +357,91 @@ async def test_a_service_that_echoes_the_key_does_not_bring_it_into_an_error(ech
     while error is not None:
         assert KEY not in f"{error} {error!r} {vars(error)}"
         error = error.__cause__ or error.__context__
+
+
+@pytest.mark.parametrize("shown", range(len(KEY) + 2))
+async def test_no_piece_of_an_echoed_key_is_left_where_a_text_is_cut_off(mocked, shown):
+    limits = {"message": 300, "body": 10_000, "request": 100}
+    before = {name: "x" * (limit - shown) for name, limit in limits.items()}
+    mocked.get(
+        URL_,
+        status=403,
+        body=f"{before['message']}{KEY}{'x' * 9700}"[: 10_000 - shown] + f"{KEY} more",
+        headers={"X-Request-Id": f"{before['request']}{KEY} more"},
+    )
+    async with make_client() as client:
+        with pytest.raises(APIError) as caught:
+            await client.get_job_status("job-1")
+    error = caught.value
+    for text in (str(error), error.message, error.request_id, error.body):
+        assert KEY[:6] not in text
+
+
+@pytest.mark.parametrize("length", range(6, len(KEY)))
+async def test_no_piece_of_an_echoed_key_is_left_where_the_connection_breaks_off(length):
+    async def send(reader, writer):
+        writer.write(answer(f"the key {KEY[:length]}".encode(), status=401, length=1000))
+        writer.close()
+
+    async with raw_server(send) as server, make_client(server.url) as client:
+        with pytest.raises(AuthenticationError) as caught:
+            await client.get_job_status("job-1")
+    assert caught.value.body == "the key "
+
+
+@pytest.mark.parametrize("key", ["sk_very_secret", 'sk_"quoted"/and\\more', "sk_[a](b)*+?{9}^$|."])
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_key_is_found_however_json_may_write_it(status, key):
+    spellings = [
+        json.dumps(key)[1:-1],
+        json.dumps(key)[1:-1].replace("/", "\\/"),
+        "".join(f"\\u{ord(char):04x}" for char in key),
+        "".join(f"\\u{ord(char):04X}" for char in key),
+        f"\\u{ord(key[0]):04x}" + json.dumps(key[1:])[1:-1],
+    ]
+    body = f'{{"job_status": "running", "message": "{", ".join(spellings)}"}}'
+    assert json.loads(body)["message"] == ", ".join([key] * 5)
+    async with raw_server(answer(body.encode(), status=status)) as server:
+        async with SutroClient(key, base_url=server.url, retry=ONCE) as client:
+            try:
+                message = (await client.get_job_status("job-1")).message
+            except APIError as error:
+                message = error.message
+    assert message == ", ".join(["[api key]"] * 5)
+
+
+def longest_text_of_frames(error):
+    """The length of the longest text or bytes in the frames that an error keeps."""
+    lengths = [0]
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            values = frame.f_locals.values()
+            lengths += [len(each) for each in values if isinstance(each, str | bytes | bytearray)]
+        error = error.__context__
+    return max(lengths)
+
+
+@pytest.mark.parametrize("attempts", [1, 2])
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"no JSON" * 20_000),
+        (200, b'{"job_status": ["' + b"x" * 150_000 + b'"]}'),
+        (500, b"<html>" * 20_000),
+    ],
+    ids=["malformed", "wrong-type", "status"],
+)
+async def test_an_error_does_not_keep_the_body_alive(status, body, attempts):
+    policy = RetryPolicy(attempts=attempts, initial=0)
+    async with raw_server(*[answer(body, status=status)] * attempts) as server:
+        async with SutroClient(KEY, base_url=server.url, retry=policy) as client:
+            with pytest.raises(APIError) as caught:
+                await client.get_job_status("job-1")
+    del body
+    frames = traceback.walk_tb(caught.value.__traceback__)
+    assert [frame.f_code.co_name for frame, _ in frames][-1] in {"read", "get"}
+    caught.value.__traceback__ = caught.value.__traceback__.tb_next  # that of the test itself
+    assert longest_text_of_frames(caught.value) < 100_000
 
 
 async def test_a_service_that_echoes_the_key_does_not_bring_it_into_a_report(mocked):

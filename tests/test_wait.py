@@ -789,8 +789,8 @@ async def test_an_on_change_that_hangs_does_not_delay_the_time_out(fake, client,
     fake.add_job("job-1", ENDLESS)
     with takes(0.2), pytest.raises(JobWaitTimeoutError):
         await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
-    assert [(record.levelname, record.message) for record in caplog.records] == [
-        ("WARNING", "job 'job-1': the time-out of the wait cut on_change short")
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "job 'job-1': the time-out of the wait cut on_change short"
     ]
 
 
@@ -820,6 +820,42 @@ async def test_a_cancellation_within_on_change_does_not_end_the_wait(fake, clien
 
     assert (await client.wait_for_job("job-1", on_change=await_cancelled)).is_terminal
     assert caplog.text.count("on_change failed; the wait goes on") == 2
+
+
+async def test_an_on_change_may_cancel_the_wait(fake, client):
+    fake.add_job("job-1", ENDLESS)
+    async with nothing_left_behind(client, fake):
+        wait = asyncio.create_task(
+            client.wait_for_job("job-1", on_change=lambda _: asyncio.current_task().cancel())
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+    assert len(fake.requests) == 1
+
+
+async def keep_cancellation_to_itself(_):
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(60)
+
+
+async def test_an_on_change_that_keeps_a_cancellation_to_itself_does_not_hold_up_the_wait(
+    fake, client
+):
+    fake.add_job("job-1", ENDLESS)
+    wait = asyncio.create_task(client.wait_for_job("job-1", on_change=keep_cancellation_to_itself))
+    await asyncio.sleep(0.05)
+    wait.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await wait
+    with takes(0.2), pytest.raises(JobWaitTimeoutError):
+        await client.wait_for_job("job-1", timeout=0.2, on_change=keep_cancellation_to_itself)
+    closing = asyncio.create_task(
+        client.wait_for_job("job-1", on_change=keep_cancellation_to_itself)
+    )
+    await asyncio.sleep(0.05)
+    await client.aclose()
+    with pytest.raises(ClientStateError):
+        await closing
 
 
 async def test_cancelling_during_on_change_cancels_the_wait(fake, client):

@@ -1,4 +1,5 @@
 import json
+import pickle
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -710,7 +711,7 @@ MALFORMED = {
     "number": (b"5", "expected an object, got 5"),
     "boolean": (b"false", "expected an object, got False"),
     "very-deep": (b"[" * 200_000, "nested deeper than 64 levels"),
-    "very-deep-objects": (b'{"a":' * 200_000, "nested deeper than 64 levels"),
+    "very-deep-objects": (b'{"a":' * 90_000, "nested deeper than 64 levels"),
 }
 
 
@@ -718,6 +719,98 @@ MALFORMED = {
 @pytest.mark.parametrize(("body", "reason"), MALFORMED.values(), ids=MALFORMED)
 def test_a_malformed_body_is_reported(parse, body, reason):
     assert complaint(parse, "job-1", body) == f"$: {reason}"
+
+
+def long_list(values, value=b"[1]"):
+    return b'{"job_status": "running", "metadata": {"x": [' + b", ".join([value] * values) + b"]}}"
+
+
+# An opening bracket and a comma each; the other tokens are those of the report.
+MOST_LISTS = (_wire._MAX_TOKENS - 8) // 2
+
+
+def test_as_many_values_are_read_as_fit_into_memory():
+    assert len(parse_report("job-1", long_list(MOST_LISTS)).metadata["x"]) == MOST_LISTS
+    text = "," * 10**6 + '[{\\"' * 10**5
+    body = b'{"job_status": "running", "message": "' + text.encode() + b'"}'
+    assert parse_report("job-1", body).message == text.replace("\\", "")
+
+
+def test_more_values_are_refused_before_they_are_made():
+    reason = "more values than anybody needs to describe a job"
+    assert complaint(parse_report, "job-1", long_list(MOST_LISTS + 2)) == f"$: {reason}"
+    assert complaint(parse_report, "job-1", long_list(10**5, b'""')) == f"$: {reason}"
+    assert error_of(500, body=long_list(10**5)).body.startswith('{"job_status": "running"')
+
+
+MEBIBYTE = 2**20
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("x", 16 * MEBIBYTE - 100),
+        ("é", 16 * MEBIBYTE - 100),
+        ("日", 8 * MEBIBYTE - 100),
+        ("😀", 4 * MEBIBYTE - 100),
+        (r"\u00e9", 8 * MEBIBYTE - 100),
+        (r"\ud83d\ude00", 4 * MEBIBYTE - 100),
+    ],
+    ids=shown,
+)
+def test_a_text_may_take_16_mebibytes_once_it_is_read(text, length):
+    def read(length):
+        padding = "x" * (length - len(text))
+        body = f'{{"job_status": "running", "message": "{text}{padding}"}}'.encode()
+        return parse_report("job-1", body).message
+
+    assert read(length).endswith("xxx")
+    if text not in {"x", "é"}:  # those are cut off by the transport
+        with pytest.raises(InvalidResponseError, match="larger than 16 MiB as text"):
+            read(length + 200)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"x" * 200_000,
+        b"x" * 100_000 + b"\xff" * 100_000,
+        b'{"job_status": "' + b"x" * 10**5 + b'\\ud800"}',
+        b'{"job_status": ' + b"7" * 10**5 + b"}",
+        b'{"job_status": [' + b"7," * 10**5 + b"7]}",
+        b'{"job_status": "' + b"x" * 10**5,
+    ],
+    ids=["no-json", "no-utf-8", "surrogate", "integer", "field", "unending"],
+)
+def test_the_cause_of_an_error_does_not_hold_the_body(body):
+    with pytest.raises(InvalidResponseError) as caught:
+        parse_report("job-1", body)
+    cause = caught.value.__cause__
+    assert cause.__traceback__ is None
+    assert all(part.__traceback__ is None for part in getattr(cause, "exceptions", ()))
+    assert len(pickle.dumps(cause)) < 1000
+
+
+def test_an_excerpt_shows_where_it_went_wrong():
+    with pytest.raises(InvalidResponseError) as caught:
+        parse_report("job-1", b'{"job_status": "' + b"x" * 500 + b'", oops' + b"x" * 500)
+    cause = caught.value.__cause__
+    assert cause.doc == "x" * 27 + '", oops' + "x" * 26
+    assert cause.doc[cause.pos :].startswith("oops")
+    with pytest.raises(InvalidResponseError) as caught:
+        parse_report("job-1", b"x" * 500 + b"\xe9\xff" + b"y" * 500)
+    cause = caught.value.__cause__
+    assert (cause.object[cause.start : cause.end], len(cause.object)) == (b"\xe9", 60)
+
+
+def test_of_a_long_body_an_error_keeps_the_beginning():
+    def body(length):
+        return b'{"detail": "' + b"x" * (length - 14) + b'"}'
+
+    assert error_of(500, body=body(100_000)).body == {"detail": "x" * 99_986}
+    error = error_of(500, body=body(100_001))
+    assert error.body == '{"detail": "' + "x" * 9_988
+    assert error.message == "x" * 299 + "…"
 
 
 def test_white_space_around_the_body_is_none_of_it():
@@ -940,7 +1033,7 @@ def tree(arity, levels):
     "body",
     [
         b"[" + b",".join([b"1"] * 100_000) + b"]",
-        b'{"detail": [' + b",".join([b'{"msg": ""}'] * 50_000) + b"]}",
+        b'{"detail": [' + b",".join([b'{"msg": ""}'] * 20_000) + b"]}",
         tree(3, 10),
         tree(5, 7),
         tree(10, 5),

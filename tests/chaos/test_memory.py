@@ -2,12 +2,18 @@
 
 import asyncio
 import json
+import os
 import sys
 
+import attrs
+
+from sutro_async import InvalidResponseError, ServerError
 from tests.chaos._hostile import FAULTS, HostileServer
 from tests.chaos.conftest import KEY
 
 MAX_MEBIBYTES = 64
+# Just short enough to be read to the end.
+ALLOWED = 2**24 - 100
 BOMBS = (
     "gzip_bomb",
     "gzip_bomb_in_error",
@@ -21,6 +27,47 @@ BOMBS = (
     "error_of_brackets",
     "number_long",
 )
+
+
+def filled(start, filling, end=b""):
+    """As many repetitions as there is room for."""
+    return start + filling * ((ALLOWED - len(start) - len(end)) // len(filling)) + end
+
+
+LIST = b'{"job_status": "running", "metadata": {"x": ['
+MESSAGE = b'{"job_status": "running", "message": "'
+SMILE = "\U0001f600".encode()
+LARGE_BODIES = {
+    "no_json": filled(b"", b"x"),
+    "no_json_unprintable": filled(b"", b"\x01"),
+    "no_json_wide": filled(SMILE, b"x"),
+    "no_utf_8": filled(b"\xff", b"x"),
+    "lists": filled(LIST, b"[],", b"0]}}"),
+    "objects": filled(LIST, b"{},", b"0]}}"),
+    "numbers": filled(LIST, b"0.1,", b"0]}}"),
+    "strings": filled(LIST, b'"",', b"0]}}"),
+    "unending_strings": filled(LIST, b'\\"'),
+    "wide": filled(MESSAGE + SMILE, b"x", b'"}'),
+    "wide_by_escape": filled(MESSAGE + rb"\ud83d\ude00", b"x", b'"}'),
+    "half_a_character": filled(MESSAGE + rb"\ud83d", b"x", b'"}'),
+    "wrong_type": filled(b'{"job_status": ["', b"x", b'"]}'),
+}
+
+
+def large_fault(name):
+    """A fault that is not in the table, since it differs from others there in its size alone."""
+
+    async def strike(x):
+        if name == "error_of_lists":
+            x.send(b'{"detail": [' + b"[]," * 340_000 + b"0]}", status=502)
+        else:
+            x.send(LARGE_BODIES[name])
+
+    return attrs.evolve(FAULTS["error_of_brackets"], name=name, strike=strike)
+
+
+LARGE_FAULTS = {name: large_fault(name) for name in [*LARGE_BODIES, "error_of_lists"]}
+
 CLIENT = """
 import asyncio, json, re, sys
 from pathlib import Path
@@ -34,11 +81,13 @@ async def main(url, key, bombs):
     async with SutroClient(key, base_url=url, timeout=2, retry=policy) as client:
         await client.get_job_status("harmless")
         before = mebibytes("VmRSS")
+        errors = []
         for bomb in bombs:
             Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
             try:
                 await client.get_job_status(bomb)
             except APIError as error:
+                errors.append(error)
                 met = type(error).__name__
             print(json.dumps([bomb, met, mebibytes("VmHWM") - before]))
 
@@ -58,4 +107,24 @@ async def test_no_bomb_takes_more_than_64_mib():
     assert [name for name, _, _ in met] == list(BOMBS)
     for name, error, mebibytes in met:
         assert error == FAULTS[name].error.__name__
+        assert mebibytes < MAX_MEBIBYTES, name
+
+
+async def test_no_large_body_takes_more_than_64_mib_or_stays_in_memory():
+    async with HostileServer(lambda _: "running", LARGE_FAULTS.get) as server:
+        client = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-c", CLIENT, server.url, KEY, *LARGE_FAULTS),
+            stdout=asyncio.subprocess.PIPE,
+            # What is freed is given back at once, so that only what is in use counts.
+            env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
+        )
+        output, _ = await client.communicate()
+    assert client.returncode == 0
+    met = [json.loads(line) for line in output.splitlines()]
+    assert [name for name, _, _ in met] == list(LARGE_FAULTS)
+    for name, error, mebibytes in met:
+        expected = ServerError if name == "error_of_lists" else InvalidResponseError
+        assert error == expected.__name__, name
+        # All errors so far are kept, so that it is the sum of what they hold as well.
         assert mebibytes < MAX_MEBIBYTES, name
