@@ -14,7 +14,9 @@ def main() -> None:
     audit = subprocess.run(command, capture_output=True, check=False, text=True)
     try:
         packages = json.loads(audit.stdout)["dependencies"]
-    except ValueError:  # it has died of the lack of a network
+    except ValueError:
+        if "ConnectionError" not in audit.stderr:  # it has died, and not of the lack of a network
+            sys.exit(audit.stderr or "pip-audit has said nothing")
         packages = []
     asked = [package for package in packages if "skip_reason" not in package]
     bad = [package for package in asked if package["vulns"]]
