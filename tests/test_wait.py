@@ -27,7 +27,7 @@ from sutro_async import (
     RetryPolicy,
     ServerError,
 )
-from sutro_async._polling import timeout_seconds
+from sutro_async._polling import Wait, timeout_seconds
 from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_POLL, nothing_left_behind
 from tests.raw_server import SUCCEEDED, answer, raw_server
@@ -628,6 +628,18 @@ async def test_a_pause_delays_a_short_wait_by_half_of_its_time_out(fake):
         with pytest.raises(JobWaitTimeoutError):
             await client.wait_for_job("job-1", timeout=0.19)
     assert 0.09 <= fake.requests[1].time - began < 0.12
+
+
+async def test_the_last_polls_of_a_batch_are_spread_over_the_time_before_its_end(fake, monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda lower, upper: upper)
+    fake.add_job("job-1", ENDLESS)
+    async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
+        wait = Wait(client._service, "job-1", client._options, 2.0, batch_size=100)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await wait.run(None)
+    # Two milliseconds for each of a hundred, before the tenth of a second that one has.
+    assert polls(fake) == [0, pytest.approx(1.7, abs=0.08)]
 
 
 async def test_a_slow_first_poll_does_not_count_as_the_last(fake):
