@@ -246,12 +246,14 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
         while size <= limit and not content.at_eof():
             chunks.append(await content.readany())
             size += len(chunks[-1])
-    except (aiohttp.ClientError, OSError):
-        if response.status == 200:
+    except BaseException as error:
+        if response.status == 200 or not isinstance(error, aiohttp.ClientError | OSError):
+            chunks.clear()  # lest the traceback keeps them in memory
             raise
     if size > limit:
         response.close()
         if response.status == 200:
+            chunks.clear()
             raise _BodyTooLargeError
     return b"".join(chunks)
 

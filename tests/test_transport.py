@@ -411,14 +411,34 @@ async def test_a_key_is_found_however_json_may_write_it(status, key):
 
 
 def longest_text_of_frames(error):
-    """The length of the longest text or bytes in the frames that an error keeps."""
+    """The length of the longest text, or list of bytes, in the frames that an error keeps."""
     lengths = [0]
     while error is not None:
         for frame, _ in traceback.walk_tb(error.__traceback__):
-            values = frame.f_locals.values()
-            lengths += [len(each) for each in values if isinstance(each, str | bytes | bytearray)]
-        error = error.__context__
+            for value in frame.f_locals.values():
+                if isinstance(value, str | bytes | bytearray):
+                    lengths.append(len(value))
+                elif isinstance(value, list):
+                    lengths.append(sum(len(each) for each in value if isinstance(each, bytes)))
+        error = error.__cause__ or error.__context__
     return max(lengths)
+
+
+@pytest.mark.parametrize("ending", ["broken off", "stopped", "too large"])
+async def test_an_error_does_not_keep_the_beginning_of_a_body_alive(ending):
+    async def send(reader, writer):
+        size = 17 * 2**20 if ending == "too large" else 2 * 2**20
+        writer.write(answer(b"x" * size, length=20 * 2**20))
+        await writer.drain()
+        if ending == "stopped":
+            await asyncio.sleep(60)
+        writer.close()
+
+    async with raw_server(send) as server, make_client(server.url, timeout=0.3) as client:
+        with pytest.raises(APIError) as caught:
+            await client.get_job_status("job-1")
+    caught.value.__traceback__ = caught.value.__traceback__.tb_next
+    assert longest_text_of_frames(caught.value) < 2**18
 
 
 @pytest.mark.parametrize("attempts", [1, 2])
