@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from typing import Final, TypeVar
+from typing import Final
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -51,8 +51,6 @@ _UNTRUSTED_SERVER: Final = (
 # where it has a timer to set, so one that was passed in gets that of some months.
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 _HARDLY_ANY_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
-
-ErrorT = TypeVar("ErrorT", bound=SutroError)
 
 
 class _BodyTooLargeError(Exception):

@@ -43,6 +43,12 @@ timeouts = st.sampled_from([None, None, 0, 0.02, 0.1])
 # Milliseconds that pass before the next step: none, so that it comes in the midst of a request, or
 # enough for some polls.
 head_starts = st.sampled_from([0, 0, 5, 30])
+waits = {
+    "place": places,
+    "timeout": timeouts,
+    "is_shared": st.booleans(),
+    "head_start": head_starts,
+}
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -170,13 +176,7 @@ class Machine(RuleBasedStateMachine):
         self.running.append(activity)
         return activity
 
-    @rule(
-        target=activities,
-        place=places,
-        timeout=timeouts,
-        is_shared=st.booleans(),
-        head_start=head_starts,
-    )
+    @rule(target=activities, **waits)
     def wait(self, place, timeout, is_shared, head_start):
         job_id = self.newest[place]
         ask = self.monitor.wait if is_shared else self.client.wait_for_job
@@ -189,13 +189,7 @@ class Machine(RuleBasedStateMachine):
 
         return self.start(follow, [job_id], head_start, timeout=timeout, is_shared=is_shared)
 
-    @rule(
-        target=activities,
-        place=places,
-        timeout=timeouts,
-        is_shared=st.booleans(),
-        head_start=head_starts,
-    )
+    @rule(target=activities, **waits)
     def watch(self, place, timeout, is_shared, head_start):
         job_id = self.newest[place]
         ask = self.monitor.watch if is_shared else self.client.watch_job
