@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable
 from typing import Any, Final, Generic, TypeVar
 
-from sutro_async._polling import Answer, OnChange, Options, Query, Service, Wait, fetch
+from sutro_async._polling import STATUS, Answer, OnChange, Options, Query, Service, Wait, fetch
 from sutro_async.errors import (
     AuthenticationError,
     ClientStateError,
@@ -42,13 +42,17 @@ class _Batch(ABC, Generic[T]):
         job_ids: The jobs; each is run once, however often it is named.
 
     Raises:
-        TypeError: The ids are a single string.
+        TypeError: The ids are a single string, or one of them is not a string.
+        ValueError: A job id is invalid.
     """
 
     def __init__(self, job_ids: Iterable[str]) -> None:
         if isinstance(job_ids, str | bytes):
             raise TypeError(f"job ids are wanted, not a single one: put [{job_ids!r}]")
-        self.job_ids: Final = list(dict.fromkeys(job_ids))
+        ids = list(job_ids)
+        for job_id in ids:
+            STATUS.path(job_id)  # refuses an invalid job id before any request
+        self.job_ids: Final = list(dict.fromkeys(ids))
         self._unsettled = set(self.job_ids)
         self._settled: deque[JobOutcome[T]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,8 +151,6 @@ class Fetches(_Batch[Answer]):
         options: Options,
     ) -> None:
         super().__init__(job_ids)
-        for job_id in self.job_ids:
-            query.path(job_id)  # refuses what cannot be a job id before anything is asked
         self._service = service
         self._query = query
         self._options = options

@@ -7,6 +7,7 @@ up the states of concurrent calls.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import itertools
 import logging
@@ -21,7 +22,14 @@ import tenacity
 
 from sutro_async._lifecycle import Lifecycle
 from sutro_async._transport import Transport
-from sutro_async._wire import job_path, parse_job, parse_report, status_path
+from sutro_async._wire import (
+    Mismatch,
+    OnMismatch,
+    job_path,
+    parse_job,
+    parse_report,
+    status_path,
+)
 from sutro_async.errors import (
     APIError,
     APIStatusError,
@@ -33,11 +41,11 @@ from sutro_async.errors import (
     SutroError,
     one_line,
 )
-from sutro_async.models import Job, JobStatus, JobStatusReport
+from sutro_async.models import FailureReason, Job, JobStatus, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
 __all__ = [
-    "RECORD",
+    "JOB",
     "STATUS",
     "OnChange",
     "Options",
@@ -48,7 +56,7 @@ __all__ = [
     "timeout_seconds",
 ]
 
-_MAX_ODD_WORDS: Final = 100
+_MAX_WORDS: Final = 100
 # Seconds.
 _FOREVER: Final = 1e9
 _FIRST_BACKOFF: Final = 0.5
@@ -87,11 +95,11 @@ class Query(NamedTuple, Generic[Answer]):
     """
 
     path: Callable[[str], str]
-    parse: Callable[[str, bytes], Answer]
+    parse: Callable[[str, bytes, OnMismatch], Answer]
 
 
 STATUS: Final = Query(status_path, parse_report)
-RECORD: Final = Query(job_path, parse_job)
+JOB: Final = Query(job_path, parse_job)
 
 
 class Service:
@@ -100,7 +108,8 @@ class Service:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.lifecycle: Lifecycle = Lifecycle()
-        self._odd_words: set[str] = set()
+        self._unrecognised_words: set[str] = set()
+        self._mismatched_paths: set[str] = set()
 
     def send(
         self,
@@ -133,7 +142,7 @@ class Service:
             APIError: It cannot be used.
         """
         try:
-            answer = query.parse(job_id, body)
+            answer = query.parse(job_id, body, functools.partial(self._warn_of_mismatch, job_id))
         except APIError as error:
             self.transport.redaction.error(error)
             # An error may be kept for long, and so would be what its context and the frames of its
@@ -141,24 +150,28 @@ class Service:
             error.__context__ = None
             del body
             raise error.with_traceback(None)  # noqa: B904 - it is the one that was caught
-        if answer.status is JobStatus.UNKNOWN:
-            self._warn_of_odd_word(answer)
+        if answer.status is JobStatus.UNKNOWN and answer.raw_status.lower() != JobStatus.UNKNOWN:
+            self._warn_of_unrecognised_word(answer)
         return answer
 
-    def _warn_of_odd_word(self, answer: Job | JobStatusReport) -> None:
-        shown = one_line(answer.raw_status, limit=40)
-        word = shown.lower()
-        # The bound keeps a babbling service from filling the memory.
-        if word in self._odd_words or len(self._odd_words) >= _MAX_ODD_WORDS:
+    def _warn_of_mismatch(self, job_id: str, mismatch: Mismatch) -> None:
+        if mismatch.path not in self._mismatched_paths:
+            self._mismatched_paths.add(mismatch.path)
+            _log.warning("job %r: %s; the rest of the answer is read", job_id, mismatch)
+
+    def _warn_of_unrecognised_word(self, answer: Job | JobStatusReport) -> None:
+        abbreviated = one_line(answer.raw_status, limit=40)
+        word = abbreviated.lower()
+        # The bound keeps a faulty service from filling the memory.
+        if word in self._unrecognised_words or len(self._unrecognised_words) >= _MAX_WORDS:
             return
-        self._odd_words.add(word)
-        if not _says_nothing(answer):
-            _log.warning(
-                "job %r: unrecognised status %r is read as unknown; a newer version of"
-                " sutro-async may know it",
-                answer.job_id,
-                shown,
-            )
+        self._unrecognised_words.add(word)
+        _log.warning(
+            "job %r: unrecognised status %r is read as unknown; a newer version of"
+            " sutro-async may know it",
+            answer.job_id,
+            abbreviated,
+        )
 
 
 class _Outcome:
@@ -298,12 +311,44 @@ async def _retry(
     return await attempts(attempt, failure)
 
 
+# ---- why a job failed
+
+
+async def add_reason(
+    service: Service, report: JobStatusReport, options: Options, seconds: float
+) -> JobStatusReport:
+    """Add the reason of a failure from the record to a report that has none.
+
+    The status answer is promised to tell a reason only where a job failed during its
+    initialization (API reference: "Checking Job Status").
+
+    Best effort: one request, in no more than so many seconds. If that fails, the report is
+    returned as it is.
+    """
+    if report.status is not JobStatus.FAILED or _has_reason(report.failure) or seconds <= 0:
+        return report
+    seconds = min(seconds, options.timeout)
+    try:
+        async with asyncio.timeout(seconds):
+            body = await service.send(JOB, report.job_id, options)
+        job = service.read(JOB, report.job_id, body)
+    except SutroError as error:
+        problem = str(error)
+    except TimeoutError:
+        problem = f"job {report.job_id!r}: no record within {seconds:.3g} s"
+    else:
+        if job.status is JobStatus.FAILED and _has_reason(job.failure_reason):
+            return attrs.evolve(report, failure=job.failure_reason)
+        problem = f"job {report.job_id!r}: the record ({job.status}) has no reason either"
+    _log.warning("%s; the job failed for an unknown reason", problem)
+    return report
+
+
+def _has_reason(failure: FailureReason | None) -> bool:
+    return failure is not None and bool(str(failure).strip())
+
+
 # ---- the wait
-
-
-def _says_nothing(answer: Job | JobStatusReport) -> bool:
-    """Whether the service itself says `unknown`, other than with a word that we do not know."""
-    return answer.raw_status.lower() == JobStatus.UNKNOWN
 
 
 class Wait(AsyncIterator[JobStatusReport]):
@@ -425,7 +470,12 @@ class Wait(AsyncIterator[JobStatusReport]):
             with self._service.lifecycle.operation():
                 async with scope:
                     await asyncio.sleep(self._seconds_to_next_poll())
-                    return await attempts(self._poll)
+                    report = await attempts(self._poll)
+                # After the scope: the deadline cuts this short, and does not end in an error.
+                self.report = await add_reason(
+                    self._service, report, self._options, self._seconds_left()
+                )
+                return self.report
         except TimeoutError:
             # An APITimeoutError is one as well, and so ask whose it is.
             if not scope.expired():
@@ -462,7 +512,7 @@ class Wait(AsyncIterator[JobStatusReport]):
     async def _poll(self) -> JobStatusReport:
         self._poll_began_at = _now()
         self._polls += 1
-        report = self._service.read(
+        return self._service.read(
             STATUS,
             self.job_id,
             await self._service.send(
@@ -473,13 +523,12 @@ class Wait(AsyncIterator[JobStatusReport]):
                 pause_until=self._latest_poll_at,
             ),
         )
-        if _says_nothing(report):
-            raise InvalidResponseError(
-                job_id=report.job_id,
-                path="$.job_status",
-                reason=f"{report.raw_status!r} says nothing about the job",
-            )
-        return report
+
+    def _seconds_left(self) -> float:
+        """Seconds until the timeout, which 0 gives no time at all after the first poll."""
+        if self._timeout is None:
+            return math.inf
+        return 0.0 if self.deadline is None else self.deadline - _now()
 
     def _must_poll_again(self, state: tenacity.RetryCallState) -> bool:
         """Take note of what a poll brought; whether the wait for a change goes on."""

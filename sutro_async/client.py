@@ -12,7 +12,7 @@ import attrs
 from sutro_async._config import resolve_settings
 from sutro_async._fanout import Fetches, Outcomes, Waits, collect
 from sutro_async._polling import (
-    RECORD,
+    JOB,
     STATUS,
     OnChange,
     Options,
@@ -172,7 +172,7 @@ class SutroClient:
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await fetch(self._service, RECORD, job_id, self._options)
+        return await fetch(self._service, JOB, job_id, self._options)
 
     async def wait_for_job(
         self,
@@ -282,7 +282,7 @@ class SutroClient:
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await collect(Fetches(self._service, job_ids, RECORD, self._options))
+        return await collect(Fetches(self._service, job_ids, JOB, self._options))
 
     def as_completed(
         self,

@@ -26,6 +26,7 @@ Every error survives pickling with its fields, and its message is one line.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -237,6 +238,8 @@ class JobUnsuccessfulError(SutroError):
 
     def __init__(self, report: JobStatusReport) -> None:
         why = one_line(str(report.failure or "")) or one_line(report.message)
+        if is_fixed_sentence(why):
+            why = ""
         super().__init__(
             f"job {report.job_id!r} {self._verb}: {why or 'the service gave no reason'}"
         )
@@ -253,6 +256,14 @@ class JobCancelledError(JobUnsuccessfulError):
     """The job was cancelled."""
 
     _verb = "was cancelled"
+
+
+_FIXED_SENTENCE: Final = re.compile(r"job status with job_id .* retrieved\.?", re.IGNORECASE)
+
+
+def is_fixed_sentence(text: str) -> bool:
+    """Whether a text is the sentence that the service sends as the message of every status."""
+    return _FIXED_SENTENCE.fullmatch(text.strip()) is not None
 
 
 def one_line(text: str, *, limit: int = 300) -> str:

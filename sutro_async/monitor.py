@@ -188,7 +188,7 @@ class JobMonitor:
                 except SutroError:  # first, since an APITimeoutError is a TimeoutError as well
                     raise
                 except TimeoutError:
-                    report = loop.report
+                    report = loop.newest
                     if report is None or not report.is_terminal:
                         raise JobWaitTimeoutError(
                             job_id=job_id,
@@ -261,6 +261,13 @@ class _PollLoop:
         self.watchers = 0
         self._error: Exception | None = None
         self._news = asyncio.Event()
+
+    @property
+    def newest(self) -> JobStatusReport | None:
+        """The newest report: perhaps one on a failure whose reason is still being read."""
+        if self.report is not None and self.report.is_terminal:
+            return self.report
+        return self.reports.report
 
     def tell(self, report: JobStatusReport) -> None:
         """Show a report to all watchers."""

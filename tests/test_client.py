@@ -10,6 +10,7 @@ import pytest
 from sutro_async import (
     ClientStateError,
     ConfigurationError,
+    JobMonitor,
     JobStatus,
     PollPolicy,
     RateLimitError,
@@ -71,11 +72,29 @@ def test_a_policy_of_the_wrong_type_is_refused(option):
         SutroClient(KEY).with_options(**option)
 
 
-@pytest.mark.parametrize("job_id", ["", ".", "..", "a\nb", "a\0", 7, None, b"job", "\ud800"])
-async def test_a_bad_id_is_refused_before_any_request(fake, client, job_id):
-    for call in (client.get_job_status, client.get_job, client.wait_for_job):
-        with pytest.raises(ValueError, match="job id"):
-            await call(job_id)
+@pytest.mark.parametrize(
+    ("job_id", "error"),
+    [
+        *((job_id, ValueError) for job_id in ("", ".", "..", "a\nb", "a\0", "\ud800")),
+        *((job_id, TypeError) for job_id in (7, None, b"job", ["job-1"], True)),
+    ],
+    ids=repr,
+)
+async def test_an_invalid_id_is_refused_by_every_call_before_any_request(
+    fake, client, job_id, error
+):
+    async with JobMonitor(client) as monitor:
+        for call in (client.get_job_status, client.get_job, client.wait_for_job, monitor.wait):
+            with pytest.raises(error, match="job id"):
+                await call(job_id)
+        for watch in (client.watch_job, monitor.watch):
+            with pytest.raises(error, match="job id"):
+                watch(job_id)
+        for collect in (client.get_job_statuses, client.get_jobs, client.wait_for_jobs):
+            with pytest.raises(error, match="job id"):
+                await collect(["job-1", job_id])
+        with pytest.raises(error, match="job id"):
+            client.as_completed(["job-1", job_id])
     assert not fake.requests
 
 

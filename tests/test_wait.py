@@ -391,23 +391,24 @@ async def test_the_last_poll_before_giving_up_can_bring_the_end(fake):
             assert (await client.wait_for_job("job-1")).is_terminal
 
 
-# ---- the word unknown
+# ---- unknown statuses
 
 
-async def test_the_word_unknown_is_no_sighting(fake):
-    fake.add_job("job-1", ["running", "unknown", "UNKNOWN", "running", "succeeded"])
-    async with fake.client(poll=FAST_POLL) as client:
+async def test_unknown_is_a_status_like_any_other(fake):
+    fake.add_job("job-1", ["running", *["unknown"] * 20, "running", "succeeded"])
+    async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.05)) as client:
         seen = [report.status async for report in client.watch_job("job-1")]
-    assert seen == ["running", "succeeded"]
+    assert seen == ["running", "unknown", "running", "succeeded"]
 
 
-async def test_nothing_but_unknown_is_an_outage(fake):
-    fake.add_job("job-1", ["running", "unknown"])
-    async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.1)) as client:
-        with pytest.raises(InvalidResponseError, match="says nothing about the job") as caught:
-            await client.wait_for_job("job-1")
-    assert (caught.value.job_id, caught.value.path) == ("job-1", "$.job_status")
-    assert caught.value.last_report.status == "running"
+@pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "hibernating"])
+async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, autojump_clock, word):
+    fake.add_job("job-1", [word])
+    async with fake.client(poll=attrs.evolve(FAST_POLL, maximum=10, max_outage=300)) as client:
+        with pytest.raises(JobWaitTimeoutError) as caught:
+            await client.wait_for_job("job-1", timeout=3600)
+    assert caught.value.last_report.status == "unknown"
+    assert caught.value.__cause__ is None
 
 
 async def test_an_unrecognised_word_is_a_sighting(fake):

@@ -787,7 +787,6 @@ _body("nan", "sends NaN", lambda x: _with_number(x, b"NaN"))
 _body("infinity", "sends -Infinity", lambda x: _with_number(x, b"-Infinity"))
 _body("number_huge", "sends 1e400", lambda x: _with_number(x, b"1e400"))
 _body("number_long", "sends a number of 100,000 digits", lambda x: _with_number(x, b"1" * 10**5))
-_body("half_a_character", "sends a lone surrogate", lambda x: x.lie(text="\ud800"))
 _body(
     "name_twice",
     "sends a name twice in one object",

@@ -1,0 +1,28 @@
+"""Bytes to models or errors: every rule about what the service sends, as pure functions.
+
+- `_paths`: the path of a request
+- `_answers`: the forms of an answer with status 200
+- `_errors`: the forms of an answer with any other status
+- `_json`: strict JSON, within bounds of size and depth
+- `_structure`: JSON to the attrs classes; the one cattrs converter
+
+Nothing here does I/O. The deployed service differs from its API reference in places; both are read.
+"""
+
+from sutro_async._wire._answers import Mismatch, OnMismatch, parse_job, parse_report
+from sutro_async._wire._errors import parse_error
+from sutro_async._wire._json import MAX_BODY_BYTES
+from sutro_async._wire._paths import job_path, status_path
+from sutro_async._wire._structure import converter
+
+__all__ = [
+    "MAX_BODY_BYTES",
+    "Mismatch",
+    "OnMismatch",
+    "converter",
+    "job_path",
+    "parse_error",
+    "parse_job",
+    "parse_report",
+    "status_path",
+]

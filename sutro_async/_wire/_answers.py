@@ -1,0 +1,181 @@
+"""Answers with status 200: a status in either of its two forms, and a record.
+
+The status comes first: no other value of an answer can make it invalid. A value that is not of
+its documented type is read as far as it goes, and reported as a `Mismatch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from sutro_async._wire._errors import body_for_error, error_message
+from sutro_async._wire._json import MalformedError, abbreviate, as_text, load
+from sutro_async._wire._structure import structure_job, structure_report
+from sutro_async.errors import InvalidResponseError, JobNotFoundError, is_fixed_sentence
+from sutro_async.models import Job, JobStatusReport
+
+__all__ = ["Mismatch", "OnMismatch", "parse_job", "parse_report"]
+
+
+@attrs.frozen(kw_only=True)
+class Mismatch:
+    """A value of an answer that is not of its documented type.
+
+    Attributes:
+        path: Where it is in the body, such as `$.job.input_tokens`.
+        expected: The type, in words.
+        value: The value, as parsed.
+    """
+
+    path: str
+    expected: str
+    value: object
+
+    def __str__(self) -> str:
+        return f"{self.path}: expected {self.expected}, got {abbreviate(self.value)}"
+
+
+OnMismatch = Callable[[Mismatch], None]
+
+
+def _ignore(_: Mismatch) -> None:
+    pass
+
+
+def parse_report(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> JobStatusReport:
+    """Read the body of a status answer (API reference: "Checking Job Status").
+
+    Args:
+        job_id: The job that was requested.
+        body: The body.
+        on_mismatch: Called with each value that is not of its documented type.
+
+    Raises:
+        InvalidResponseError: It is not a JSON object, or has no status word for the job.
+    """
+    content = _load_object(job_id, body)
+    word, path = content.get("job_status"), "$.job_status"
+    if isinstance(word, dict):
+        word, path = word.get(job_id), f"{path}[{job_id!r}]"
+    if not isinstance(word, str) or not word.strip():
+        raise _invalid(job_id, path, "a status word", word, content)
+    message = content.get("message")
+    if message is not None and not isinstance(message, str):
+        on_mismatch(Mismatch(path="$.message", expected="a string", value=message))
+    metadata = content.get("metadata")
+    if metadata is not None and not isinstance(metadata, dict):
+        on_mismatch(Mismatch(path="$.metadata", expected="an object", value=metadata))
+        metadata = None
+    return structure_report(
+        {
+            "job_id": job_id,
+            "status": word,
+            "raw_status": word,
+            "message": "" if message is None else as_text(message),
+            "metadata": metadata or {},
+            "failure": _normalize_reason(metadata, "$.metadata", on_mismatch) if metadata else None,
+        }
+    )
+
+
+_JOB_FIELDS: Final = frozenset(attrs.fields_dict(Job)) - {"raw_status", "extra"}
+
+
+def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> Job:
+    """Read the body of a job's record (API reference: "Fetch Job Details").
+
+    Args:
+        job_id: The job that was requested.
+        body: The body.
+        on_mismatch: Called with each value that is not of its documented type.
+
+    Raises:
+        JobNotFoundError: There is no record in it, which means that there is no such job.
+        InvalidResponseError: It is not a JSON object, or the record is not one, or lacks the
+            job's id or a status word.
+    """
+    content = _load_object(job_id, body)
+    record = content.get("job")
+    if record is None:
+        raise JobNotFoundError(
+            job_id=job_id,
+            status_code=404,
+            message=error_message(content) or "the service answered without a job",
+            body=body_for_error(content, body),
+        )
+    if not isinstance(record, dict):
+        raise _invalid(job_id, "$.job", "an object", record, content)
+    if record.get("job_id") != job_id:
+        raise _invalid(job_id, "$.job.job_id", repr(job_id), record.get("job_id"), content)
+    word = record.get("status")
+    if not isinstance(word, str) or not word.strip():
+        raise _invalid(job_id, "$.job.status", "a status word", word, content)
+    job, mismatches = structure_job(
+        {
+            **record,
+            "raw_status": word,
+            "failure_reason": _normalize_reason(record, "$.job", on_mismatch),
+            "extra": {k: v for k, v in record.items() if k not in _JOB_FIELDS},
+        }
+    )
+    for name, expected in mismatches.items():
+        on_mismatch(Mismatch(path=f"$.job.{name}", expected=expected, value=record[name]))
+    return job
+
+
+def _load_object(job_id: str, body: bytes) -> dict[str, Any]:
+    try:
+        content = load(body)
+    except MalformedError as error:
+        raise InvalidResponseError(job_id=job_id, path="$", reason=str(error)) from error.__cause__
+    if not isinstance(content, dict):
+        raise _invalid(job_id, "$", "an object", content, {})
+    return content
+
+
+def _invalid(
+    job_id: str, path: str, expected: str, value: object, content: Mapping[str, Any]
+) -> InvalidResponseError:
+    reason = f"expected {expected}, got {abbreviate(value)}"
+    explanation = error_message(content)
+    if explanation and not is_fixed_sentence(explanation):
+        reason = f"{reason}; the service says: {explanation}"
+    return InvalidResponseError(job_id=job_id, path=path, reason=reason)
+
+
+# Of a reason; null in their place means the same as their absence.
+_TEXTS: Final = ("message", "additional_context")
+
+
+def _normalize_reason(neighbours: Mapping[str, Any], path: str, on_mismatch: OnMismatch) -> object:
+    """Bring a `failure_reason` into its richest form: an object that holds its context.
+
+    Args:
+        neighbours: The object that has the reason, and perhaps its context beside it.
+        path: Where that is in the body.
+        on_mismatch: Called with each value that is not of its documented type.
+    """
+    reason = neighbours.get("failure_reason")
+    if reason is None:
+        return None
+    context = neighbours.get("additional_context")
+    beside = {} if context is None else {"additional_context": context}
+    path_of_reason = f"{path}.failure_reason"
+    if isinstance(reason, dict):
+        inside = {k: v for k, v in reason.items() if k not in _TEXTS or v is not None}
+    else:
+        inside = {"message": as_text(reason)}
+        if not isinstance(reason, str):
+            on_mismatch(
+                Mismatch(path=path_of_reason, expected="a string or an object", value=reason)
+            )
+    normalized = {**beside, **inside}
+    for name in _TEXTS:
+        value = normalized.get(name)
+        if value is not None and not isinstance(value, str):
+            where = path_of_reason if name in inside else path
+            on_mismatch(Mismatch(path=f"{where}.{name}", expected="a string", value=value))
+    return normalized
