@@ -65,6 +65,10 @@ class JobMonitor:
         """How many jobs are polled now."""
         return len(self._loops)
 
+    def __bool__(self) -> bool:
+        # Without it, a monitor that polls nothing would be false, since it has a length.
+        return True
+
     def __repr__(self) -> str:
         polled, finished = len(self._loops), len(self._finished)
         return f"<{type(self).__name__} of {self._client!r}: {polled} polled, {finished} finished>"

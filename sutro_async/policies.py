@@ -79,7 +79,7 @@ class PollPolicy:
 
     Attributes:
         initial: Seconds between the first two polls, and after each change of the report; at least
-            a millisecond, and no more than `maximum` in effect.
+            a millisecond, and at most `maximum`.
         factor: How much longer each interval is than the one before; 1 keeps an even pace.
         maximum: Seconds; the longest interval; at least a millisecond.
         jitter: The largest random share of an interval, from 0 (none) to 1.
@@ -89,7 +89,7 @@ class PollPolicy:
             was not seen before: a job can be younger than the index that it is looked up in.
 
     Raises:
-        ConfigurationError: A number is out of its range.
+        ConfigurationError: A number is out of its range, or `initial` is greater than `maximum`.
     """
 
     initial: float = attrs.field(default=1.0, validator=_number(0.001))
@@ -98,3 +98,10 @@ class PollPolicy:
     jitter: float = attrs.field(default=0.1, validator=_number(0, 1))
     max_outage: float = attrs.field(default=300.0, validator=_number(0, infinite=True))
     not_found_grace: float = attrs.field(default=5.0, validator=_number(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.initial > self.maximum:
+            raise ConfigurationError(
+                f"PollPolicy.initial must be at most PollPolicy.maximum, got {self.initial:g} s"
+                f" and {self.maximum:g} s: lower initial or raise maximum"
+            )

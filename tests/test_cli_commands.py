@@ -81,7 +81,7 @@ def press_ctrl_c():
 def test_status_is_a_line_a_job(service, run):
     service.add_job("job-1", ["running"])
     service.add_job("another job", ["failed"], failure_reason="no\nGPU")
-    service.add_job("job-3", ["preempted"])
+    service.add_job("job-3", ["preempted"], allow_unknown=True)
     status, output, errors = run("status", "job-1", "another job", "job-3")
     assert (status, errors) == (1, "")
     assert output.splitlines() == [
@@ -523,7 +523,7 @@ def test_an_interrupt_shows_what_is_known(service, run, as_json):
 
 
 def test_an_interrupt_after_the_end_of_all_jobs_shows_them(service, run, monkeypatch):
-    service.add_job("a", ["failed"])
+    service.add_job("a", ["failed"], failure_reason="no GPU")
     hang_up_records(service, monkeypatch)
     with once(lambda: any("/jobs/" in r.path for r in service.requests), press_ctrl_c):
         status, output, errors = run("wait", "a")

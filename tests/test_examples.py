@@ -47,7 +47,13 @@ def example(monkeypatch):
 async def test_what_the_service_tells_survives_json(example, fake, client):
     converter = example("plain_json.py").converter
     reason = {"message": "no GPU", "nodes": [1, 2]}
-    fake.add_job("job-1", timeline=["failed"], failure_reason=reason, surprise={"deep": [None]})
+    fake.add_job(
+        "job-1",
+        timeline=["failed"],
+        failure_reason=reason,
+        surprise={"deep": [None]},
+        allow_unknown=True,
+    )
     fake.add_job("job-2", timeline=["queued"])
     for job_id in ("job-1", "job-2"):
         for value in (await client.get_job_status(job_id), await client.get_job(job_id)):

@@ -1,4 +1,5 @@
 import asyncio
+import inspect
 import json
 import math
 import socket
@@ -12,6 +13,7 @@ import pytest
 from yarl import URL
 
 import sutro_async.testing
+from sutro_async import JobNotFoundError
 from sutro_async.testing import FakeSutro, RecordedRequest
 
 # More than the buffers of a connection hold.
@@ -309,7 +311,7 @@ async def test_a_reason_stays_hidden_until_the_job_has_failed(fake, caller):
 
 
 async def test_a_word_of_a_newer_server_is_sent(fake, caller):
-    fake.add_job("job-1", ["Paused"])
+    fake.add_job("job-1", ["Paused"], allow_unknown=True)
     assert await caller.word() == "PAUSED"
     assert (await caller.record())["datetime_started"] is None
 
@@ -874,8 +876,17 @@ def test_mistakes_in_a_timeline(timeline, error, message):
         ("..", {}, ValueError, "one segment"),
         ("a", {"status": "running"}, ValueError, r"timeline=\['running'\]"),
         ("a", {"additional_context": "x"}, ValueError, "failure_reason"),
-        ("a", {"failure_reason": 5}, TypeError, "failure_reason"),
-        ("a", {"failure_reason": "x", "additional_context": 5}, TypeError, "additional_context"),
+        ("a", {"failure_reason": " "}, ValueError, "failure_reason must not be empty"),
+        (
+            "a",
+            {"failure_reason": "x", "additional_context": ""},
+            ValueError,
+            "additional_context must not be empty",
+        ),
+        ("a", {"message": object()}, TypeError, "JSON"),
+        ("a", {"metadata": {"at": datetime.now(UTC)}}, TypeError, "JSON"),
+        ("a", {"job_costs": 5}, ValueError, "'job_costs': did you mean 'job_cost'"),
+        ("a", {"xyz": 5}, ValueError, "unknown field of a record 'xyz': known are "),
         ("a", {"failure_reason": {"at": datetime.now(UTC)}}, TypeError, "JSON"),
         ("a", {"name": object()}, TypeError, "JSON"),
     ],
@@ -927,3 +938,101 @@ def test_mistakes_in_a_fault(options, error, message):
     with pytest.raises(error, match=message):
         fake.fail_next(**options)
     assert fake.faults_left == 0
+
+
+# ---- unknown words
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [
+        ("suceeded", "succeeded"),
+        ("SUCEEDED", "succeeded"),
+        ("canceld", "canceled"),
+        ("runing", "running"),
+        ("faild", "failed"),
+    ],
+)
+def test_a_misspelt_status_is_refused_with_the_nearest_known_one(word, nearest):
+    fake = FakeSutro()
+    expected = rf"status '(?i:{word})': did you mean '{nearest}'\? Pass allow_unknown=True"
+    for timeline in ([word], ["running", word], [("running", 1.0), word], [(word, 1.0), "failed"]):
+        with pytest.raises(ValueError, match=expected):
+            fake.add_job("job-1", timeline)
+    fake.add_job("job-1")
+    with pytest.raises(ValueError, match=expected):
+        fake.set_status("job-1", word)
+    fake.set_status("job-1", word, allow_unknown=True)
+    fake.add_job("job-2", [word], allow_unknown=True)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("pending", "submitted", "queued", "starting", "running", "cancelling", "canceling"),
+        *("succeeded", "failed", "cancelled", "canceled", "unknown", "RUNNING", "Unknown"),
+    ],
+)
+def test_every_known_word_is_taken_in_any_case(word):
+    fake = FakeSutro()
+    fake.add_job("job-1", [word])
+    fake.set_status("job-1", word)
+
+
+async def test_fields_that_were_seen_in_the_field_are_known(fake, client):
+    fake.add_job("job-1", run_type="FULL", datetime_added="2026-01-15")
+    assert (await client.get_job("job-1")).extra == {
+        "run_type": "FULL",
+        "datetime_added": "2026-01-15",
+    }
+
+
+# ---- what a deployment may send
+
+
+@pytest.mark.parametrize("dialect", ["mapping", "flat"])
+async def test_the_reason_can_be_left_to_the_record(dialect):
+    async with FakeSutro(dialect=dialect) as fake, fake.client() as client:
+        fake.add_job("job-1", ["failed"], failure_reason="no GPU", status_reason=False)
+        report = await client.get_job_status("job-1")
+        job = await client.get_job("job-1")
+    assert (report.status, report.metadata, report.failure) == ("failed", {}, None)
+    assert str(job.failure_reason) == "no GPU"
+
+
+@pytest.mark.parametrize("dialect", ["mapping", "flat"])
+@pytest.mark.parametrize("value", [None, 5, "done", [], ["a"], {"row": 7}], ids=str)
+async def test_message_and_metadata_are_sent_as_given(dialect, value):
+    async with FakeSutro(dialect=dialect) as fake, aiohttp.ClientSession() as session:
+        fake.add_job("job-1", ["failed"], failure_reason="x", message=value, metadata=value)
+        url = f"{fake.url}/job-status/job-1"
+        async with session.get(url, headers={"Authorization": "Key sk_test"}) as response:
+            body = await response.json()
+    assert (body["message"], body["metadata"]) == (value, value)
+
+
+@pytest.mark.parametrize("dialect", ["mapping", "flat"])
+@pytest.mark.parametrize(
+    "reason", [5, ["bad row"], {"message": 5, "additional_context": {"row": 7}}], ids=str
+)
+async def test_a_reason_can_be_any_json(dialect, reason):
+    async with FakeSutro(dialect=dialect) as fake, aiohttp.ClientSession() as session:
+        fake.add_job("job-1", ["failed"], failure_reason=reason)
+        for path, place in (("job-status", "metadata"), ("jobs", "job")):
+            url = f"{fake.url}/{path}/job-1"
+            async with session.get(url, headers={"Authorization": "Key sk_test"}) as response:
+                assert (await response.json())[place]["failure_reason"] == reason
+
+
+# ---- fixtures
+
+
+async def test_the_client_of_the_fixtures_gives_up_on_a_missing_job_at_once(sutro_client):
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(JobNotFoundError):
+        await sutro_client.wait_for_job("missing")
+    assert asyncio.get_running_loop().time() - began < 0.1
+
+
+def test_an_unset_argument_has_a_short_repr():
+    assert "message: object = UNSET" in str(inspect.signature(FakeSutro.add_job))

@@ -196,7 +196,7 @@ async def test_a_client_that_loses_patience_ends_the_polling(fake, app, server):
 async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, server):
     # More than all buffers on the way hold, so that an event waits there for its turn.
     words = [f"step {number} {'x' * 500_000}" for number in range(100)]
-    fake.add_job("job-1", words)
+    fake.add_job("job-1", words, allow_unknown=True)
     for leave in (EventStream.close, EventStream.reset):
         stream = await EventStream.open(server, "/jobs/job-1/events")
         asked = len(fake.requests)

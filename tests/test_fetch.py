@@ -160,7 +160,7 @@ async def test_many_calls_at_once_do_not_mix_up_their_tries(fake, client):
 @pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
 async def test_cancelling_leaves_nothing_behind(fake, moment):
     fake.add_job("job-1")
-    options = {"max_concurrency": 1, "retry": RetryPolicy(initial=60)}
+    options = {"max_concurrency": 1, "retry": RetryPolicy(initial=60, maximum=60)}
     async with fake.client(**options) as client:
         if moment == "in flight":
             fake.fail_next(1, delay=60)
@@ -179,7 +179,7 @@ async def test_cancelling_leaves_nothing_behind(fake, moment):
 
 @pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
 async def test_closing_the_client_ends_it(fake, moment):
-    client = fake.client(max_concurrency=1, retry=RetryPolicy(initial=60))
+    client = fake.client(max_concurrency=1, retry=RetryPolicy(initial=60, maximum=60))
     if moment == "in flight":
         fake.fail_next(1, delay=60)
     elif moment == "in back-off":

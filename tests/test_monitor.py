@@ -79,7 +79,7 @@ async def test_who_comes_later_gets_the_newest_report_at_once(fake, monitor):
 
 
 async def test_a_slow_watcher_gets_the_newest_report_not_a_backlog(fake, monitor):
-    fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"])
+    fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"], allow_unknown=True)
     seen = []
     async for report in monitor.watch("job-1"):
         seen.append(report.raw_status)
@@ -446,6 +446,11 @@ async def test_it_works_only_inside_async_with(fake, client):
             await monitor.__aenter__()
     with pytest.raises(ClientStateError, match=not_open):
         await monitor.wait("job-1")
+
+
+async def test_it_is_true_even_if_it_polls_nothing(monitor):
+    assert len(monitor) == 0
+    assert bool(monitor) is True
 
 
 async def test_its_repr_tells_how_busy_it_is(fake, client):

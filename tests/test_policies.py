@@ -72,7 +72,8 @@ def test_every_field_has_its_bound_tested():
 
 @every_bound
 def test_the_bound_itself_is_allowed(policy, name, last_good, first_bad):
-    assert getattr(policy(**{name: last_good}), name) == last_good
+    smallest = {"initial": 0.001}  # at most `maximum`, whatever that is
+    assert getattr(policy(**{**smallest, name: last_good}), name) == last_good
 
 
 @every_bound
@@ -111,6 +112,21 @@ def test_the_message_says_what_is_allowed(make, message):
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers"),
+    [
+        ({"initial": 30}, "30 s and 15 s"),
+        ({"maximum": 0.5}, "1 s and 0.5 s"),
+        ({"initial": 2, "maximum": 1.5}, "2 s and 1.5 s"),
+    ],
+    ids=str,
+)
+def test_a_first_interval_above_the_longest_is_refused(options, numbers):
+    with pytest.raises(ConfigurationError, match=rf"initial must be at most .*got {numbers}: "):
+        PollPolicy(**options)
+    assert PollPolicy(initial=15).initial == 15
 
 
 @every_field

@@ -74,7 +74,7 @@ async def test_the_terminal_report_is_returned(dialect, end):
 
 @pytest.mark.parametrize("word", ["cancelling", "brand-new-word", "pending"])
 async def test_no_other_word_ends_a_wait(fake, client, word):
-    fake.add_job("job-1", [word, word, "succeeded"])
+    fake.add_job("job-1", [word, word, "succeeded"], allow_unknown=True)
     assert (await client.wait_for_job("job-1")).status is JobStatus.SUCCEEDED
     assert len(fake.requests) == 3
 
@@ -273,7 +273,7 @@ async def test_a_good_poll_resets_the_back_off(fake, monkeypatch):
         bounds.append((lower, upper))
         return 0.001
 
-    fake.add_job("job-1", ["a", "b", "succeeded"])
+    fake.add_job("job-1", ["a", "b", "succeeded"], allow_unknown=True)
     monkeypatch.setattr("random.uniform", draw)
     async with fake.client(poll=PollPolicy(initial=0.01, jitter=0)) as client:
         for _ in range(2):
@@ -348,7 +348,7 @@ async def test_the_last_error_is_the_one_raised(fake):
 
 
 async def test_a_good_poll_ends_an_outage(fake):
-    fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"])
+    fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"], allow_unknown=True)
     policy = attrs.evolve(FAST_POLL, max_outage=0.3)
     with takes(0.6, tolerance=2):
         async with fake.client(poll=policy, timeout=0.05) as client:
@@ -357,7 +357,7 @@ async def test_a_good_poll_ends_an_outage(fake):
 
 
 async def test_the_time_that_the_consumer_takes_is_no_outage(fake):
-    fake.add_job("job-1", ["a", "succeeded"])
+    fake.add_job("job-1", ["a", "succeeded"], allow_unknown=True)
     policy = attrs.evolve(FAST_POLL, max_outage=0.1)
     async with fake.client(poll=policy) as client:
         reports = client.watch_job("job-1")
@@ -403,7 +403,7 @@ async def test_unknown_is_a_status_like_any_other(fake):
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "hibernating"])
 async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, autojump_clock, word):
-    fake.add_job("job-1", [word])
+    fake.add_job("job-1", [word], allow_unknown=True)
     async with fake.client(poll=attrs.evolve(FAST_POLL, maximum=10, max_outage=300)) as client:
         with pytest.raises(JobWaitTimeoutError) as caught:
             await client.wait_for_job("job-1", timeout=3600)
@@ -412,7 +412,7 @@ async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, autoj
 
 
 async def test_an_unrecognised_word_is_a_sighting(fake):
-    fake.add_job("job-1", ["running", *["hibernating"] * 20, "succeeded"])
+    fake.add_job("job-1", ["running", *["hibernating"] * 20, "succeeded"], allow_unknown=True)
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.05)) as client:
         seen = [report async for report in client.watch_job("job-1")]
     assert [report.status for report in seen] == ["running", "unknown", "succeeded"]
@@ -750,7 +750,7 @@ async def test_a_change_of_the_message_alone_is_a_change():
 
 
 async def test_a_watch_polls_only_while_it_is_waited_for(fake, client):
-    fake.add_job("job-1", ["a", "b", "succeeded"])
+    fake.add_job("job-1", ["a", "b", "succeeded"], allow_unknown=True)
     async for _ in client.watch_job("job-1"):
         before = len(fake.requests)
         await asyncio.sleep(0.05)
@@ -1039,7 +1039,7 @@ async def test_each_poll_is_logged_with_its_number(fake, client, caplog):
 
 async def test_a_log_cannot_be_forged_by_a_status(fake, client, caplog):
     caplog.set_level(logging.INFO, "sutro_async")
-    fake.add_job("job-1", ["\nINFO forged\x1b[31m" + "x" * 1000, "succeeded"])
+    fake.add_job("job-1", ["\nINFO forged\x1b[31m" + "x" * 1000, "succeeded"], allow_unknown=True)
     await client.wait_for_job("job-1")
     for record in caplog.records:
         assert record.message.isprintable()
@@ -1056,9 +1056,11 @@ async def test_a_failed_last_poll_is_logged_as_such(fake, caplog):
 
 
 async def test_an_unrecognised_word_is_warned_of_once(fake, client, caplog):
-    fake.add_job("job-1", ["unknown", "dreaming", "sleeping", "dreaming", "succeeded"])
-    fake.add_job("job-2", ["Dreaming", "succeeded"])
-    fake.add_job("job-3", ["napping"])
+    fake.add_job(
+        "job-1", ["unknown", "dreaming", "sleeping", "dreaming", "succeeded"], allow_unknown=True
+    )
+    fake.add_job("job-2", ["Dreaming", "succeeded"], allow_unknown=True)
+    fake.add_job("job-3", ["napping"], allow_unknown=True)
     await client.wait_for_job("job-1")
     await client.with_options().wait_for_job("job-2")
     await client.get_job("job-3")
@@ -1073,7 +1075,7 @@ async def test_an_unrecognised_word_is_warned_of_once(fake, client, caplog):
 
 async def test_of_an_endless_word_the_log_shows_the_beginning(fake, client, caplog):
     caplog.set_level(logging.INFO, "sutro_async")
-    fake.add_job("job-1", ["x" * 1000, "succeeded"])
+    fake.add_job("job-1", ["x" * 1000, "succeeded"], allow_unknown=True)
     await client.wait_for_job("job-1")
     shown = "X" * 39 + "…"
     assert f"unrecognised status {shown!r} is read" in caplog.records[0].message
@@ -1081,7 +1083,7 @@ async def test_of_an_endless_word_the_log_shows_the_beginning(fake, client, capl
 
 
 async def test_a_babbling_service_is_warned_of_a_hundred_times_at_most(fake, client, caplog):
-    fake.add_job("job-1", [f"word-{number}" for number in range(150)])
+    fake.add_job("job-1", [f"word-{number}" for number in range(150)], allow_unknown=True)
     for _ in range(150):
         await client.get_job_status("job-1")
     assert len([r for r in caplog.records if "unrecognised" in r.message]) == 100
@@ -1090,7 +1092,7 @@ async def test_a_babbling_service_is_warned_of_a_hundred_times_at_most(fake, cli
 async def test_the_key_is_in_no_record(fake, caplog):
     caplog.set_level(logging.DEBUG)
     fake.api_key = "sk_in_no_record"
-    fake.add_job("job-1", ["running", "odd", "succeeded"])
+    fake.add_job("job-1", ["running", "odd", "succeeded"], allow_unknown=True)
     async with fake.client(poll=FAST_POLL, timeout=0.1) as client:
         for fault in FAULTS.values():
             fake.fail_next(1, **fault)

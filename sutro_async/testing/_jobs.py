@@ -3,8 +3,9 @@
 Every instant is a reading of `time.monotonic`, in seconds, handed in by the caller.
 """
 
+import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Self
 
@@ -16,6 +17,43 @@ Step = str | tuple[str, float]
 # The fake keeps its own lists: taken from the client, they would repeat the client's mistakes.
 _TERMINAL = frozenset({"succeeded", "failed", "cancelled", "canceled"})
 _STARTED = frozenset({"starting", "running", "succeeded", "failed"})
+_STATUSES = _TERMINAL | {
+    "pending",
+    "submitted",
+    "queued",
+    "starting",
+    "running",
+    "cancelling",
+    "canceling",
+    "unknown",
+}
+_FIELDS = frozenset(
+    {
+        "model",
+        "system_prompt",
+        "job_priority",
+        "datetime_created",
+        "datetime_started",
+        "datetime_completed",
+        "json_schema",
+        "sampling_params",
+        "name",
+        "description",
+        "dataset_id",
+        "input_tokens",
+        "output_tokens",
+        "job_cost",
+        "num_rows",
+        "cost_estimate",
+        # Not in the API reference, but seen in the field.
+        "run_type",
+        "datetime_added",
+        "created_at",
+        "completed_at",
+        "input_count",
+        "priority",
+    }
+)
 
 _MESSAGES = {
     "succeeded": "The job has completed",
@@ -38,6 +76,21 @@ def require_text(value: object, what: str) -> str:
     return value
 
 
+def require_known(word: str, known: Collection[str], what: str) -> None:
+    """Check that Sutro uses a word.
+
+    Raises:
+        ValueError: It does not; the message names the nearest one that it does use.
+    """
+    if word.lower() in known:
+        return
+    nearest = difflib.get_close_matches(word.lower(), known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(sorted(known))}."
+    raise ValueError(
+        f"unknown {what} {word!r}: {hint} Pass allow_unknown=True to send it nonetheless."
+    )
+
+
 @attrs.define(kw_only=True)
 class Timeline:
     """The statuses of one job, in order, and the instants at which they begin.
@@ -51,12 +104,13 @@ class Timeline:
     _first_served: bool = attrs.field(default=False, init=False)
 
     @classmethod
-    def plan(cls, steps: Iterable[Step], *, now: float) -> Self:
+    def plan(cls, steps: Iterable[Step], *, now: float, allow_unknown: bool) -> Self:
         """Read the steps of `FakeSutro.add_job`.
 
         Raises:
             TypeError: The timeline or one of its statuses has the wrong type.
-            ValueError: There is no status, or an empty one, or a pair lacks positive seconds.
+            ValueError: There is no status, or one that is empty or unknown, or a pair lacks
+                positive seconds.
         """
         if isinstance(steps, str):
             raise TypeError(f"a timeline is a list of statuses: write [{steps!r}]")
@@ -64,16 +118,16 @@ class Timeline:
         if not steps:
             raise ValueError("a timeline needs a status at least, such as ['succeeded']")
         if not any(isinstance(step, tuple) for step in steps):
-            return cls(statuses=[_status(step) for step in steps], starts=[now])
+            return cls(statuses=[_status(step, allow_unknown) for step in steps], starts=[now])
         *timed, last = steps
         if isinstance(last, tuple):
             raise TypeError(f"the last status stays for good: write {last[0]!r}, without seconds")
         statuses, starts = [], [now]
         for step in timed:
-            status, seconds = _timed_step(step)
+            status, seconds = _timed_step(step, allow_unknown)
             statuses.append(status)
             starts.append(starts[-1] + seconds)
-        return cls(statuses=[*statuses, _status(last)], starts=starts)
+        return cls(statuses=[*statuses, _status(last, allow_unknown)], starts=starts)
 
     def reached(self, now: float) -> list[tuple[str, float]]:
         """Give the steps that began by `now`, each a status and its instant; at least the first."""
@@ -87,25 +141,38 @@ class Timeline:
             self.starts.append(now)
         self._first_served = True
 
-    def jump(self, status: str, now: float) -> None:
+    def jump(self, status: str, now: float, *, allow_unknown: bool) -> None:
         """Make `status` the last step, from `now` on; what was still to come is dropped."""
         reached = self.reached(now)
-        self.statuses = [*(word for word, _ in reached), _status(status)]
+        self.statuses = [*(word for word, _ in reached), _status(status, allow_unknown)]
         self.starts = [*(start for _, start in reached), now]
 
 
-def _status(status: object) -> str:
-    return require_text(status, "a status").lower()
+def _status(status: object, allow_unknown: bool) -> str:
+    word = require_text(status, "a status").lower()
+    if not allow_unknown:
+        require_known(word, _STATUSES, "status")
+    return word
 
 
-def _timed_step(step: object) -> tuple[str, float]:
+def _timed_step(step: object, allow_unknown: bool) -> tuple[str, float]:
     match step:
         case (status, int() | float() as seconds) if 0 < seconds < float("inf"):
-            return _status(status), seconds
+            return _status(status, allow_unknown), seconds
     raise ValueError(
         "in a timeline by seconds, each status but the last has positive seconds,"
         f" as in ('running', 2.0), got {step!r}"
     )
+
+
+class Unset:
+    """Stands for an argument that was not passed, where None is a value: JSON's null."""
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = Unset()
 
 
 @attrs.define(kw_only=True)
@@ -114,8 +181,11 @@ class FakeJob:
 
     job_id: str
     timeline: Timeline
-    failure_reason: str | dict[str, Any] | None
-    additional_context: str | None
+    failure_reason: object
+    additional_context: object
+    status_reason: bool
+    message: object
+    metadata: object
     fields: dict[str, Any]
     created: float
     created_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
@@ -126,8 +196,12 @@ class FakeJob:
         job_id: str,
         timeline: Iterable[Step],
         *,
-        failure_reason: str | Mapping[str, object] | None,
-        additional_context: str | None,
+        failure_reason: object,
+        additional_context: object,
+        status_reason: bool,
+        message: object,
+        metadata: object,
+        allow_unknown: bool,
         fields: Mapping[str, object],
         now: float,
     ) -> Self:
@@ -142,18 +216,24 @@ class FakeJob:
         if "status" in fields:
             raise ValueError(f"write timeline=[{fields['status']!r}]: the status of a job moves")
         if additional_context is not None and failure_reason is None:
-            raise ValueError("additional_context explains a failure_reason: give that too")
-        if additional_context is not None:
-            require_text(additional_context, "additional_context")
-        if isinstance(failure_reason, Mapping):
-            failure_reason = _json_copy(failure_reason)
-        elif failure_reason is not None:
-            require_text(failure_reason, "failure_reason, where it is no mapping,")
+            raise ValueError("additional_context explains a failure_reason: pass that too")
+        for text, name in (
+            (failure_reason, "failure_reason"),
+            (additional_context, "additional_context"),
+        ):
+            if isinstance(text, str):
+                require_text(text, name)
+        if not allow_unknown:
+            for name in fields:
+                require_known(name, _FIELDS, "field of a record")
         return cls(
             job_id=job_id,
-            timeline=Timeline.plan(timeline, now=now),
-            failure_reason=failure_reason,
-            additional_context=additional_context,
+            timeline=Timeline.plan(timeline, now=now, allow_unknown=allow_unknown),
+            failure_reason=_json_copy(failure_reason),
+            additional_context=_json_copy(additional_context),
+            status_reason=status_reason,
+            message=message if message is UNSET else _json_copy(message),
+            metadata=metadata if metadata is UNSET else _json_copy(metadata),
             fields=_json_copy(fields),
             created=now,
         )
@@ -162,26 +242,30 @@ class FakeJob:
         """Give the body of `GET /job-status/{job_id}`."""
         status, _ = self.timeline.reached(now)[-1]
         metadata: dict[str, Any] = {}
-        if status == "failed" and self.failure_reason is not None:
+        if status == "failed" and self.status_reason and self.failure_reason is not None:
             if dialect == "mapping":
-                metadata = {"failure_reason": self._failure_object()}
+                metadata = {"failure_reason": self._rich_reason()}
             else:
                 metadata = {"failure_reason": self.failure_reason} | self._context()
+        body: dict[str, Any]
         if dialect == "mapping":
-            return {
+            body = {
                 "message": f"Job status with job_id {self.job_id} retrieved.",
                 "job_status": {self.job_id: status.upper()},
                 "metadata": metadata or None,
             }
-        message = _MESSAGES.get(status, f"The job is {status}")
-        return {"message": message, "job_status": status, "metadata": metadata}
+        else:
+            message = _MESSAGES.get(status, f"The job is {status}")
+            body = {"message": message, "job_status": status, "metadata": metadata}
+        overrides = {"message": self.message, "metadata": self.metadata}
+        return body | {name: value for name, value in overrides.items() if value is not UNSET}
 
     def record(self, dialect: Dialect, now: float) -> dict[str, Any]:
         """Give the `job` in the body of `GET /jobs/{job_id}`."""
         reached = self.timeline.reached(now)
         status, _ = reached[-1]
         succeeded = status == "succeeded"
-        reason = self._failure_object() if dialect == "mapping" else self.failure_reason
+        reason = self._rich_reason() if dialect == "mapping" else self.failure_reason
         return {
             "job_id": self.job_id,
             "status": status.upper() if dialect == "mapping" else status,
@@ -206,12 +290,13 @@ class FakeJob:
             "cost_estimate": 0.02,
         } | self.fields
 
-    def _failure_object(self) -> dict[str, Any] | None:
-        if self.failure_reason is None:
-            return None
+    def _rich_reason(self) -> object:
+        """Give the reason with its context in one object, if it is a text or an object."""
         if isinstance(self.failure_reason, str):
             return {"message": self.failure_reason} | self._context()
-        return self.failure_reason | self._context()
+        if isinstance(self.failure_reason, dict):
+            return self.failure_reason | self._context()
+        return self.failure_reason
 
     def _context(self) -> dict[str, Any]:
         if self.additional_context is None:
@@ -226,8 +311,13 @@ class FakeJob:
         return at.isoformat().replace("+00:00", "Z")
 
 
-def _json_copy(value: Mapping[str, object]) -> dict[str, Any]:
+def _json_copy(value: object) -> Any:  # noqa: ANN401 - any JSON value
     # Through JSON: it is checked here rather than in a handler, and a later change by the caller
     # does not reach the fake.
-    copy: dict[str, Any] = json.loads(json.dumps(dict(value)))
-    return copy
+    return json.loads(json.dumps(value, default=_mapping_as_dict))
+
+
+def _mapping_as_dict(value: object) -> dict[str, Any]:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} cannot be sent as JSON")

@@ -18,7 +18,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from sutro_async import SutroClient
 from sutro_async.testing._faults import Ending, Fault, FaultQueue, error_body
-from sutro_async.testing._jobs import Dialect, FakeJob, Step, require_text
+from sutro_async.testing._jobs import UNSET, Dialect, FakeJob, Step, require_text
 
 # The id is taken from the path as sent: once decoded, a slash in it could not be told apart.
 _ROUTE = re.compile(r"(?:/v1)?/(?P<endpoint>job-status|jobs)/(?P<job_id>[^/?]+)(?:\?.*)?")
@@ -174,27 +174,39 @@ class FakeSutro:
         job_id: str,
         timeline: Iterable[Step] = ("succeeded",),
         *,
-        failure_reason: str | Mapping[str, object] | None = None,
-        additional_context: str | None = None,
+        failure_reason: object = None,
+        additional_context: object = None,
+        status_reason: bool = True,
+        message: object = UNSET,
+        metadata: object = UNSET,
+        allow_unknown: bool = False,
         **fields: object,
     ) -> None:
         """Add a job.
+
+        Texts and objects of the failure, `message`, `metadata` and the fields are sent as given, so
+        that any JSON value can be tried.
 
         Args:
             job_id: Its id.
             timeline: Its statuses, in order; the last one stays. Plain words go by requests: each
                 request for the status is answered with the next one. Pairs of a word and seconds,
-                with a plain word last, go by the clock, from now on. A word that Sutro does not
-                know is fine, as a newer server might send it.
-            failure_reason: Why it failed, shown once it has: a text, or the whole object.
+                with a plain word last, go by the clock, from now on.
+            failure_reason: Why it failed, sent once it has: a text, or the whole object.
             additional_context: More about the failure.
-            **fields: Fields of the record, in place of the fake's own or beside them. They are
-                sent as given, whatever the status.
+            status_reason: Whether the status answer has the failure's reason too; False leaves it
+                to the record, as the deployed service often does.
+            message: The `message` of the status answer, in place of the fake's own.
+            metadata: The `metadata` of the status answer, in place of the fake's own.
+            allow_unknown: Whether statuses and fields are sent that this version does not know, as
+                a newer server might send them.
+            **fields: Fields of the record, in place of the fake's own or beside them.
 
         Raises:
             TypeError: An argument has the wrong type, or cannot be sent as JSON.
             ValueError: The job is there already, the timeline is empty or its seconds are missing
-                or not positive, or some other argument makes no sense.
+                or not positive, a status or a field is unknown, or some other argument makes no
+                sense.
         """
         if job_id in self._jobs:
             raise ValueError(f"there is a job {job_id!r} already: move it with set_status")
@@ -203,20 +215,29 @@ class FakeSutro:
             timeline,
             failure_reason=failure_reason,
             additional_context=additional_context,
+            status_reason=status_reason,
+            message=message,
+            metadata=metadata,
+            allow_unknown=allow_unknown,
             fields=fields,
             now=monotonic(),
         )
 
-    def set_status(self, job_id: str, status: str) -> None:
+    def set_status(self, job_id: str, status: str, *, allow_unknown: bool = False) -> None:
         """Put a job at a status from now on; the rest of its timeline is dropped.
 
+        Args:
+            job_id: The job.
+            status: The status.
+            allow_unknown: Whether it may be one that this version does not know.
+
         Raises:
-            TypeError: The status is no string.
-            ValueError: There is no such job, or the status is empty.
+            TypeError: The status is not a string.
+            ValueError: There is no such job, or the status is empty or unknown.
         """
         if job_id not in self._jobs:
             raise ValueError(f"there is no job {job_id!r}: add it with add_job first")
-        self._jobs[job_id].timeline.jump(status, monotonic())
+        self._jobs[job_id].timeline.jump(status, monotonic(), allow_unknown=allow_unknown)
 
     def fail_next(
         self,

@@ -21,9 +21,9 @@ async def fake_sutro() -> AsyncIterator[FakeSutro]:
 
 @pytest_asyncio.fixture
 async def sutro_client(fake_sutro: FakeSutro) -> AsyncIterator[SutroClient]:
-    """Give a client of `fake_sutro` that retries and polls within milliseconds."""
+    """Give a client of `fake_sutro` that retries, polls and gives up within milliseconds."""
     async with fake_sutro.client(
         retry=RetryPolicy(initial=0.01, maximum=0.05),
-        poll=PollPolicy(initial=0.01, maximum=0.05),
+        poll=PollPolicy(initial=0.01, maximum=0.05, not_found_grace=0.05),
     ) as client:
         yield client
