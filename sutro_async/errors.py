@@ -26,8 +26,10 @@ Every error survives pickling with its fields, and its message is one line.
 
 from __future__ import annotations
 
+import copy
+import math
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 if TYPE_CHECKING:
     from sutro_async.models import JobStatusReport
@@ -61,6 +63,17 @@ _TRANSIENT_STATUSES: Final = frozenset(
 class SutroError(Exception):
     """The base of everything that this library raises on purpose."""
 
+    _fields: ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return type, message and fields as plain JSON values.
+
+        `type` is the name of the class, and `message` the whole text of the error. A number that is
+        not finite is None, since JSON has none.
+        """
+        fields = {name: _plain(getattr(self, name)) for name in self._fields}
+        return {"type": type(self).__name__, "message": str(self), **fields}
+
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call the class with the message alone, and lose the other fields.
         return _rebuild, (type(self), self.args, self.__dict__)
@@ -73,6 +86,14 @@ def _rebuild(
     error.args = args
     error.__dict__.update(fields)
     return error
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return copy.deepcopy(value)
 
 
 class ConfigurationError(SutroError, ValueError):
@@ -91,6 +112,8 @@ class APIError(SutroError):
         last_report: In a wait, the last good report on the job, if there was one.
         retryable: Whether the same request, made again, has a chance.
     """
+
+    _fields: ClassVar[tuple[str, ...]] = ("job_id", "retryable", "last_report")
 
     def __init__(self, message: str, *, job_id: str, retryable: bool = False) -> None:
         super().__init__(message)
@@ -117,9 +140,11 @@ class InvalidResponseError(APIError):
     """The service answered with a body that is not what the API promises.
 
     Attributes:
-        path: Where in the body, such as `$.job.input_tokens`; `$` is the body itself.
-        reason: What is wrong there, such as `expected an integer, got '15'`.
+        path: Where in the body, such as `$.job.status`; `$` is the body itself.
+        reason: What is wrong there, such as `expected a status word, got null`.
     """
+
+    _fields = (*APIError._fields, "path", "reason")
 
     def __init__(self, *, job_id: str, path: str, reason: str) -> None:
         super().__init__(f"job {job_id!r}: invalid response: {path}: {reason}", job_id=job_id)
@@ -140,6 +165,8 @@ class APIStatusError(APIError):
         retry_after: Seconds that the service asks to be left alone, if it says so.
         body: The body as parsed from JSON, else as text.
     """
+
+    _fields = (*APIError._fields, "status_code", "code", "request_id", "retry_after", "body")
 
     def __init__(
         self,
@@ -204,6 +231,8 @@ class JobWaitTimeoutError(SutroError, TimeoutError):
         timeout: Seconds that it was given.
     """
 
+    _fields = ("job_id", "last_report", "elapsed", "timeout")
+
     def __init__(
         self,
         *,
@@ -232,18 +261,19 @@ class JobUnsuccessfulError(SutroError):
 
     Attributes:
         report: The terminal report.
+        reason: Why, on one line; empty if the service gave no reason.
     """
 
+    _fields = ("report", "reason")
     _verb = "ended without success"
 
     def __init__(self, report: JobStatusReport) -> None:
-        why = one_line(str(report.failure or "")) or one_line(report.message)
-        if is_fixed_sentence(why):
-            why = ""
-        super().__init__(
-            f"job {report.job_id!r} {self._verb}: {why or 'the service gave no reason'}"
-        )
+        reason = one_line(str(report.failure or "")) or one_line(report.message)
         self.report = report
+        self.reason = "" if is_fixed_sentence(reason) else reason
+        super().__init__(
+            f"job {report.job_id!r} {self._verb}: {self.reason or 'the service gave no reason'}"
+        )
 
 
 class JobFailedError(JobUnsuccessfulError):

@@ -6,6 +6,7 @@ them as read-only.
 
 from __future__ import annotations
 
+import copy
 import enum
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -28,6 +29,21 @@ JSONObject = Mapping[str, Any]
 """A JSON object as parsed; what it holds is the service's own affair."""
 
 T = TypeVar("T")
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, enum.StrEnum):
+        return value.value
+    return copy.deepcopy(value)
+
+
+def _plain_fields(model: attrs.AttrsInstance) -> dict[str, Any]:
+    names = [field.name for field in attrs.fields(type(model))]
+    return {name: _plain(getattr(model, name)) for name in names}
 
 
 class JobStatus(enum.StrEnum):
@@ -65,8 +81,8 @@ class FailureReason:
     """Why a job failed; the same, whichever of its forms the service used.
 
     Attributes:
-        message: The reason in words.
-        additional_context: What else the service knows of it, for debugging.
+        message: The reason in words. A value that is not a string is kept as compact JSON.
+        additional_context: Debugging information of the service, likewise.
         details: The reason as an object: as sent, or made of the two fields above where the
             service sent a plain string.
     """
@@ -79,6 +95,10 @@ class FailureReason:
     def _from_fields(self) -> JSONObject:
         fields = {"message": self.message, "additional_context": self.additional_context}
         return {name: text for name, text in fields.items() if text is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return _plain_fields(self)
 
     def __str__(self) -> str:
         message = (self.message or "").strip()
@@ -97,9 +117,11 @@ class JobStatusReport:
         job_id: The job.
         status: Where it stands.
         raw_status: The service's word for that, as sent.
-        message: The service's description of the status; empty when it sent none.
-        metadata: Further facts, as sent; empty when the service sent none.
-        failure: Why the job failed, where the service says so.
+        message: The service's description of the status; empty when it sent none. A value that is
+            not a string is kept as compact JSON.
+        metadata: Further facts, as sent; empty when the service sent no object.
+        failure: Why the job failed. The status answer is promised to tell it only where the job
+            failed during its initialization; a wait reads the record for it.
     """
 
     job_id: str
@@ -113,6 +135,10 @@ class JobStatusReport:
     def is_terminal(self) -> bool:
         """Whether the job has ended."""
         return self.status.is_terminal
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, and `is_terminal`, as plain JSON values."""
+        return {**_plain_fields(self), "is_terminal": self.is_terminal}
 
     def raise_for_failure(self) -> Self:
         """Return the report itself, unless the job failed or was cancelled.
@@ -132,7 +158,8 @@ class JobStatusReport:
 class Job:
     """The record of a job, from `GET /jobs/{job_id}` (API reference: "Fetch Job Details").
 
-    The service may leave out all but the first two fields; those are None then.
+    The service may leave out all but the first two fields; those are None then. So is a field
+    whose value is not of its documented type; `extra` has the value as sent.
 
     Attributes:
         job_id: The job.
@@ -155,7 +182,8 @@ class Job:
         num_rows: Rows processed.
         failure_reason: Why it failed.
         cost_estimate: US dollars that it was expected to cost.
-        extra: Whatever else the service sent, as sent.
+        extra: Whatever else the service sent, as sent, and values that are not of their documented
+            type.
     """
 
     job_id: str
@@ -186,6 +214,11 @@ class Job:
         return self.status.is_terminal
 
     @property
+    def failure(self) -> FailureReason | None:
+        """Why the job failed; the same as `failure_reason`, under the name that a report has."""
+        return self.failure_reason
+
+    @property
     def duration(self) -> timedelta | None:
         """How long the job ran, from start to completion; None until both are known."""
         if self.datetime_started is None or self.datetime_completed is None:
@@ -198,6 +231,18 @@ class Job:
         if self.input_tokens is None or self.output_tokens is None:
             return None
         return self.input_tokens + self.output_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, times as ISO 8601, and what follows from them.
+
+        `is_terminal`, `total_tokens` and `duration_seconds` stand beside the fields.
+        """
+        return {
+            **_plain_fields(self),
+            "is_terminal": self.is_terminal,
+            "total_tokens": self.total_tokens,
+            "duration_seconds": None if self.duration is None else self.duration.total_seconds(),
+        }
 
 
 @attrs.frozen(kw_only=True)
@@ -225,6 +270,10 @@ class JobOutcome(Generic[T]):
     def ok(self) -> bool:
         """Whether there is a value."""
         return self.error is None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, those of the value or of the error included."""
+        return _plain_fields(self)
 
     def result(self) -> T:
         """Return the value.

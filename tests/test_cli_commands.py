@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from sutro_async import JobOutcome, JobStatusReport, __version__, cli
+from sutro_async import JobOutcome, JobStatus, JobStatusReport, __version__, cli
 from sutro_async.cli import _wait
 from sutro_async.cli._board import Board
 from sutro_async.cli._views import JSONView
@@ -116,6 +116,48 @@ def test_status_as_json_is_an_object_a_job(service, run_json):
     assert second["error"]["type"] == "JobNotFoundError"
     assert second["error"]["status_code"] == 404
     assert first.keys() == second.keys()
+
+
+@pytest.fixture
+def silent_failure(service):
+    """A failed job of which only the record tells the reason, as the deployed service has it."""
+    service.add_job("job-1", ["failed"], failure_reason="no GPU", status_reason=False)
+    service.add_job("job-2", ["failed"], metadata={"failure_reason": {}})
+
+
+def test_status_tells_the_reason_of_the_record(run, silent_failure):
+    assert run("status", "job-1", "job-2")[1] == "job-1  failed  no GPU\njob-2  failed\n"
+
+
+def test_status_as_json_tells_the_reason_of_the_record(run_json, silent_failure):
+    _, (first, second), _ = run_json("status", "job-1", "job-2")
+    assert first["failure"]["message"] == "no GPU"
+    assert (second["failure"]["message"], second["failure"]["details"]) == (None, {})
+
+
+def test_wait_tells_the_reason_of_the_record(run, silent_failure):
+    output = run("wait", "job-1", "job-2")[1]
+    assert "\njob-1 failed: no GPU\n" in output
+    assert "job-2 failed:" not in output
+    assert "retrieved" not in output
+
+
+def test_wait_as_json_tells_the_reason_of_the_record(run_json, silent_failure):
+    ends = [each for each in run_json("wait", "job-1")[1] if each["event"] == "end"]
+    assert [end["failure"]["message"] for end in ends] == ["no GPU"]
+
+
+def test_a_record_that_cannot_be_read_costs_status_nothing(
+    service, run, silent_failure, monkeypatch
+):
+    answer = service._answer
+
+    def without_records(request, endpoint, job_id, fault):
+        return (404, None) if endpoint == "jobs" else answer(request, endpoint, job_id, fault)
+
+    monkeypatch.setattr(service, "_answer", without_records)
+    assert run("status", "job-1") == (1, "job-1  failed\n", "")
+    assert run("wait", "job-1")[0] == 1
 
 
 def test_a_wrong_key_is_told_once_and_not_shown(service, run, monkeypatch):
@@ -485,7 +527,9 @@ def test_each_job_has_its_end_though_none_was_seen(service, run_json, monkeypatc
 async def test_what_has_come_already_is_shown_after_an_interrupt(client, monkeypatch, capsys):
     async def feed(client, board, timeout, queue):
         for job_id in board.entries:
-            report = JobStatusReport(job_id=job_id, status="succeeded", raw_status="SUCCEEDED")
+            report = JobStatusReport(
+                job_id=job_id, status=JobStatus.SUCCEEDED, raw_status="SUCCEEDED"
+            )
             queue.put_nowait(JobOutcome(job_id=job_id, value=report))
         waiting.cancel()
         await asyncio.Event().wait()

@@ -270,19 +270,22 @@ def test_the_fields_of_a_record_are_those_of_the_reference(paris):
         output_tokens=2,
         extra={"run_type": "x"},
     )
-    fields = json.loads(json.dumps(_json.job_fields(job)))
+    fields = _json.record_fields(JobOutcome(job_id="job-1", value=job))
+    assert json.loads(json.dumps(fields)) == fields
     assert fields["datetime_started"] == "2024-01-15T10:30:00+00:00"
     assert fields["duration_seconds"] == 123.0
     assert fields["total_tokens"] == 3
     assert fields["failure_reason"]["message"] == "no GPU"
     assert fields["extra"] == {"run_type": "x"}
-    assert _json.job_fields(record())["duration_seconds"] is None
+    assert record().to_dict()["duration_seconds"] is None
 
 
 def test_an_error_keeps_what_it_knows():
     assert _json.error_fields(not_found()) == {
         "type": "JobNotFoundError",
         "message": "job 'job-1': HTTP 404: No job",
+        "job_id": "job-1",
+        "retryable": False,
         "status_code": 404,
         "code": None,
         "request_id": None,

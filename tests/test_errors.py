@@ -1,4 +1,6 @@
 import copy
+import json
+import math
 import pickle
 import re
 
@@ -491,3 +493,75 @@ def test_foreign_text_is_cut_where_it_is_told(text, expected):
 
 def test_white_space_does_not_count_against_the_limit():
     assert one_line("x " * 100 + "\n" * 100 + "end", limit=300).endswith("x end")
+
+
+# ---- as plain JSON
+
+
+@every_error
+def test_to_dict_is_plain_json(error):
+    fields = error.to_dict()
+    assert json.loads(json.dumps(fields, allow_nan=False)) == fields
+    assert (fields["type"], fields["message"]) == (type(error).__name__, str(error))
+
+
+@every_error
+def test_a_dict_has_every_public_field_of_the_error(error):
+    # The service's own text, `message` of an APIStatusError, is part of the whole text.
+    assert error.to_dict().keys() == vars(error).keys() | {"type", "message"}
+
+
+def test_a_dict_holds_the_fields():
+    error = EXAMPLES["RateLimitError"]
+    fields = error.to_dict()
+    assert fields["last_report"] == error.last_report.to_dict()
+    names = ("job_id", "retryable", "status_code", "code", "request_id", "retry_after", "body")
+    for name in names:
+        assert fields[name] == getattr(error, name)
+    failed_job = EXAMPLES["JobFailedError"].to_dict()
+    assert failed_job["report"]["failure"]["message"] == "no GPU"
+    assert failed_job["reason"] == "no GPU (A100)"
+
+
+def test_numbers_that_json_does_not_have_are_none():
+    error = JobWaitTimeoutError(job_id="a", last_report=None, elapsed=5.0, timeout=math.inf)
+    assert (error.to_dict()["timeout"], error.to_dict()["elapsed"]) == (None, 5.0)
+    error = RateLimitError(job_id="a", status_code=429, message="m", retry_after=math.nan)
+    assert error.to_dict()["retry_after"] is None
+
+
+def test_a_dict_is_a_copy():
+    error = RateLimitError(job_id="a", status_code=429, message="m", body={"detail": ["x"]})
+    error.to_dict()["body"]["detail"].append("y")
+    assert error.body == {"detail": ["x"]}
+
+
+def test_what_a_subclass_adds_does_not_spoil_it():
+    class OurError(SutroError):
+        def __init__(self):
+            super().__init__("ours")
+            self.lock = object()
+
+    assert OurError().to_dict() == {"type": "OurError", "message": "ours"}
+
+
+# ---- the fixed sentence
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Job status with job_id job-1 retrieved.",
+        "Job status with job_id job-1 retrieved",
+        "JOB STATUS with job_id another retrieved. ",
+    ],
+)
+@pytest.mark.parametrize("cls", [JobFailedError, JobCancelledError, JobUnsuccessfulError])
+def test_the_sentence_that_every_status_has_is_not_a_reason(cls, sentence):
+    error = cls(failed(sentence))
+    assert error.reason == ""
+    assert str(error).endswith(": the service gave no reason")
+
+
+def test_any_other_message_is_a_reason():
+    assert JobFailedError(failed("no GPU")).reason == "no GPU"

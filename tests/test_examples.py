@@ -13,17 +13,7 @@ import arq
 import pytest
 from arq.connections import RedisSettings
 
-from sutro_async import (
-    FailureReason,
-    Job,
-    JobNotFoundError,
-    JobOutcome,
-    JobStatusReport,
-    PollPolicy,
-    SutroError,
-)
-from tests.test_errors import EXAMPLES as ERRORS
-from tests.test_errors import same
+from sutro_async import PollPolicy
 
 DIRECTORY = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -39,52 +29,6 @@ def example(monkeypatch):
         return importlib.import_module(module.stem)
 
     return import_example
-
-
-# ---- plain_json.py
-
-
-async def test_what_the_service_tells_survives_json(example, fake, client):
-    converter = example("plain_json.py").converter
-    reason = {"message": "no GPU", "nodes": [1, 2]}
-    fake.add_job(
-        "job-1",
-        timeline=["failed"],
-        failure_reason=reason,
-        surprise={"deep": [None]},
-        allow_unknown=True,
-    )
-    fake.add_job("job-2", timeline=["queued"])
-    for job_id in ("job-1", "job-2"):
-        for value in (await client.get_job_status(job_id), await client.get_job(job_id)):
-            assert converter.loads(converter.dumps(value), type(value)) == value
-
-
-def test_a_reason_survives_json(example):
-    converter = example("plain_json.py").converter
-    reason = FailureReason(message="no GPU", additional_context="all are taken")
-    assert converter.loads(converter.dumps(reason), FailureReason) == reason
-
-
-@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
-def test_errors_survive_json(example, error):
-    converter = example("plain_json.py").converter
-    assert same(error, converter.loads(converter.dumps(error), SutroError))
-    outcome = JobOutcome(job_id="job-1", error=error)
-    back = converter.loads(converter.dumps(outcome), JobOutcome[JobStatusReport])
-    assert back.job_id == "job-1"
-    assert same(error, back.error)
-
-
-async def test_outcomes_survive_json(example, fake, client):
-    converter = example("plain_json.py").converter
-    fake.add_job("job-1")
-    outcomes = await client.get_jobs(["job-1", "nope"])
-    text = converter.dumps(outcomes)
-    back = converter.loads(text, dict[str, JobOutcome[Job]])
-    assert back["job-1"] == outcomes["job-1"]
-    with pytest.raises(JobNotFoundError, match="nope"):
-        back["nope"].result()
 
 
 # ---- arq_worker

@@ -525,7 +525,7 @@ async def test_a_record_is_read_whole(fake, browser):
     job = (await browser.get("/jobs/job-1")).json()
     assert job["status"] == "failed"
     assert job["total_tokens"] == 7
-    assert job["duration"] == pytest.approx(0.01, abs=0.001)
+    assert job["duration_seconds"] == pytest.approx(0.01, abs=0.001)
     assert job["extra"] == {"run_type": "nightly"}
     assert job["failure_reason"] == {
         "message": "no GPU",
@@ -538,7 +538,7 @@ async def test_a_record_is_read_whole(fake, browser):
     ("model", "cls", "properties"),
     [
         (JobStatusReportModel, JobStatusReport, {"is_terminal"}),
-        (JobModel, Job, {"is_terminal", "duration", "total_tokens"}),
+        (JobModel, Job, {"is_terminal", "duration_seconds", "total_tokens"}),
         (FailureReasonModel, FailureReason, set()),
     ],
 )

@@ -1,6 +1,7 @@
 import copy
 import enum
 import inspect
+import json
 import pickle
 from datetime import UTC, datetime, timedelta
 
@@ -359,3 +360,79 @@ def test_an_outcome_with_an_error_survives_pickling():
     back = pickle.loads(pickle.dumps(JobOutcome(job_id="job-1", error=error)))
     assert back.job_id == "job-1"
     assert vars(back.error) == vars(error)
+
+
+# ---- as plain JSON
+
+
+@every_value
+def test_to_dict_is_plain_json(value):
+    fields = value.to_dict()
+    assert json.loads(json.dumps(fields, allow_nan=False)) == fields
+    assert type(fields.get("status", "")) is str
+
+
+def test_a_reason_as_a_dict():
+    assert REASON.to_dict() == {
+        "message": "no GPU",
+        "additional_context": "A100",
+        "details": {"message": "no GPU", "additional_context": "A100"},
+    }
+
+
+def test_a_report_as_a_dict():
+    assert REPORT.to_dict() == {
+        "job_id": "job-1",
+        "status": "failed",
+        "raw_status": "FAILED",
+        "is_terminal": True,
+        "message": "it failed",
+        "metadata": {"failure_reason": {"message": "no GPU", "additional_context": "A100"}},
+        "failure": REASON.to_dict(),
+    }
+    assert report(JobStatus.RUNNING).to_dict()["failure"] is None
+
+
+def test_a_job_as_a_dict():
+    fields = job(
+        datetime_started=STARTED,
+        datetime_completed=STARTED + timedelta(seconds=1.5),
+        input_tokens=3,
+        output_tokens=4,
+        failure_reason=REASON,
+        extra={"run_type": "FULL"},
+    ).to_dict()
+    names = attrs.fields_dict(Job).keys()
+    assert fields.keys() == names | {"is_terminal", "total_tokens", "duration_seconds"}
+    assert (fields["status"], fields["is_terminal"]) == ("running", False)
+    assert fields["datetime_started"] == "2024-01-15T10:30:15+00:00"
+    assert (fields["total_tokens"], fields["duration_seconds"]) == (7, 1.5)
+    assert (fields["failure_reason"], fields["extra"]) == (REASON.to_dict(), {"run_type": "FULL"})
+    assert job().to_dict()["duration_seconds"] is None
+
+
+def test_an_outcome_as_a_dict():
+    assert OUTCOME.to_dict() == {"job_id": "job-1", "value": REPORT.to_dict(), "error": None}
+    assert JobOutcome(job_id="job-1", value=JOB).to_dict()["value"] == JOB.to_dict()
+    error = JobNotFoundError(job_id="job-1", status_code=404, message="no such job")
+    fields = JobOutcome(job_id="job-1", error=error).to_dict()
+    assert fields == {"job_id": "job-1", "value": None, "error": error.to_dict()}
+
+
+@every_value
+def test_a_dict_is_a_copy(value):
+    def spoil(content):
+        for each in list(content.values()):
+            if isinstance(each, dict):
+                spoil(each)
+        content["spoilt"] = True
+
+    before = copy.deepcopy(value)
+    spoil(value.to_dict())
+    assert value == before
+    assert value.to_dict() == before.to_dict()
+
+
+def test_a_job_has_a_failure_as_a_report_has():
+    assert JOB.failure is JOB.failure_reason is REASON
+    assert job().failure is None

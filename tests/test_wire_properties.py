@@ -185,6 +185,8 @@ def survives(model):
         json.loads(json.dumps(converter().unstructure(model))), type(model)
     )
     pickled = pickle.loads(pickle.dumps(model))
+    plain = model.to_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
     return structured == model == pickled and hash(structured) == hash(model) == hash(pickled)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from sutro_async import Job, JobOutcome, JobStatus, JobStatusReport, JobWaitTimeoutError
+from sutro_async.cli._reasons import add_reason
 
 __all__ = ["Board", "Entry", "Event"]
 
@@ -99,6 +100,8 @@ class Board:
         entry = self.entries[event.job_id]
         if isinstance(event, Job):
             entry.record = event
+            if entry.report is not None:
+                entry.report = add_reason(entry.report, event)
         elif isinstance(event, JobOutcome):
             entry.outcome = event
             entry.over_at = self.elapsed

@@ -19,6 +19,7 @@ from sutro_async.cli._fake import DEFAULT_JOBS, PlannedJob, parse_job, serve
 from sutro_async.cli._format import count, job_count
 from sutro_async.cli._ids import read_ids
 from sutro_async.cli._loop import run as run_loop
+from sutro_async.cli._reasons import add_reasons
 from sutro_async.cli._show import show_jobs, show_reports
 from sutro_async.cli._views import open_view
 from sutro_async.cli._wait import wait_for_all
@@ -118,7 +119,8 @@ def status(
 
     async def ask() -> int:
         async with SutroClient(base_url=base_url, max_concurrency=max_concurrency) as client:
-            outcomes = (await client.get_job_statuses(job_ids)).values()
+            statuses = await client.get_job_statuses(job_ids)
+            outcomes = await add_reasons(client, statuses.values())
         show_reports(outcomes, as_json=as_json, raw=raw)
         sys.stdout.flush()  # before what is wrong is told
         complain_of_errors(outcome.error for outcome in outcomes if outcome.error)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from sutro_async import Job, JobStatus, JobStatusReport
+from sutro_async import Job, JobFailedError, JobStatus, JobStatusReport
 
 __all__ = [
     "ago",
@@ -125,12 +125,8 @@ def status_word(answer: Job | JobStatusReport, *, raw: bool) -> str:
 
 
 def reason(report: JobStatusReport) -> str:
-    """Say on one line why a job failed; empty where it did not."""
-    if report.status is not JobStatus.FAILED:
-        return ""
-    why = one_line(str(report.failure or "")) or one_line(report.message)
-    # The deployed service has this sentence in every answer.
-    return "" if why == f"Job status with job_id {report.job_id} retrieved." else why
+    """Say on one line why a job failed; empty where it did not, or nobody knows."""
+    return JobFailedError(report).reason if report.status is JobStatus.FAILED else ""
 
 
 def listed(parts: Iterable[tuple[int, str]]) -> str:

@@ -101,7 +101,7 @@ class JSONView(_StillView):
                 _json.write({"event": "end"} | fields | {"error": error})
         for entry in self._board.entries.values():
             if entry.record is not None:
-                _json.write({"event": "summary"} | _json.job_fields(entry.record))
+                _json.write({"event": "summary"} | entry.record.to_dict())
         sys.stdout.flush()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
@@ -11,7 +12,6 @@ from typing import Final
 from fastapi.sse import ServerSentEvent
 
 from sutro_async import JobStatusReport, SutroError
-from sutro_async.fastapi._models import JobStatusReportModel
 from sutro_async.fastapi._problems import log_problem, problem_details
 
 __all__ = ["END", "Watches", "follow"]
@@ -64,7 +64,7 @@ async def _events(news: asyncio.Queue[News], *, jobs: int) -> AsyncIterator[Serv
     while jobs:
         job_id, news_item = await news.get()
         if isinstance(news_item, JobStatusReport):
-            event, data = "status", JobStatusReportModel.model_validate(news_item).model_dump_json()
+            event, data = "status", json.dumps(news_item.to_dict())
             jobs -= news_item.is_terminal
         elif isinstance(news_item, SutroError):
             log_problem(news_item)

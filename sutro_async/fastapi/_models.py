@@ -1,14 +1,14 @@
-"""What the router answers, as pydantic models; they are read from the attributes of the library's.
+"""What the router answers, as pydantic models of the library's `to_dict()`.
 
 Where a field has no description, it is that of the same field in `sutro_async.models`.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar
+from datetime import datetime
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from sutro_async import JobStatus
 
@@ -28,13 +28,7 @@ IsTerminal = Annotated[bool, Field(description="Whether the job has ended.")]
 Dollars = Annotated[float, Field(description="US dollars.")]
 
 
-class _Model(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        from_attributes=True, ser_json_timedelta="float"
-    )
-
-
-class FailureReasonModel(_Model):
+class FailureReasonModel(BaseModel):
     """Why a job failed."""
 
     message: str | None = Field(description="The reason in words.")
@@ -42,7 +36,7 @@ class FailureReasonModel(_Model):
     details: JSONObject = Field(description="The reason as the service sent it.")
 
 
-class JobStatusReportModel(_Model):
+class JobStatusReportModel(BaseModel):
     """How a job is doing."""
 
     job_id: str
@@ -54,7 +48,7 @@ class JobStatusReportModel(_Model):
     failure: FailureReasonModel | None
 
 
-class JobModel(_Model):
+class JobModel(BaseModel):
     """The record of a job."""
 
     job_id: str
@@ -67,7 +61,7 @@ class JobModel(_Model):
     datetime_created: datetime | None
     datetime_started: datetime | None
     datetime_completed: datetime | None
-    duration: timedelta | None = Field(description="Seconds from start to completion.")
+    duration_seconds: float | None = Field(description="Seconds from start to completion.")
     json_schema: JSONObject | None
     sampling_params: JSONObject | None
     name: str | None

@@ -16,7 +16,6 @@ from pydantic import StringConstraints
 
 from sutro_async import (
     ClientStateError,
-    Job,
     JobOutcome,
     JobStatusReport,
     JobWaitTimeoutError,
@@ -29,6 +28,7 @@ from sutro_async.fastapi._models import (
     JobOutcomeModel,
     JobOutcomesModel,
     JobStatusReportModel,
+    JSONObject,
 )
 from sutro_async.fastapi._openapi import EVENTS, UNREADABLE_BODY, problems
 from sutro_async.fastapi._problems import log_problem, problem_details
@@ -147,16 +147,16 @@ RequestStack = Annotated[AsyncExitStack, Depends(_until_the_request_ends)]
 # ---- the endpoints
 
 
-async def read_job(job_id: JobId, client: SutroDep) -> Job:
+async def read_job(job_id: JobId, client: SutroDep) -> JSONObject:
     """Read the record of a job."""
     with _refusing_ids("path", "job_id"):
-        return await client.get_job(job_id)
+        return (await client.get_job(job_id)).to_dict()
 
 
-async def read_job_status(job_id: JobId, client: SutroDep) -> JobStatusReport:
-    """Ask how a job is doing."""
+async def read_job_status(job_id: JobId, client: SutroDep) -> JSONObject:
+    """Read the status of a job."""
     with _refusing_ids("path", "job_id"):
-        return await client.get_job_status(job_id)
+        return (await client.get_job_status(job_id)).to_dict()
 
 
 async def wait_for_job(
@@ -165,7 +165,7 @@ async def wait_for_job(
     job_id: JobId,
     monitor: MonitorDep,
     timeout: Annotated[float, Query(ge=0, le=60, description="Seconds.")] = 25,
-) -> JobStatusReport | Response:
+) -> JSONObject | Response:
     """Wait until a job has ended, or for so many seconds."""
     with _refusing_ids("path", "job_id"):
         reports = monitor.watch(job_id, timeout=max(timeout, _SHORTEST_WAIT))
@@ -182,7 +182,7 @@ async def wait_for_job(
         await asyncio.gather(waiting, leaving, return_exceptions=True)
     if not report.is_terminal:
         response.status_code = HTTPStatus.ACCEPTED
-    return report
+    return report.to_dict()
 
 
 async def _newest(reports: AsyncGenerator[JobStatusReport, None]) -> JobStatusReport:
@@ -245,7 +245,8 @@ def _outcome_model(outcome: JobOutcome[JobStatusReport]) -> JobOutcomeModel:
     job_id = outcome.job_id
     if outcome.error is not None:
         return JobOutcomeModel(job_id=job_id, problem=problem_details(outcome.error, job_id=job_id))
-    return JobOutcomeModel(job_id=job_id, report=JobStatusReportModel.model_validate(outcome.value))
+    report = JobStatusReportModel.model_validate(outcome.result().to_dict())
+    return JobOutcomeModel(job_id=job_id, report=report)
 
 
 async def refuse_slash() -> None:

@@ -89,7 +89,7 @@ class SutroJobTrigger(BaseTrigger):
             may_pass = isinstance(error, JobWaitTimeoutError) or getattr(error, "retryable", False)
             yield TriggerEvent({"error": str(error), "may_pass": may_pass})
         else:
-            yield TriggerEvent({"report": converter.unstructure(report)})
+            yield TriggerEvent({"report": report.to_dict()})
 
 
 # All triggers of a triggerer run in one event loop, and are to share one throttle.

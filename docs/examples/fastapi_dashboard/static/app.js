@@ -201,7 +201,9 @@ function factsOf({ record }) {
 }
 
 function secondsOf(record) {
-  if (record.duration != null || !record.datetime_started || record.is_terminal) return record.duration;
+  if (record.duration_seconds != null || !record.datetime_started || record.is_terminal) {
+    return record.duration_seconds;
+  }
   return Math.max(0, (Date.now() - Date.parse(record.datetime_started)) / 1000);
 }
 
