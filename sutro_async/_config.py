@@ -1,11 +1,10 @@
-"""Where the key and the URL come from, and which of them may go together.
+"""Where key, URL and proxy come from, and which key and URL may go together.
 
 A key belongs to one deployment. Every rule here keeps it from reaching another.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import re
@@ -16,6 +15,8 @@ from urllib.parse import urlsplit
 
 import attrs
 
+from sutro_async._hosts import DEFAULT_PORTS, is_loopback, plain_host, with_port
+from sutro_async._proxy import Proxy, resolve_proxy
 from sutro_async.errors import ConfigurationError
 
 __all__ = ["Settings", "resolve_settings"]
@@ -23,40 +24,49 @@ __all__ = ["Settings", "resolve_settings"]
 _DEFAULT_HOST: Final = "api.sutro.sh"
 _DEFAULT_URL: Final = f"https://{_DEFAULT_HOST}"
 _CONFIG_FILE: Final = "~/.sutro/config.json"
+_MAX_FILE_BYTES: Final = 2**20
 
-# Only what every reader of a URL understands alike; anything else (percent signs in a host,
-# backslashes, non-ASCII) has been used to make two readers see two different hosts.
-_LABEL: Final = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
-_NETWORK_LOCATION: Final = re.compile(
-    rf"(\[(?P<ipv6>[0-9a-f:.]+)\]|(?P<name>{_LABEL}(\.{_LABEL})*)\.?)(:[0-9]*)?"
-)
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:-]+)*")
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """A key, and the URL of the deployment that it is for."""
+    """A key, the URL of the deployment that it is for, and the way there.
+
+    Attributes:
+        api_key: The key.
+        base_url: The URL.
+        is_default_url: Whether the URL is the default, since none was set anywhere.
+        proxy: The proxy between here and there, if there is one.
+    """
 
     api_key: str = attrs.field(repr=False)
     base_url: str
+    is_default_url: bool = False
+    proxy: Proxy | None = None
 
 
 def resolve_settings(
     api_key: str | None = None,
     base_url: str | None = None,
+    proxy: str | None = None,
     *,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Find the key and the URL: the arguments, then the environment, then the configuration file.
+    """Find key and URL: the arguments, then the environment, then the configuration file.
+
+    White space around them is dropped, since files with secrets end in newlines.
 
     Raises:
-        ConfigurationError: There is no key, the key or the URL is malformed, or the key was given
-            for another deployment than the URL.
+        ConfigurationError: There is no key, the key, the URL or the proxy is malformed, or the key
+            was given for another deployment than the URL.
     """
     argument_url = None if base_url is None else _normalize_url(base_url, "base_url")
-    environment_key = environ.get("SUTRO_API_KEY") or None
-    environment_url = environ.get("SUTRO_API_URL") or None
+    environment_key = _variable(environ, "SUTRO_API_KEY")
+    environment_url = _variable(environ, "SUTRO_API_URL")
 
+    key: object
+    url: str | None
     if api_key is not None:
         key, source = api_key, "api_key"
         url = argument_url or _environment_url(environment_url)
@@ -64,7 +74,7 @@ def resolve_settings(
         key, source = environment_key, "SUTRO_API_KEY"
         key_url = _environment_url(environment_url)
         url = argument_url or key_url
-        if environment_url is not None and url != key_url:
+        if key_url is not None and url != key_url:
             _refuse(f"SUTRO_API_KEY is for {key_url} (SUTRO_API_URL)", url)
     elif environment_url is not None:
         raise ConfigurationError(
@@ -75,24 +85,33 @@ def resolve_settings(
         key, file_url = _read_config_file()
         source = f"api_key in {_CONFIG_FILE}"
         url = argument_url or file_url
-        if url != file_url:
-            _refuse(f"the key in {_CONFIG_FILE} is for {file_url}", url)
-    _check_key(key, source)
-    return Settings(api_key=key, base_url=url)
+        if url not in {file_url, file_url or _DEFAULT_URL}:
+            _refuse(f"the key in {_CONFIG_FILE} is for {file_url or _DEFAULT_URL}", url)
+    resolved_url = url or _DEFAULT_URL
+    return Settings(
+        api_key=_normalize_key(key, source),
+        base_url=resolved_url,
+        is_default_url=url is None,
+        proxy=resolve_proxy(proxy, resolved_url, environ),
+    )
 
 
-def _environment_url(url: str | None) -> str:
-    return _DEFAULT_URL if url is None else _normalize_url(url, "SUTRO_API_URL")
+def _variable(environ: Mapping[str, str], name: str) -> str | None:
+    return environ.get(name, "").strip() or None
 
 
-def _refuse(whose: str, url: str) -> NoReturn:
+def _environment_url(url: str | None) -> str | None:
+    return None if url is None else _normalize_url(url, "SUTRO_API_URL")
+
+
+def _refuse(whose: str, url: str | None) -> NoReturn:
     raise ConfigurationError(
         f"{whose} and must not be sent to {url}: pass the api_key that belongs to this base_url"
     )
 
 
-def _read_config_file() -> tuple[str, str]:
-    """Return the key and the URL that the official SDK's `sutro login` has stored."""
+def _read_config_file() -> tuple[str, str | None]:
+    """Return the key, and the URL if there is one, that the SDK's `sutro login` has stored."""
     content = _load_config_file()
     if isinstance(content, FileNotFoundError):
         raise ConfigurationError(
@@ -111,8 +130,8 @@ def _read_config_file() -> tuple[str, str]:
     urls = [
         content[name] for name in ("api_url", "base_url") if content.get(name) not in (None, "")
     ]
-    url = urls[0] if urls else _DEFAULT_URL
-    return content["api_key"], _normalize_url(url, f"api_url in {_CONFIG_FILE}")
+    url = _normalize_url(urls[0], f"api_url in {_CONFIG_FILE}") if urls else None
+    return content["api_key"], url
 
 
 def _load_config_file() -> object:
@@ -126,20 +145,45 @@ def _load_config_file() -> object:
     except RuntimeError:  # there is no home directory
         return FileNotFoundError(_CONFIG_FILE)
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(_read_bounded(path))
     except (OSError, ValueError, RecursionError) as error:
         return error
 
 
-def _check_key(key: object, source: str) -> None:
+def _read_bounded(path: Path) -> bytes:
+    """Read a regular file; a pipe could block, and a device never ends."""
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise OSError("not a regular file")
+    with path.open("rb") as file:
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise OSError("too large")
+    return content
+
+
+def _normalize_key(key: object, source: str) -> str:
     # No message may quote the key, not even a malformed one.
-    if not isinstance(key, str) or not key:
+    if not isinstance(key, str) or not key.strip():
         raise ConfigurationError(f"{source} must be a non-empty string")
-    if key != key.strip():
-        raise ConfigurationError(f"{source} has white space at an end: strip it")
-    if not (key.isascii() and key.isprintable()):
+    key = key.strip()
+    if not key.isascii():
+        raise ConfigurationError(f"{source} has a character outside ASCII: copy the key again")
+    if " " in key or not key.isprintable():
         raise ConfigurationError(
-            f"{source} has a control character or one outside ASCII: copy the key again"
+            f"{source} has white space or a control character inside: copy the key again"
+        )
+    return key
+
+
+def _check_characters(url: str, source: str) -> None:
+    # urlsplit drops some control characters in silence, so look for them first.
+    if not url.isprintable() or " " in url or "\\" in url:
+        raise ConfigurationError(
+            f"{source} has white space, a control character or a backslash, which a URL cannot have"
+        )
+    if not url.isascii():
+        raise ConfigurationError(
+            f"{source} has a character outside ASCII: write its host in punycode (xn--...)"
         )
 
 
@@ -147,19 +191,15 @@ def _normalize_url(url: object, source: str) -> str:
     """Return the URL in the one spelling that is compared and used; without a slash at its end."""
     if not isinstance(url, str):
         raise ConfigurationError(f"{source} must be a string such as {_DEFAULT_URL!r}")
-    # urlsplit drops some control characters in silence, so look for them first.
-    if not (url.isascii() and url.isprintable()) or " " in url or "\\" in url:
-        raise ConfigurationError(
-            f"{source} has a character that does not belong into a URL; write a host outside ASCII"
-            " in its punycode form"
-        )
+    url = url.strip()
+    _check_characters(url, source)
     # Before anything that could quote it: what stands before an @ may be a password.
     if "@" in url:
         raise ConfigurationError(f"{source} must not hold a user name or password")
     try:
         parts = urlsplit(url)
         port = parts.port
-        host = _plain_host(parts.netloc)
+        host = plain_host(parts.netloc)
     except ValueError as error:
         raise ConfigurationError(f"{source} is no URL: {error}") from None
     if not host:
@@ -168,7 +208,7 @@ def _normalize_url(url: object, source: str) -> str:
         )
     if "?" in url or "#" in url:
         raise ConfigurationError(f"{source} must not have a query or a fragment")
-    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
         raise ConfigurationError(
             f"{source} must begin with https:// (http:// only for this machine itself),"
             f" such as {_DEFAULT_URL!r}"
@@ -178,26 +218,5 @@ def _normalize_url(url: object, source: str) -> str:
         raise ConfigurationError(f"{source} has a path that cannot be used as a prefix: {path!r}")
     if not path and host != _DEFAULT_HOST:
         path = "/v1"
-    default_port = {"https": 443, "http": 80}[parts.scheme]
-    return (
-        f"{parts.scheme}://{f'[{host}]' if ':' in host else host}"
-        f"{'' if port in (None, default_port) else f':{port}'}{path}"
-    )
-
-
-def _plain_host(network_location: str) -> str:
-    match = _NETWORK_LOCATION.fullmatch(network_location.lower())
-    if match is None:
-        return ""
-    if match["ipv6"]:
-        return str(ipaddress.IPv6Address(match["ipv6"]))
-    return match["name"]
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    port = None if port == DEFAULT_PORTS[parts.scheme] else port
+    return f"{parts.scheme}://{with_port(host, port)}{path}"

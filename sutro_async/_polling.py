@@ -57,6 +57,8 @@ __all__ = [
 ]
 
 _MAX_WORDS: Final = 100
+# The reason of a failure, and a word that was not recognised, can be part of the text of an error.
+_QUOTED_IN_ERRORS: Final = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
 # Seconds.
 _FOREVER: Final = 1e9
 _FIRST_BACKOFF: Final = 0.5
@@ -141,25 +143,43 @@ class Service:
         Raises:
             APIError: It cannot be used.
         """
+        note = functools.partial(self._warn_of_mismatch, job_id)
         try:
-            answer = query.parse(job_id, body, functools.partial(self._warn_of_mismatch, job_id))
+            answer = query.parse(job_id, body, note)
+            if isinstance(answer, JobStatusReport) and answer.status in _QUOTED_IN_ERRORS:
+                # What an error may quote later is redacted now, as long as the key is known.
+                redacted = self.transport.redaction.body(body)
+                answer = answer if redacted == body else query.parse(job_id, redacted, note)
         except APIError as error:
-            self.transport.redaction.error(error)
-            # An error may be kept for long, and so would be what its context and the frames of its
-            # traceback hold: the body, first of all.
-            error.__context__ = None
-            del body
-            raise error.with_traceback(None)  # noqa: B904 - it is the one that was caught
-        if answer.status is JobStatus.UNKNOWN and answer.raw_status.lower() != JobStatus.UNKNOWN:
-            self._warn_of_unrecognised_word(answer)
-        return answer
+            failure = self._redacted(error, query, job_id, body)
+        else:
+            if answer.status is JobStatus.UNKNOWN:
+                self._warn_of_unknown_status(answer)
+            return answer
+        del body  # lest the traceback keeps it in memory
+        raise failure
+
+    def _redacted(self, error: APIError, query: Query[Any], job_id: str, body: bytes) -> APIError:
+        """Make an error of an answer again, without the key in what it quotes."""
+        redacted = self.transport.redaction.body(body)
+        if redacted != body:  # before what it quotes is truncated
+            error = _error_of(query, job_id, redacted) or error
+        self.transport.redaction.error(error)
+        self.transport.add_hint(error)
+        # An error may be kept for long, and so would be what its context and the frames of its
+        # traceback hold: the body, first of all.
+        error.__context__ = None
+        return error.with_traceback(None)
 
     def _warn_of_mismatch(self, job_id: str, mismatch: Mismatch) -> None:
         if mismatch.path not in self._mismatched_paths:
             self._mismatched_paths.add(mismatch.path)
-            _log.warning("job %r: %s; the rest of the answer is read", job_id, mismatch)
+            redacted = attrs.evolve(mismatch, value=self.transport.redaction.value(mismatch.value))
+            _log.warning("job %r: %s; the rest of the answer is read", job_id, redacted)
 
-    def _warn_of_unrecognised_word(self, answer: Job | JobStatusReport) -> None:
+    def _warn_of_unknown_status(self, answer: Job | JobStatusReport) -> None:
+        if answer.raw_status.lower() == JobStatus.UNKNOWN:
+            return  # an ordinary status
         abbreviated = one_line(answer.raw_status, limit=40)
         word = abbreviated.lower()
         # The bound keeps a faulty service from filling the memory.
@@ -172,6 +192,14 @@ class Service:
             answer.job_id,
             abbreviated,
         )
+
+
+def _error_of(query: Query[Any], job_id: str, body: bytes) -> APIError | None:
+    try:
+        query.parse(job_id, body, lambda _: None)
+    except APIError as error:
+        return error
+    return None  # the key was what could not be read
 
 
 class _Outcome:
@@ -331,6 +359,8 @@ async def add_reason(
     try:
         async with asyncio.timeout(seconds):
             body = await service.send(JOB, report.job_id, options)
+        # An error may quote the reason.
+        body = service.transport.redaction.body(body)
         job = service.read(JOB, report.job_id, body)
     except SutroError as error:
         problem = str(error)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import math
+import os
+import ssl
 import time
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.connector import Connection
@@ -14,6 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from sutro_async._config import Settings
+from sutro_async._proxy import Proxy
 from sutro_async._redaction import Redaction
 from sutro_async._throttle import Throttle
 from sutro_async._timeouts import RequestTimeout, SharedTimer
@@ -53,6 +57,17 @@ _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 _HARDLY_ANY_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
 
 
+# Of a proxy: trying again cannot help.
+_PROXY_REFUSALS: Final = frozenset({401, 403, 407})
+
+# Statuses that a service has for a key or a job of another deployment.
+_WRONG_DEPLOYMENT_STATUSES: Final = frozenset({401, 403, 404, 410})
+_DEFAULT_URL_HINT: Final = (
+    "SUTRO_API_URL is not set, so https://api.sutro.sh was requested;"
+    " if your account has a deployment of its own, set SUTRO_API_URL to its URL"
+)
+
+
 class _BodyTooLargeError(Exception):
     """More bytes than anybody needs to describe a job."""
 
@@ -85,10 +100,18 @@ class Transport:
         self._session = session
         self._owns_session = session is None
         self.redaction: Redaction = Redaction(settings.api_key)
+        self._hint = _DEFAULT_URL_HINT if settings.is_default_url else ""
+        self._proxy = settings.proxy
+        self._proxy_options = _proxy_options(settings.proxy)
+        self._ssl = _ssl_context() if self._owns_session else None
         self._headers = {
             "Authorization": f"Key {settings.api_key}",
             "Accept": "application/json",
         }
+        # Aiohttp takes long to merge headers, so our own session has them built in. Not with a
+        # proxy: aiohttp sends the headers of a session to it, in the clear.
+        self._has_headers_built_in = self._owns_session and settings.proxy is None
+        self._headers_of_request = None if self._has_headers_built_in else self._headers
 
     async def get(
         self,
@@ -125,9 +148,9 @@ class Transport:
                     response = await self._session.get(
                         # Encoded already; yarl would take %2F for a slash that need not be encoded.
                         URL(self.base_url + path, encoded=True),
-                        # Aiohttp takes long to merge headers, so our own session has them built in.
-                        headers=None if self._owns_session else self._headers,
+                        headers=self._headers_of_request,
                         timeout=_NO_TIMEOUT if self._owns_session else _HARDLY_ANY_TIMEOUT,
+                        **self._proxy_options,
                         allow_redirects=False,
                         raise_for_status=False,
                         auto_decompress=True,
@@ -150,13 +173,27 @@ class Transport:
                 if _log.isEnabledFor(logging.DEBUG):
                     _log_request(path, response.status, sent_at, attempt)
                 if response.status == 200:
-                    return self.redaction.answer(body)
+                    return body
                 failure = self._refused(job_id, response, body, max_pause)
                 body = b""  # lest the traceback keeps it in memory
-            # Not in the except clause, for Python would attach its error, which may tell the key.
+            if isinstance(failure, APIError):
+                self.add_hint(failure)
+            # Not in the except clause, where Python would attach its error, which may hold the key.
             raise self.redaction.error(failure)
         finally:
             self._throttle.release()
+
+    def add_hint(self, error: APIError) -> None:
+        """Say in an error that no URL was set, where that may be why it came up."""
+        if not self._hint:
+            return
+        if isinstance(error, APIStatusError):
+            if error.status_code not in _WRONG_DEPLOYMENT_STATUSES:
+                return
+            error.message = f"{error.message}; {self._hint}"
+        elif not isinstance(error, APIConnectionError):
+            return
+        error.args = (f"{error}; {self._hint}",)
 
     async def close(self) -> None:
         """Close the session, unless it was passed in."""
@@ -179,15 +216,22 @@ class Transport:
         ours: SutroError
         if isinstance(error, TimeoutError):
             ours = APITimeoutError(
-                f"job {job_id!r}: no answer from {self.base_url} within {timeout:g} s",
+                f"job {job_id!r}: no answer from {self._peer()} within {timeout:g} s",
                 job_id=job_id,
+            )
+        elif isinstance(error, aiohttp.ClientHttpProxyError) and self._proxy is not None:
+            _remove_request_headers(error)
+            ours = APIConnectionError(
+                f"job {job_id!r}: the proxy {self._proxy.address} answered {error.status}",
+                job_id=job_id,
+                retryable=error.status not in _PROXY_REFUSALS,
             )
         elif isinstance(error, aiohttp.ClientError | OSError):
             _remove_request_headers(error)
             ours = APIConnectionError(
-                f"job {job_id!r}: no answer from {self.base_url}: {_described(error)}",
+                f"job {job_id!r}: no answer from {self._peer()}: {_described(error)}",
                 job_id=job_id,
-                retryable=not isinstance(error, _UNTRUSTED_SERVER),
+                retryable=_is_retryable(error),
             )
         elif isinstance(error, _BodyTooLargeError):
             ours = InvalidResponseError(
@@ -203,12 +247,22 @@ class Transport:
         ours.__cause__ = error
         return ours
 
+    def _peer(self) -> str:
+        if self._proxy is None:
+            return self.base_url
+        return f"{self.base_url} through the proxy {self._proxy.address}"
+
     def _make_session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             # The throttle limits the connections.
-            connector=_Connector(limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS),
+            connector=_Connector(
+                limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=self._ssl or True
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={**self._headers, "User-Agent": f"sutro-async/{__version__}"},
+            headers={
+                "User-Agent": f"sutro-async/{__version__}",
+                **(self._headers if self._has_headers_built_in else {}),
+            },
         )
 
 
@@ -254,6 +308,50 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
             chunks.clear()
             raise _BodyTooLargeError
     return b"".join(chunks)
+
+
+def _is_retryable(error: Exception) -> bool:
+    if isinstance(error, aiohttp.ClientHttpProxyError):  # of the proxy of a session passed in
+        return error.status not in _PROXY_REFUSALS
+    return not isinstance(error, _UNTRUSTED_SERVER)
+
+
+def _proxy_options(proxy: Proxy | None) -> dict[str, Any]:
+    """Give the options of a request that goes through a proxy.
+
+    The credentials go into a header: aiohttp shows those in the URL in the repr of its errors.
+    """
+    if proxy is None:
+        return {}
+    options: dict[str, Any] = {"proxy": URL(proxy.url)}
+    if proxy.credentials is not None:
+        token = base64.b64encode(":".join(proxy.credentials).encode()).decode()
+        options["proxy_headers"] = {"Proxy-Authorization": f"Basic {token}"}
+    return options
+
+
+def _ssl_context() -> ssl.SSLContext | None:
+    """Make a context that trusts the authorities of SSL_CERT_FILE and SSL_CERT_DIR.
+
+    None where neither is set: aiohttp's own context is made when it is imported, so that it knows
+    nothing of variables that are set later.
+
+    Raises:
+        ConfigurationError: The file cannot be read.
+    """
+    file = os.environ.get("SSL_CERT_FILE")
+    if not file and not os.environ.get("SSL_CERT_DIR"):
+        return None
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    if file:
+        try:
+            context.load_verify_locations(cafile=file)
+        except OSError as error:  # an ssl.SSLError is one too
+            raise ConfigurationError(
+                f"SSL_CERT_FILE cannot be read: {file!r} is not a file of PEM certificates"
+            ) from error
+    return context
 
 
 def _log_request(path: str, outcome: object, sent_at: float, attempt: int) -> None:

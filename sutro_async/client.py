@@ -54,6 +54,9 @@ class SutroClient:
         poll: The pace of waits.
         max_concurrency: Requests in flight at once; the others stand in line.
         max_rate: Requests a second, retries and polls included; None for no limit.
+        proxy: The URL of a forward proxy, such as `http://user:password@proxy.example:3128`.
+            Without it: `HTTPS_PROXY` or `ALL_PROXY`, unless `NO_PROXY` names the host. Only an
+            https base URL is requested through a proxy.
         session: An aiohttp session to use instead of one of the client's own. It is never closed,
             and its own headers, cookies, proxies and tracing are left alone. If its connector
             allows fewer connections than `max_concurrency`, requests wait for one at the expense
@@ -73,9 +76,16 @@ class SutroClient:
         poll: PollPolicy = PollPolicy(),  # noqa: B008 - immutable
         max_concurrency: int = 20,
         max_rate: float | None = None,
+        proxy: str | None = None,
         session: aiohttp.ClientSession | None = None,
     ) -> None:
-        settings = resolve_settings(api_key, base_url)
+        if proxy is not None and session is not None:
+            raise ConfigurationError(
+                "proxy cannot be combined with session: set the proxy on the session"
+            )
+        settings = resolve_settings(api_key, base_url, proxy)
+        if session is not None:
+            settings = attrs.evolve(settings, proxy=None)
         throttle = Throttle(max_concurrency, max_rate)
         self._service = Service(Transport(settings, throttle, session))
         self._options = Options(timeout=_request_timeout(timeout), retry=retry, poll=poll)

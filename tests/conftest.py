@@ -42,7 +42,11 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch, tmp_path_factory):
     """Keep the settings of whoever runs the tests away from them."""
-    for name in ("SUTRO_API_KEY", "SUTRO_API_URL", "HTTP_PROXY", "HTTPS_PROXY"):
+    for name in (
+        *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    ):
         monkeypatch.delenv(name, raising=False)
     # A home of its own for each test; those that keep something there make the directory.
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / f"home-{next(_home_numbers)}"))

@@ -1,6 +1,7 @@
 """A server that sends exactly the bytes it is told to, for what no polite server would do."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -27,11 +28,14 @@ class RawServer:
     """What a test sees of a running server."""
 
     url: str
+    port: int
     requests: list[bytes] = attrs.field(factory=list)
 
 
 @asynccontextmanager
-async def raw_server(*script: bytes | Handler) -> AsyncIterator[RawServer]:
+async def raw_server(
+    *script: bytes | Handler, ssl_context: ssl.SSLContext | None = None
+) -> AsyncIterator[RawServer]:
     """Answer each request with the next item of the script; the last one stays."""
     steps = list(script)
 
@@ -53,9 +57,9 @@ async def raw_server(*script: bytes | Handler) -> AsyncIterator[RawServer]:
             with suppress(ConnectionError):
                 await writer.wait_closed()
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=ssl_context)
     port = listener.sockets[0].getsockname()[1]
-    server = RawServer(url=f"http://127.0.0.1:{port}")
+    server = RawServer(url=f"http{'s' if ssl_context else ''}://127.0.0.1:{port}", port=port)
     before = asyncio.all_tasks()
     try:
         yield server

@@ -21,6 +21,7 @@ from sutro_async import (
     ClientStateError,
     ConfigurationError,
     InvalidResponseError,
+    JobFailedError,
     RateLimitError,
     RetryPolicy,
     ServerError,
@@ -399,7 +400,7 @@ async def test_a_key_is_found_however_json_may_write_it(status, key):
         "".join(f"\\u{ord(char):04X}" for char in key),
         f"\\u{ord(key[0]):04x}" + json.dumps(key[1:])[1:-1],
     ]
-    body = f'{{"job_status": "running", "message": "{", ".join(spellings)}"}}'
+    body = f'{{"job_status": "failed", "message": "{", ".join(spellings)}"}}'
     assert json.loads(body)["message"] == ", ".join([key] * 5)
     async with raw_server(answer(body.encode(), status=status)) as server:
         async with SutroClient(key, base_url=server.url, retry=ONCE) as client:
@@ -464,12 +465,45 @@ async def test_an_error_does_not_keep_the_body_alive(status, body, attempts):
     assert longest_text_of_frames(caught.value) < 100_000
 
 
-async def test_a_service_that_echoes_the_key_does_not_bring_it_into_a_report(mocked):
-    mocked.get(URL_, payload=RUNNING | {"message": f"{KEY} is fine", "metadata": {KEY: [KEY]}})
+@pytest.mark.parametrize("status", ["running", "succeeded", "pending"])
+async def test_a_good_answer_is_read_as_sent_though_it_has_the_key(mocked, status):
+    fields = {"message": f"{KEY} is fine", "metadata": {KEY: [KEY]}}
+    mocked.get(URL_, payload={"job_status": status, **fields})
+    record = {"job_id": "job-1", "status": "failed", "name": KEY, "system_prompt": f"say {KEY}"}
+    mocked.get(URL_.replace("job-status", "jobs"), payload={"job": record})
     async with make_client() as client:
         report = await client.get_job_status("job-1")
-    assert report.message == "[api key] is fine"
-    assert report.metadata == {"[api key]": ["[api key]"]}
+        job = await client.get_job("job-1")
+    assert (report.message, report.metadata) == (fields["message"], fields["metadata"])
+    assert (job.name, job.system_prompt) == (KEY, f"say {KEY}")
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", f"paused {KEY}"])
+async def test_a_report_that_an_error_may_quote_does_not_have_the_key(mocked, status, caplog):
+    reason = {"message": f"the key {KEY} has no GPU", "additional_context": {"key": KEY}}
+    body = {"job_status": status, "message": KEY, "metadata": {"failure_reason": reason}}
+    mocked.get(URL_, payload=body)
+    async with make_client() as client:
+        report = await client.get_job_status("job-1")
+    assert str(report.failure) == 'the key [api key] has no GPU ({"key":"[api key]"})'
+    assert KEY not in f"{report!r} {JobFailedError(report)} {caplog.text}"
+
+
+async def test_a_reason_from_the_record_does_not_have_the_key(fake):
+    fake.add_job("job-1", ["failed"], failure_reason=f"{fake.api_key} ran out", status_reason=False)
+    async with fake.client() as client:
+        report = await client.wait_for_job("job-1")
+    assert str(report.failure) == "[api key] ran out"
+
+
+async def test_a_mismatch_is_logged_without_a_piece_of_the_key(mocked, caplog):
+    for shown in range(len(KEY)):
+        mocked.get(URL_, payload=RUNNING | {"message": ["x" * (58 - shown) + KEY + "x" * 100]})
+        caplog.clear()
+        async with make_client() as client:
+            await client.get_job_status("job-1")
+        assert "$.message: expected a string, got" in caplog.text
+        assert not any(KEY[:length] in caplog.text for length in range(4, len(KEY)))
 
 
 async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):

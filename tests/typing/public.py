@@ -79,6 +79,9 @@ async def many_jobs(client: SutroClient, job_ids: set[str]) -> None:
         assert_type(outcome.error, SutroError | None)
         assert_type(outcome.ok, bool)
         assert_type(outcome.result(), JobStatusReport)
+        assert_type(outcome.to_dict(), dict[str, Any])
+        if outcome.value is not None:
+            assert_type(outcome.value.status, JobStatus)
     async with aclosing(client.as_completed(job_ids)) as outcomes:
         assert_type(await anext(outcomes), JobOutcome[JobStatusReport])
     takes_an_iterator(client.as_completed(job_ids))
