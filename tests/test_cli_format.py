@@ -296,6 +296,16 @@ def test_an_error_keeps_what_it_knows():
     assert fields["error"]["timeout"] == 5.0
 
 
+def test_a_record_tells_the_reason_that_the_status_lacks():
+    failed = record(failure_reason=FailureReason(message="no GPU"))
+    board = Board(["job-1"])
+    assert board.note(failed).report is None
+    board.note(JobOutcome(job_id="job-1", value=report("failed")))
+    assert _format.reason(board.note(failed).report) == "no GPU"
+    board.note(JobOutcome(job_id="job-1", value=report("succeeded")))
+    assert board.note(failed).report.failure is None
+
+
 # ---- exit statuses and errors
 
 

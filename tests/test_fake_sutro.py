@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from urllib.parse import quote
 
 import aiohttp
@@ -1022,6 +1023,12 @@ async def test_a_reason_can_be_any_json(dialect, reason):
             url = f"{fake.url}/{path}/job-1"
             async with session.get(url, headers={"Authorization": "Key sk_test"}) as response:
                 assert (await response.json())[place]["failure_reason"] == reason
+
+
+async def test_any_mapping_can_be_a_reason(fake, client):
+    reason = MappingProxyType({"message": "no GPU"})
+    fake.add_job("job-1", ["failed"], failure_reason=reason)
+    assert str((await client.get_job_status("job-1")).failure) == "no GPU"
 
 
 # ---- fixtures

@@ -506,6 +506,21 @@ async def test_a_mismatch_is_logged_without_a_piece_of_the_key(mocked, caplog):
         assert not any(KEY[:length] in caplog.text for length in range(4, len(KEY)))
 
 
+async def test_an_error_stays_one_though_its_answer_could_be_read_without_the_key(mocked):
+    url = "https://api.sutro.sh/job-status/%5Bapi%20key%5D"
+    mocked.get(URL(url, encoded=True), payload={"job_status": {KEY: "RUNNING"}})
+    async with make_client() as client:
+        with pytest.raises(InvalidResponseError, match="expected a status word, got null"):
+            await client.get_job_status("[api key]")
+
+
+async def test_a_mismatch_is_logged_as_it_is_where_the_key_is_no_secret(mocked, caplog):
+    mocked.get(URL_, payload=RUNNING | {"message": ["job"]})
+    async with SutroClient("job", retry=ONCE) as client:
+        await client.get_job_status("job-1")
+    assert "expected a string, got ['job']" in caplog.text
+
+
 async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):
     mocked.get(URL_, status=401, payload={"detail": "the key job is wrong"})
     async with SutroClient("job", retry=ONCE) as client:

@@ -154,9 +154,7 @@ def _status(value: str, _: object) -> JobStatus:
     return _SPELLINGS.get(value.lower(), JobStatus.UNKNOWN)
 
 
-def _reason(value: object, _: object) -> FailureReason:
-    if not isinstance(value, dict):
-        return FailureReason(message=as_text(value))
+def _reason(value: Mapping[str, Any], _: object) -> FailureReason:
     texts = {
         name: as_text(value[name])
         for name in ("message", "additional_context")

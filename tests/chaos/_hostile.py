@@ -297,8 +297,10 @@ class Exchange:
         if self.is_record:
             content = {"job": {"job_id": job_id, "status": word}}
         elif job_id == self.job_id:
-            # The form without an id: an answer that gets to the wrong job is believed.
-            content = {"message": f"about {job_id}", "job_status": word, "metadata": None}
+            # The form without an id: an answer that gets to the wrong job is believed. A failure
+            # has its reason, for otherwise a wait would read the record too.
+            metadata = {"failure_reason": "no GPU"} if word == "failed" else None
+            content = {"message": f"about {job_id}", "job_status": word, "metadata": metadata}
         else:
             content = {"message": "", "job_status": {job_id: word}, "metadata": None}
         return json.dumps({**content, **more}).encode()
