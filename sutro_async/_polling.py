@@ -92,7 +92,7 @@ class Query(NamedTuple, Generic[Answer]):
     """One of the two questions that can be asked about a job.
 
     Attributes:
-        path: Gives the path to ask at; raises ValueError for what cannot be a job id.
+        path: Gives the path to ask at; raises TypeError or ValueError for an invalid job id.
         parse: Reads the body of the answer.
     """
 
@@ -125,7 +125,8 @@ class Service:
         """Make one request; to be awaited for the body of its answer.
 
         Raises:
-            ValueError: The job id cannot be one.
+            TypeError: The job id is not a string.
+            ValueError: The job id is invalid.
             APIError: There is no answer.
         """
         return self.transport.get(
@@ -290,7 +291,8 @@ async def fetch(service: Service, query: Query[Answer], job_id: str, options: Op
     """Ask once, and again after a transient failure, as the retry policy says.
 
     Raises:
-        ValueError: The job id cannot be one.
+        TypeError: The job id is not a string.
+        ValueError: The job id is invalid.
         APIError: No try brought an answer that can be used; the error is that of the last one.
         ClientStateError: The client is closed, or belongs to another event loop.
     """
@@ -396,7 +398,8 @@ class Wait(AsyncIterator[JobStatusReport]):
             made them to end all of them at the same moment.
 
     Raises:
-        ValueError: The job id cannot be one.
+        TypeError: The job id is not a string.
+        ValueError: The job id is invalid.
 
     Attributes:
         job_id: The job that is waited for.
@@ -437,7 +440,7 @@ class Wait(AsyncIterator[JobStatusReport]):
         *,
         batch_size: int = 0,
     ) -> None:
-        STATUS.path(job_id)  # refuses what cannot be a job id before anything is asked
+        STATUS.path(job_id)  # refuses an invalid job id before any request
         self.job_id: str = job_id
         self.report: JobStatusReport | None = None
         self.failure: APIError | None = None

@@ -103,7 +103,8 @@ class Transport:
         self._hint = _DEFAULT_URL_HINT if settings.is_default_url else ""
         self._proxy = settings.proxy
         self._proxy_options = _proxy_options(settings.proxy)
-        self._ssl = _ssl_context() if self._owns_session else None
+        needs_tls = self._owns_session and self.base_url.startswith("https:")
+        self._ssl = _ssl_context() if needs_tls else None
         self._headers = {
             "Authorization": f"Key {settings.api_key}",
             "Accept": "application/json",

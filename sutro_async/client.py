@@ -164,7 +164,8 @@ class SutroClient:
         """Ask how a job is doing (API reference: "Checking Job Status").
 
         Raises:
-            ValueError: The job id cannot be one.
+            TypeError: The job id is not a string.
+            ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
             APIError: There was no answer that can be used, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
@@ -176,7 +177,8 @@ class SutroClient:
         """Read the record of a job (API reference: "Fetch Job Details").
 
         Raises:
-            ValueError: The job id cannot be one.
+            TypeError: The job id is not a string.
+            ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
             APIError: There was no answer that can be used, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
@@ -208,8 +210,8 @@ class SutroClient:
             raise_on_failure: Raise where the job failed or was cancelled.
 
         Raises:
-            TypeError: `on_change` cannot be called.
-            ValueError: The job id or the time-out cannot be one.
+            TypeError: The job id is not a string, or `on_change` cannot be called.
+            ValueError: The job id or `timeout` is invalid.
             JobWaitTimeoutError: The job had not ended when the time-out struck.
             JobNotFoundError: There is no such job.
             APIError: A failure that a wait does not survive, or one that lasted too long.
@@ -241,7 +243,8 @@ class SutroClient:
             poll: The pace; None takes that of the client.
 
         Raises:
-            ValueError: The job id or the time-out cannot be one.
+            TypeError: The job id is not a string.
+            ValueError: The job id or `timeout` is invalid.
             JobWaitTimeoutError: The job had not ended when the time-out struck.
             JobNotFoundError: There is no such job.
             APIError: A failure that a wait does not survive, or one that lasted too long.
@@ -264,8 +267,8 @@ class SutroClient:
             An outcome for each job, in the order of the ids.
 
         Raises:
-            TypeError: `job_ids` is a single string.
-            ValueError: A job id cannot be one; nothing was asked then.
+            TypeError: `job_ids` is a single string, or an id is not a string.
+            ValueError: A job id is invalid; nothing was requested then.
             AuthenticationError: The key is wrong; no further request is sent.
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
@@ -285,8 +288,8 @@ class SutroClient:
             An outcome for each job, in the order of the ids.
 
         Raises:
-            TypeError: `job_ids` is a single string.
-            ValueError: A job id cannot be one; nothing was asked then.
+            TypeError: `job_ids` is a single string, or an id is not a string.
+            ValueError: A job id is invalid; nothing was requested then.
             AuthenticationError: The key is wrong; no further request is sent.
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
@@ -318,8 +321,9 @@ class SutroClient:
                 function. What it raises is logged.
 
         Raises:
-            TypeError: `job_ids` is a single string, or `on_change` cannot be called.
-            ValueError: A job id or the time-out cannot be one; nothing was asked then.
+            TypeError: `job_ids` is a single string, an id is not a string, or `on_change` cannot
+                be called.
+            ValueError: A job id or `timeout` is invalid; nothing was requested then.
             AuthenticationError: The key is wrong; no further request is sent.
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
@@ -343,8 +347,9 @@ class SutroClient:
             An outcome for each job, in the order of the ids.
 
         Raises:
-            TypeError: `job_ids` is a single string, or `on_change` cannot be called.
-            ValueError: A job id or the time-out cannot be one; nothing was asked then.
+            TypeError: `job_ids` is a single string, an id is not a string, or `on_change` cannot
+                be called.
+            ValueError: A job id or `timeout` is invalid; nothing was requested then.
             AuthenticationError: The key is wrong; no further request is sent.
             PermissionDeniedError: The key may not do this; no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.

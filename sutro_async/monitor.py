@@ -103,7 +103,8 @@ class JobMonitor:
                 job is known to have ended.
 
         Raises:
-            ValueError: The job id or the time-out cannot be one.
+            TypeError: The job id is not a string.
+            ValueError: The job id or `timeout` is invalid.
             JobWaitTimeoutError: The job had not ended when the time-out struck.
             JobNotFoundError: There is no such job.
             APIError: A failure that a wait does not survive, or one that lasted too long.
@@ -128,13 +129,14 @@ class JobMonitor:
                 exactly once, unless the job is known to have ended.
 
         Raises:
-            ValueError: The job id or the time-out cannot be one.
+            TypeError: The job id is not a string.
+            ValueError: The job id or `timeout` is invalid.
             JobWaitTimeoutError: The job had not ended when the time-out struck.
             JobNotFoundError: There is no such job.
             APIError: A failure that a wait does not survive, or one that lasted too long.
             ClientStateError: The monitor or its client is closed.
         """
-        STATUS.path(job_id)  # refuses what cannot be a job id before anything is asked
+        STATUS.path(job_id)  # refuses an invalid job id before any request
         seconds = timeout_seconds(timeout)
         return self._ask_once(job_id) if seconds == 0 else self._watch(job_id, seconds)
 

@@ -245,10 +245,10 @@ def test_ids_that_are_typed_are_asked_for(service, run, monkeypatch):
 @pytest.mark.parametrize(
     ("argument", "stdin", "complaint"),
     [
-        ("", "", "'' as an argument cannot be a job id"),
-        ("..", "", "cannot be a job id"),
-        ("a\tb", "", r"'a\\tb' as an argument cannot"),
-        ("-", "a\n\nb\x07\n", "on line 3 of standard input cannot be"),
+        ("", "", "invalid job id '' as an argument: it must not be empty"),
+        ("..", "", "invalid job id '..' as an argument: .* names another path"),
+        ("a\tb", "", r"invalid job id 'a\\tb' as an argument: .* printable characters only"),
+        ("-", "a\n\nb\x07\n", "on line 3 of standard input: .* printable characters only"),
         ("-", "\n \n", "no job ids on standard input"),
         ("-", None, "standard input is closed"),
     ],

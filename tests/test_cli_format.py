@@ -395,7 +395,7 @@ def test_a_timeline_goes_by_seconds_or_by_requests():
         ("job-1=", "lacks a status"),
         ("job-1=queued,,failed", "lacks a status"),
         (" =queued", "names no job"),
-        ("a\tb=queued", "cannot be a job id"),
+        ("a\tb=queued", "invalid job id"),
         ("job-1=queued,bogus", "'bogus' in .* is no status: take pending, .*, cancelled$"),
         ("job-1=unknown", "'unknown' in .* is no status"),
         ("job-1=queued:2", "stays"),

@@ -338,6 +338,11 @@ def test_an_unreadable_ssl_cert_file_is_named(monkeypatch, tmp_path, content):
         SutroClient(KEY)
 
 
+def test_ssl_cert_file_does_not_matter_to_plain_http(monkeypatch, tmp_path):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
+    SutroClient(KEY, base_url="http://127.0.0.1:8000")
+
+
 async def test_a_session_that_was_passed_in_has_its_own_certificates(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     async with aiohttp.ClientSession() as session:

@@ -16,7 +16,7 @@ def read_ids(arguments: Iterable[str], stdin: TextIO | None) -> list[str]:
     """Collect the ids, each once; `-` stands for those on standard input, one to a line.
 
     Raises:
-        click.UsageError: There is none, or one that cannot be a job id; or standard input is
+        click.UsageError: There is none, or one that is invalid; or standard input is
             closed or no text.
     """
     ids: dict[str, None] = {}
@@ -34,13 +34,17 @@ def check_id(job_id: str, where: str) -> str:
     """Return the id.
 
     Raises:
-        click.UsageError: It cannot be one; `where` says where it was found.
+        click.UsageError: It is invalid; `where` says where it was found.
     """
-    if job_id in {"", ".", ".."} or not job_id.isprintable():
-        raise click.UsageError(
-            f"{job_id!r} {where} cannot be a job id: it takes printable characters, one at least"
-        )
-    return job_id
+    if not job_id:
+        reason = "it must not be empty"
+    elif job_id in {".", ".."}:
+        reason = "as a segment of a URL it names another path"
+    elif not job_id.isprintable():
+        reason = "it must contain printable characters only"
+    else:
+        return job_id
+    raise click.UsageError(f"invalid job id {job_id!r} {where}: {reason}")
 
 
 def _read_lines(stdin: TextIO | None) -> Iterator[str]:
