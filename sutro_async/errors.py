@@ -55,9 +55,7 @@ __all__ = [
     "SutroError",
 ]
 
-_TRANSIENT_STATUSES: Final = frozenset(
-    {408, 425, 429, 500, 502, 503, 504, *range(520, 528), 530},
-)
+_TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)} - {501, 505})
 
 
 class SutroError(Exception):
@@ -155,7 +153,7 @@ class InvalidResponseError(APIError):
 class APIStatusError(APIError):
     """The service answered with an HTTP status that is not of the 2xx.
 
-    It is worth a retry if the status is 408, 425, 429, 500, 502, 503, 504, 520 to 527 or 530.
+    It is worth a retry if the status is 408, 425, 429, or 500 to 599 except 501 and 505.
 
     Attributes:
         status_code: The HTTP status.

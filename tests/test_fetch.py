@@ -18,8 +18,8 @@ from sutro_async import (
 )
 from tests.conftest import FAST_RETRY, nothing_left_behind
 
-RETRYABLE = [408, 425, 429, 500, 502, 503, 504, *range(520, 528), 530]
-FINAL = [400, 401, 403, 404, 405, 409, 410, 422, 424, 426, 428, 501, 505, 519, 528, 529, 531]
+RETRYABLE = [408, 425, 429, 500, 502, 503, 504, 507, 519, *range(520, 532), 598, 599]
+FINAL = [400, 401, 403, 404, 405, 409, 410, 422, 424, 426, 428, 501, 505]
 
 
 @pytest.mark.parametrize("status", RETRYABLE)
