@@ -142,7 +142,7 @@ class InvalidResponseError(APIError):
         reason: What is wrong there, such as `expected a status word, got null`.
     """
 
-    _fields = (*APIError._fields, "path", "reason")
+    _fields: ClassVar[tuple[str, ...]] = (*APIError._fields, "path", "reason")
 
     def __init__(self, *, job_id: str, path: str, reason: str) -> None:
         super().__init__(f"job {job_id!r}: invalid response: {path}: {reason}", job_id=job_id)
@@ -164,7 +164,14 @@ class APIStatusError(APIError):
         body: The body as parsed from JSON, else as text.
     """
 
-    _fields = (*APIError._fields, "status_code", "code", "request_id", "retry_after", "body")
+    _fields: ClassVar[tuple[str, ...]] = (
+        *APIError._fields,
+        "status_code",
+        "code",
+        "request_id",
+        "retry_after",
+        "body",
+    )
 
     def __init__(
         self,
@@ -229,7 +236,7 @@ class JobWaitTimeoutError(SutroError, TimeoutError):
         timeout: Seconds that it was given.
     """
 
-    _fields = ("job_id", "last_report", "elapsed", "timeout")
+    _fields: ClassVar[tuple[str, ...]] = ("job_id", "last_report", "elapsed", "timeout")
 
     def __init__(
         self,
@@ -262,13 +269,13 @@ class JobUnsuccessfulError(SutroError):
         reason: Why, on one line; empty if the service gave no reason.
     """
 
-    _fields = ("report", "reason")
+    _fields: ClassVar[tuple[str, ...]] = ("report", "reason")
     _verb = "ended without success"
 
     def __init__(self, report: JobStatusReport) -> None:
         reason = one_line(str(report.failure or "")) or one_line(report.message)
         self.report = report
-        self.reason = "" if is_fixed_sentence(reason) else reason
+        self.reason: str = "" if is_fixed_sentence(reason) else reason
         super().__init__(
             f"job {report.job_id!r} {self._verb}: {self.reason or 'the service gave no reason'}"
         )
