@@ -176,7 +176,7 @@ async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
 
 @EVERY_WAIT
 async def test_a_slow_record_takes_no_longer_than_what_is_left_of_the_timeout(
-    fake, client, caplog, wait
+    fake, client, autojump_clock, wait
 ):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
@@ -188,7 +188,7 @@ async def test_a_slow_record_takes_no_longer_than_what_is_left_of_the_timeout(
 
 
 @EVERY_WAIT
-async def test_a_slow_record_takes_no_longer_than_one_request(fake, wait):
+async def test_a_slow_record_takes_no_longer_than_one_request(fake, autojump_clock, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
     async with fake.client(poll=FAST_POLL, timeout=0.2) as client:

@@ -24,6 +24,6 @@ async def sutro_client(fake_sutro: FakeSutro) -> AsyncIterator[SutroClient]:
     """Give a client of `fake_sutro` that retries, polls and gives up within milliseconds."""
     async with fake_sutro.client(
         retry=RetryPolicy(initial=0.01, maximum=0.05),
-        poll=PollPolicy(initial=0.01, maximum=0.05, not_found_grace=0.05),
+        poll=PollPolicy(initial=0.01, maximum=0.05, not_found_grace=0.02),
     ) as client:
         yield client
