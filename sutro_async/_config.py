@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, NoReturn
@@ -51,6 +52,7 @@ def resolve_settings(
     base_url: str | None = None,
     proxy: str | None = None,
     *,
+    has_session: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Find key and URL: the arguments, then the environment, then the configuration file.
@@ -84,15 +86,17 @@ def resolve_settings(
     else:
         key, file_url = _read_config_file()
         source = f"api_key in {_CONFIG_FILE}"
+        key_url = file_url or _DEFAULT_URL
+        if argument_url not in {None, key_url}:
+            _refuse(f"the key in {_CONFIG_FILE} is for {key_url}", argument_url)
         url = argument_url or file_url
-        if url not in {file_url, file_url or _DEFAULT_URL}:
-            _refuse(f"the key in {_CONFIG_FILE} is for {file_url or _DEFAULT_URL}", url)
     resolved_url = url or _DEFAULT_URL
     return Settings(
         api_key=_normalize_key(key, source),
         base_url=resolved_url,
         is_default_url=url is None,
-        proxy=resolve_proxy(proxy, resolved_url, environ),
+        # A session that was passed in has its own ways, whatever the environment says.
+        proxy=None if has_session else resolve_proxy(proxy, resolved_url, environ),
     )
 
 
@@ -152,7 +156,8 @@ def _load_config_file() -> object:
 
 def _read_bounded(path: Path) -> bytes:
     """Read a regular file; a pipe could block, and a device never ends."""
-    if path.exists() and not path.is_dir() and not path.is_file():
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # opening a directory says what it is
         raise OSError("not a regular file")
     with path.open("rb") as file:
         content = file.read(_MAX_FILE_BYTES + 1)

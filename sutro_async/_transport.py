@@ -220,17 +220,10 @@ class Transport:
                 f"job {job_id!r}: no answer from {self._peer()} within {timeout:g} s",
                 job_id=job_id,
             )
-        elif isinstance(error, aiohttp.ClientHttpProxyError) and self._proxy is not None:
-            _remove_request_headers(error)
-            ours = APIConnectionError(
-                f"job {job_id!r}: the proxy {self._proxy.address} answered {error.status}",
-                job_id=job_id,
-                retryable=error.status not in _PROXY_REFUSALS,
-            )
         elif isinstance(error, aiohttp.ClientError | OSError):
             _remove_request_headers(error)
             ours = APIConnectionError(
-                f"job {job_id!r}: no answer from {self._peer()}: {_described(error)}",
+                f"job {job_id!r}: {self._problem(error)}",
                 job_id=job_id,
                 retryable=_is_retryable(error),
             )
@@ -247,6 +240,11 @@ class Transport:
             )
         ours.__cause__ = error
         return ours
+
+    def _problem(self, error: Exception) -> str:
+        if isinstance(error, aiohttp.ClientHttpProxyError) and self._proxy is not None:
+            return f"the proxy {self._proxy.address} answered {error.status}"
+        return f"no answer from {self._peer()}: {_described(error)}"
 
     def _peer(self) -> str:
         if self._proxy is None:
@@ -312,7 +310,7 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _is_retryable(error: Exception) -> bool:
-    if isinstance(error, aiohttp.ClientHttpProxyError):  # of the proxy of a session passed in
+    if isinstance(error, aiohttp.ClientHttpProxyError):
         return error.status not in _PROXY_REFUSALS
     return not isinstance(error, _UNTRUSTED_SERVER)
 

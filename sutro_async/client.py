@@ -83,9 +83,7 @@ class SutroClient:
             raise ConfigurationError(
                 "proxy cannot be combined with session: set the proxy on the session"
             )
-        settings = resolve_settings(api_key, base_url, proxy)
-        if session is not None:
-            settings = attrs.evolve(settings, proxy=None)
+        settings = resolve_settings(api_key, base_url, proxy, has_session=session is not None)
         throttle = Throttle(max_concurrency, max_rate)
         self._service = Service(Transport(settings, throttle, session))
         self._options = Options(timeout=_request_timeout(timeout), retry=retry, poll=poll)

@@ -26,10 +26,10 @@ Every error survives pickling with its fields, and its message is one line.
 
 from __future__ import annotations
 
-import copy
-import math
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from sutro_async._plain import plain
 
 if TYPE_CHECKING:
     from sutro_async.models import JobStatusReport
@@ -69,7 +69,7 @@ class SutroError(Exception):
         `type` is the name of the class, and `message` the whole text of the error. A number that is
         not finite is None, since JSON has none.
         """
-        fields = {name: _plain(getattr(self, name)) for name in self._fields}
+        fields = {name: plain(getattr(self, name)) for name in self._fields}
         return {"type": type(self).__name__, "message": str(self), **fields}
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -84,14 +84,6 @@ def _rebuild(
     error.args = args
     error.__dict__.update(fields)
     return error
-
-
-def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return copy.deepcopy(value)
 
 
 class ConfigurationError(SutroError, ValueError):

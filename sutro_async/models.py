@@ -6,7 +6,6 @@ them as read-only.
 
 from __future__ import annotations
 
-import copy
 import enum
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import attrs
 
+from sutro_async._plain import plain
 from sutro_async.errors import JobCancelledError, JobFailedError, SutroError
 
 __all__ = [
@@ -31,19 +31,9 @@ JSONObject = Mapping[str, Any]
 T = TypeVar("T")
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, enum.StrEnum):
-        return value.value
-    return copy.deepcopy(value)
-
-
 def _plain_fields(model: attrs.AttrsInstance) -> dict[str, Any]:
     names = [field.name for field in attrs.fields(type(model))]
-    return {name: _plain(getattr(model, name)) for name in names}
+    return {name: plain(getattr(model, name)) for name in names}
 
 
 class JobStatus(enum.StrEnum):

@@ -149,6 +149,9 @@ async def test_a_proxy_does_not_go_with_a_session_of_ones_own(monkeypatch):
         monkeypatch.setenv("HTTPS_PROXY", "http://a.test")
         client = SutroClient(KEY, base_url=URL, session=session)
         assert client._service.transport._proxy is None
+        # Such as that of a session whose connector speaks SOCKS.
+        monkeypatch.setenv("HTTPS_PROXY", "socks5://a.test")
+        SutroClient(KEY, base_url=URL, session=session)
 
 
 # ---- through a real one

@@ -60,8 +60,7 @@ def parse_report(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) ->
     word, path = content.get("job_status"), "$.job_status"
     if isinstance(word, dict):
         word, path = word.get(job_id), f"{path}[{job_id!r}]"
-    if not isinstance(word, str) or not word.strip():
-        raise _invalid(job_id, path, "a status word", word, content)
+    _require_status_word(job_id, path, word, content)
     message = content.get("message")
     if message is not None and not isinstance(message, str):
         on_mismatch(Mismatch(path="$.message", expected="a string", value=message))
@@ -111,8 +110,7 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> Jo
     if record.get("job_id") != job_id:
         raise _invalid(job_id, "$.job.job_id", repr(job_id), record.get("job_id"), content)
     word = record.get("status")
-    if not isinstance(word, str) or not word.strip():
-        raise _invalid(job_id, "$.job.status", "a status word", word, content)
+    _require_status_word(job_id, "$.job.status", word, content)
     job, mismatches = structure_job(
         {
             **record,
@@ -134,6 +132,11 @@ def _load_object(job_id: str, body: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _invalid(job_id, "$", "an object", content, {})
     return content
+
+
+def _require_status_word(job_id: str, path: str, word: object, content: Mapping[str, Any]) -> None:
+    if not isinstance(word, str) or not word.strip():
+        raise _invalid(job_id, path, "a status word", word, content)
 
 
 def _invalid(
