@@ -82,19 +82,9 @@ def _name_or_literal(quoted: re.Match[str]) -> str:
     return quoted[0] if re.fullmatch(r"[\w.]+", quoted[1]) else f"`{quoted[0]}`"
 
 
-# The classes of these iterators are private.
-_ITERATED = {
-    "Wait": "~sutro_async.JobStatusReport",
-    "Outcomes": "~sutro_async.JobOutcome[~sutro_async.JobStatusReport]",
-}
-
-
 def _show_as_users_see_it(*arguments: Any) -> tuple[str, str | None] | None:  # noqa: ANN401 - likewise
-    """Show an iterator for what it gives, and the defaults of an attrs class as they are."""
+    """Show the defaults of an attrs class as they are."""
     _, _, _, documented, _, signature, returned = arguments
-    for private, item in _ITERATED.items():
-        if re.search(rf"\._\w+\.{private}\b", returned or ""):
-            return signature, f"~collections.abc.AsyncIterator[{item}]"
     if attrs.has(documented):
         defaults = {name: field.default for name, field in attrs.fields_dict(documented).items()}
         signature = re.sub(

@@ -10,6 +10,7 @@ async with SutroClient() as client:
 import logging
 
 from sutro_async._version import __version__
+from sutro_async._waits import Stream
 from sutro_async.client import SutroClient
 from sutro_async.errors import (
     APIConnectionError,
@@ -69,6 +70,7 @@ __all__ = [
     "RateLimitError",
     "RetryPolicy",
     "ServerError",
+    "Stream",
     "SutroClient",
     "SutroError",
     "__version__",

@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import AsyncIterable, Iterable
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 import attrs
 
 from sutro_async._config import resolve_settings
-from sutro_async._fanout import Fetches, Outcomes, Waits, collect
-from sutro_async._polling import (
+from sutro_async._http import (
     JOB,
     STATUS,
-    OnChange,
+    ClientSession,
     Options,
-    Service,
-    Wait,
-    check_callback,
+    SessionManager,
+    Throttle,
+    Transport,
     fetch,
-    timeout_seconds,
 )
-from sutro_async._throttle import Throttle
-from sutro_async._transport import Transport
+from sutro_async._numbers import check_number, timeout_seconds
+from sutro_async._waits import OnChange, Stream, Wait, WaitBatch, check_callback, fetch_all
 from sutro_async.errors import ConfigurationError
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
-if TYPE_CHECKING:
-    import aiohttp
-
 __all__ = ["SutroClient"]
 
-
+# Seconds.
 _LONGEST_TIMEOUT: Final = 86_400.0
 
 
@@ -49,18 +45,18 @@ class SutroClient:
         base_url: Where the service is. Without it: `SUTRO_API_URL`, or the URL stored with the key
             of the file, else `https://api.sutro.sh`. A URL without a path gets `/v1`, except on
             `api.sutro.sh`.
-        timeout: Seconds for one request, from the moment that it leaves.
-        retry: How a request is tried again.
+        timeout: Seconds for one request, counted from when it is sent.
+        retry: How a failed request is retried.
         poll: The pace of waits.
-        max_concurrency: Requests in flight at once; the others stand in line.
+        max_concurrency: Requests in flight at once; the others are queued.
         max_rate: Requests a second, retries and polls included; None for no limit.
         proxy: The URL of a forward proxy, such as `http://user:password@proxy.example:3128`.
             Without it: `HTTPS_PROXY` or `ALL_PROXY`, unless `NO_PROXY` names the host. Only an
             https base URL is requested through a proxy.
         session: An aiohttp session to use instead of one of the client's own. It is never closed,
             and its own headers, cookies, proxies and tracing are left alone. If its connector
-            allows fewer connections than `max_concurrency`, requests wait for one at the expense
-            of their time-out.
+            allows fewer connections than `max_concurrency`, the time that a request waits for one
+            counts against its timeout.
 
     Raises:
         ConfigurationError: There is no key, or an argument or setting cannot be used.
@@ -77,7 +73,7 @@ class SutroClient:
         max_concurrency: int = 20,
         max_rate: float | None = None,
         proxy: str | None = None,
-        session: aiohttp.ClientSession | None = None,
+        session: ClientSession | None = None,
     ) -> None:
         if proxy is not None and session is not None:
             raise ConfigurationError(
@@ -85,14 +81,14 @@ class SutroClient:
             )
         settings = resolve_settings(api_key, base_url, proxy, has_session=session is not None)
         throttle = Throttle(max_concurrency, max_rate)
-        self._service = Service(Transport(settings, throttle, session))
+        self._manager = SessionManager(Transport(settings, throttle, session), max_concurrency)
         self._options = Options(timeout=_request_timeout(timeout), retry=retry, poll=poll)
         self._is_clone = False
 
     @property
     def base_url(self) -> str:
         """Where the service is, in full."""
-        return self._service.transport.base_url
+        return self._manager.transport.base_url
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.base_url}>"
@@ -101,7 +97,7 @@ class SutroClient:
         raise TypeError("a SutroClient cannot be pickled: it holds a key and open connections")
 
     async def __aenter__(self) -> Self:
-        self._service.lifecycle.check()
+        self._manager.lifecycle.check()
         return self
 
     async def __aexit__(
@@ -113,23 +109,23 @@ class SutroClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the client; whatever of it still runs ends with `ClientStateError`.
+        """Close the client; calls and waits that still run raise `ClientStateError`.
 
-        Closing it once more does nothing. Closing a client made by `with_options` does nothing
-        either: what it uses belongs to the client that it was made from.
+        Closing it again does nothing. Closing a client made by `with_options` does nothing either:
+        what it uses belongs to the client that it was made from.
 
         Raises:
             ClientStateError: The client belongs to another event loop.
         """
         if self._is_clone:
             return
-        lifecycle = self._service.lifecycle
+        lifecycle = self._manager.lifecycle
         if not lifecycle.is_closed:
             lifecycle.check_loop()
         try:
             await lifecycle.close()
         finally:
-            await self._service.transport.close()
+            await self._manager.transport.close()
 
     def with_options(
         self,
@@ -142,7 +138,7 @@ class SutroClient:
 
         Args:
             timeout: Seconds for one request; None keeps that of this client.
-            retry: How a request is tried again; None keeps the policy of this client.
+            retry: How a failed request is retried; None keeps the policy of this client.
             poll: The pace of waits; None keeps the policy of this client.
 
         Raises:
@@ -159,30 +155,30 @@ class SutroClient:
         return clone
 
     async def get_job_status(self, job_id: str) -> JobStatusReport:
-        """Ask how a job is doing (API reference: "Checking Job Status").
+        """Get the status of a job (API reference: "Checking Job Status").
 
         Raises:
             TypeError: The job id is not a string.
             ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
-            APIError: There was no answer that can be used, retries included.
+            APIError: There was no usable answer, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await fetch(self._service, STATUS, job_id, self._options)
+        return await fetch(self._manager, STATUS, job_id, self._options)
 
     async def get_job(self, job_id: str) -> Job:
-        """Read the record of a job (API reference: "Fetch Job Details").
+        """Get the record of a job (API reference: "Fetch Job Details").
 
         Raises:
             TypeError: The job id is not a string.
             ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
-            APIError: There was no answer that can be used, retries included.
+            APIError: There was no usable answer, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await fetch(self._service, JOB, job_id, self._options)
+        return await fetch(self._manager, JOB, job_id, self._options)
 
     async def wait_for_job(
         self,
@@ -195,24 +191,24 @@ class SutroClient:
     ) -> JobStatusReport:
         """Wait until a job has succeeded, failed or been cancelled, and return its last report.
 
-        Trouble on the way does not end the wait, unless it lasts longer than the policy allows.
-        Nor does the end of the wait, in whatever way, end the job.
+        Transient failures do not end the wait until they have lasted `max_outage` seconds. Ending
+        the wait never cancels the job.
 
         Args:
             job_id: The job.
-            timeout: Seconds, or a `timedelta`, for the whole wait; None for no limit; 0 asks
+            timeout: Seconds, or a `timedelta`, for the whole wait; None for no limit; 0 polls
                 exactly once.
             poll: The pace; None takes that of the client.
             on_change: Called with each changed report, the first and the last included; may be
                 a coroutine function. What it raises is logged.
-            raise_on_failure: Raise where the job failed or was cancelled.
+            raise_on_failure: Raise if the job failed or was cancelled.
 
         Raises:
             TypeError: The job id is not a string, or `on_change` cannot be called.
             ValueError: The job id or `timeout` is invalid.
-            JobWaitTimeoutError: The job had not ended when the time-out struck.
+            JobWaitTimeoutError: The job had not finished when the timeout expired.
             JobNotFoundError: There is no such job.
-            APIError: A failure that a wait does not survive, or one that lasted too long.
+            APIError: A failure that is not transient, or has lasted too long.
             JobFailedError: The job failed, and `raise_on_failure` is set.
             JobCancelledError: The job was cancelled, and `raise_on_failure` is set.
             ClientStateError: The client is closed, or belongs to another event loop.
@@ -228,92 +224,127 @@ class SutroClient:
         *,
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
-    ) -> Wait:
+    ) -> Stream[JobStatusReport]:
         """Iterate over the reports on a job: the first at once, then each change, until its end.
 
-        The job is polled only while the next report is waited for, so the loop over it may be left
-        at any time.
+        The job is polled only while the next report is awaited, so the loop may be left at any
+        time.
 
         Args:
             job_id: The job.
             timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; None
-                for no limit; 0 asks exactly once.
+                for no limit; 0 polls exactly once.
             poll: The pace; None takes that of the client.
 
         Raises:
             TypeError: The job id is not a string.
             ValueError: The job id or `timeout` is invalid.
-            JobWaitTimeoutError: The job had not ended when the time-out struck.
+            JobWaitTimeoutError: The job had not finished when the timeout expired.
             JobNotFoundError: There is no such job.
-            APIError: A failure that a wait does not survive, or one that lasted too long.
+            APIError: A failure that is not transient, or has lasted too long.
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return self._wait(job_id, timeout, poll)
+        wait = self._wait(job_id, timeout, poll)
+        return Stream(wait.next_report, wait.aclose)
+
+    def watch_jobs(
+        self,
+        job_ids: Iterable[str] | AsyncIterable[str],
+        *,
+        timeout: float | timedelta | None = None,
+        poll: PollPolicy | None = None,
+    ) -> Stream[JobOutcome[JobStatusReport]]:
+        """Iterate over the reports on many jobs: the first of each, then each change.
+
+        The last item of a job is its terminal report or its error; a failure of one job does not
+        affect the others. A slow reader gets the newest report of each job, not a backlog.
+
+        Args:
+            job_ids: The jobs; duplicates are polled once. An asynchronous iterable adds jobs while
+                others are polled already.
+            timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; jobs
+                that have not finished by then get a `JobWaitTimeoutError`, all at the same moment.
+                None for no limit; 0 polls each job exactly once.
+            poll: The pace; None takes that of the client.
+
+        Raises:
+            TypeError: `job_ids` is a single string, or an id is not a string.
+            ValueError: A job id or `timeout` is invalid.
+            AuthenticationError: The key is wrong; no further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
+                further request is sent.
+            ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
+        """
+        return _stream(self._waits(job_ids, timeout, poll, every_change=True))
 
     async def get_job_statuses(
         self, job_ids: Iterable[str]
     ) -> dict[str, JobOutcome[JobStatusReport]]:
-        """Ask how each of many jobs is doing (API reference: "Checking Job Status").
+        """Get the status of each of many jobs (API reference: "Checking Job Status").
 
-        What goes wrong about one job is its outcome, and the others go on.
+        A failure of one job becomes its outcome; the other jobs are unaffected.
 
         Args:
-            job_ids: The jobs; one named twice is asked about once.
+            job_ids: The jobs; duplicates are requested once.
 
         Returns:
             An outcome for each job, in the order of the ids.
 
         Raises:
             TypeError: `job_ids` is a single string, or an id is not a string.
-            ValueError: A job id is invalid; nothing was requested then.
+            ValueError: A job id is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: The key may not do this; no further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
+                further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await collect(Fetches(self._service, job_ids, STATUS, self._options))
+        return await fetch_all(self._manager, STATUS, job_ids, self._options)
 
     async def get_jobs(self, job_ids: Iterable[str]) -> dict[str, JobOutcome[Job]]:
-        """Read the records of many jobs (API reference: "Fetch Job Details").
+        """Get the records of many jobs (API reference: "Fetch Job Details").
 
-        What goes wrong about one job is its outcome, and the others go on.
+        A failure of one job becomes its outcome; the other jobs are unaffected.
 
         Args:
-            job_ids: The jobs; one named twice is asked about once.
+            job_ids: The jobs; duplicates are requested once.
 
         Returns:
             An outcome for each job, in the order of the ids.
 
         Raises:
             TypeError: `job_ids` is a single string, or an id is not a string.
-            ValueError: A job id is invalid; nothing was requested then.
+            ValueError: A job id is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: The key may not do this; no further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
+                further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await collect(Fetches(self._service, job_ids, JOB, self._options))
+        return await fetch_all(self._manager, JOB, job_ids, self._options)
 
     def as_completed(
         self,
-        job_ids: Iterable[str],
+        job_ids: Iterable[str] | AsyncIterable[str],
         *,
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
         on_change: OnChange | None = None,
-    ) -> Outcomes[JobStatusReport]:
-        """Wait for the end of many jobs, and iterate over their outcomes in the order they come.
+    ) -> Stream[JobOutcome[JobStatusReport]]:
+        """Wait for many jobs, and iterate over their outcomes in the order in which they finish.
 
-        What goes wrong about one job is its outcome, and the others go on. The jobs are polled in
-        tasks of their own, while the loop over the outcomes is at work too. Leaving it ends them,
-        provided that nothing else refers to the iterator; else close it with `aclose`.
+        A failure of one job becomes its outcome; the other jobs are unaffected. The jobs are polled
+        in the background, also while the loop over the outcomes is busy. Closing the stream ends
+        that, and so does dropping it.
 
         Args:
-            job_ids: The jobs; one named twice is waited for once.
-            timeout: Seconds, or a `timedelta`, for the whole; jobs that have not ended by then get
-                a `JobWaitTimeoutError` for an outcome, all at the same moment. None for no limit;
-                0 asks exactly once about each.
+            job_ids: The jobs; duplicates are waited for once. An asynchronous iterable adds jobs
+                while others are waited for already.
+            timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; jobs
+                that have not finished by then get a `JobWaitTimeoutError`, all at the same moment.
+                None for no limit; 0 polls each job exactly once.
             poll: The pace; None takes that of the client.
             on_change: Called with each changed report on any of the jobs; may be a coroutine
                 function. What it raises is logged.
@@ -321,13 +352,14 @@ class SutroClient:
         Raises:
             TypeError: `job_ids` is a single string, an id is not a string, or `on_change` cannot
                 be called.
-            ValueError: A job id or `timeout` is invalid; nothing was requested then.
+            ValueError: A job id or `timeout` is invalid.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: The key may not do this; no further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
+                further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return Outcomes(self._waits(job_ids, timeout, poll, on_change))
+        return _stream(self._waits(job_ids, timeout, poll, on_change))
 
     async def wait_for_jobs(
         self,
@@ -337,7 +369,7 @@ class SutroClient:
         poll: PollPolicy | None = None,
         on_change: OnChange | None = None,
     ) -> dict[str, JobOutcome[JobStatusReport]]:
-        """Wait for the end of many jobs.
+        """Wait until many jobs have finished.
 
         Like `as_completed`, with all outcomes at once.
 
@@ -347,41 +379,47 @@ class SutroClient:
         Raises:
             TypeError: `job_ids` is a single string, an id is not a string, or `on_change` cannot
                 be called.
-            ValueError: A job id or `timeout` is invalid; nothing was requested then.
+            ValueError: A job id or `timeout` is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: The key may not do this; no further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
+                further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await collect(self._waits(job_ids, timeout, poll, on_change))
+        return await self._waits(job_ids, timeout, poll, on_change).collect()
 
     def _wait(
         self, job_id: str, timeout: float | timedelta | None, poll: PollPolicy | None
     ) -> Wait:
-        return Wait(self._service, job_id, self._options_with(poll), timeout_seconds(timeout))
+        return Wait(self._manager, job_id, self._options_with(poll), timeout_seconds(timeout))
 
     def _waits(
         self,
-        job_ids: Iterable[str],
+        job_ids: Iterable[str] | AsyncIterable[str],
         timeout: float | timedelta | None,
         poll: PollPolicy | None,
-        on_change: OnChange | None,
-    ) -> Waits:
+        on_change: OnChange | None = None,
+        *,
+        every_change: bool = False,
+    ) -> WaitBatch:
         check_callback(on_change)
-        options = self._options_with(poll)
-        return Waits(self._service, job_ids, options, timeout_seconds(timeout), on_change)
+        return WaitBatch(
+            self._manager,
+            job_ids,
+            self._options_with(poll),
+            timeout_seconds(timeout),
+            on_change,
+            every_change=every_change,
+        )
 
     def _options_with(self, poll: PollPolicy | None) -> Options:
         return self._options if poll is None else attrs.evolve(self._options, poll=poll)
 
 
-def _request_timeout(timeout: object) -> float:
-    if (
-        isinstance(timeout, bool)
-        or not isinstance(timeout, int | float)
-        or not 0 < timeout <= _LONGEST_TIMEOUT
-    ):
-        raise ConfigurationError(
-            f"timeout must be a number of seconds above 0, and at most {_LONGEST_TIMEOUT:g}"
-        )
-    return timeout
+def _stream(batch: WaitBatch) -> Stream[JobOutcome[JobStatusReport]]:
+    return Stream(batch.next_outcome, batch.aclose, batch.cancel)
+
+
+_request_timeout: Final = functools.partial(
+    check_number, "timeout", above=0, maximum=_LONGEST_TIMEOUT
+)

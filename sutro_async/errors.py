@@ -15,7 +15,7 @@ SutroError
 │       ├── GoneError                      410
 │       ├── RateLimitError                 429
 │       └── ServerError                    500 to 599
-├── JobWaitTimeoutError (TimeoutError)     the job goes on, only the wait is over
+├── JobWaitTimeoutError (TimeoutError)     the job is still running, only the wait ended
 └── JobUnsuccessfulError                   the job has ended without success
     ├── JobFailedError
     └── JobCancelledError
@@ -26,8 +26,9 @@ Every error survives pickling with its fields, and its message is one line.
 
 from __future__ import annotations
 
+import copy
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from sutro_async._plain import plain
 
@@ -98,7 +99,7 @@ class APIError(SutroError):
     """One request to the service came to nothing.
 
     Attributes:
-        job_id: The job that was asked for.
+        job_id: The job that was requested.
         last_report: In a wait, the last good report on the job, if there was one.
         retryable: Whether the same request, made again, has a chance.
     """
@@ -123,7 +124,7 @@ class APIConnectionError(APIError, ConnectionError):
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """No whole answer arrived within the time-out of the request."""
+    """No whole answer arrived within the timeout of the request."""
 
 
 class InvalidResponseError(APIError):
@@ -152,7 +153,7 @@ class APIStatusError(APIError):
         message: What the service says of it, in one line.
         code: The service's own word for the error, such as `rate_limited`, if it sent one.
         request_id: The service's name for the request, to quote to its support, if it sent one.
-        retry_after: Seconds that the service asks to be left alone, if it says so.
+        retry_after: Seconds after which the service allows a retry, if it named them.
         body: The body as parsed from JSON, else as text.
     """
 
@@ -215,11 +216,11 @@ class RateLimitError(APIStatusError):
 
 
 class ServerError(APIStatusError):
-    """500 to 599: the service, or a proxy in front of it, is in trouble."""
+    """500 to 599: the service, or a proxy in front of it, is unavailable."""
 
 
 class JobWaitTimeoutError(SutroError, TimeoutError):
-    """The time-out of a wait struck. The job goes on, and can be waited for again.
+    """The timeout of a wait expired. The job is still running, and can be waited for again.
 
     Attributes:
         job_id: The job that was waited for.
@@ -240,12 +241,14 @@ class JobWaitTimeoutError(SutroError, TimeoutError):
         failure: APIError | None = None,
     ) -> None:
         seen = (
-            "not seen" if last_report is None else repr(one_line(last_report.raw_status, limit=40))
+            "no status yet"
+            if last_report is None
+            else f"last status: {one_line(last_report.raw_status, limit=40)}"
         )
-        trouble = "" if failure is None else f" (the last poll failed: {failure})"
+        last_failure = "" if failure is None else f"; the last poll failed: {failure}"
         super().__init__(
-            f"job {job_id!r} was {seen} when the time-out of {timeout:g} s struck{trouble};"
-            f" it goes on at the service, and wait_for_job({job_id!r}) waits for it again"
+            f"timed out after {timeout:g} s waiting for job {job_id!r} ({seen}{last_failure});"
+            f" the job is still running on the service, call wait_for_job({job_id!r}) to resume"
         )
         self.job_id = job_id
         self.last_report = last_report
@@ -295,6 +298,34 @@ def is_fixed_sentence(text: str) -> bool:
 
 def one_line(text: str, *, limit: int = 300) -> str:
     """Make a foreign text fit for a message: printable, on one line, at most `limit` characters."""
+    if len(text) <= limit and text.isalnum():
+        return text  # at little cost, for the many errors of a batch
     text = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+SutroErrorT = TypeVar("SutroErrorT", bound=SutroError)
+
+
+def detached(error: SutroErrorT) -> SutroErrorT:
+    """Drop the frames that an error and its causes hold, so that it can be kept for long."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        each = pending.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        each.__traceback__ = None
+        pending += (each.__cause__, each.__context__)
+        if isinstance(each, BaseExceptionGroup):
+            pending += each.exceptions
+    return error
+
+
+def copied(error: SutroErrorT) -> SutroErrorT:
+    """Copy an error, so that raising it adds no frames to the original."""
+    duplicate = copy.copy(error)
+    duplicate.__cause__ = error.__cause__
+    return duplicate

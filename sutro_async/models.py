@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 import attrs
 
 from sutro_async._plain import plain
-from sutro_async.errors import JobCancelledError, JobFailedError, SutroError
+from sutro_async.errors import JobCancelledError, JobFailedError, SutroError, copied
 
 __all__ = [
     "TERMINAL_STATUSES",
@@ -237,12 +237,12 @@ class Job:
 
 @attrs.frozen(kw_only=True)
 class JobOutcome(Generic[T]):
-    """What came of one job of many: a value, or the error that it met.
+    """The result for one job of many: a value or an error.
 
     Attributes:
         job_id: The job.
-        value: What was asked for; None when there is an error.
-        error: Why there is no value; None when there is one.
+        value: The report or record; None if there is an error.
+        error: Why there is no value; None if there is one.
 
     Raises:
         ValueError: Both or neither of `value` and `error` are given.
@@ -269,9 +269,10 @@ class JobOutcome(Generic[T]):
         """Return the value.
 
         Raises:
-            SutroError: The error, where there is one.
+            SutroError: A copy of the error, if there is one: the frames that raising adds to an
+                error would otherwise pile up on the one that is kept here.
         """
         if self.error is not None:
-            raise self.error
+            raise copied(self.error)
         assert self.value is not None  # noqa: S101 - one of the two is set
         return self.value

@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from sutro_async._numbers import check_number, check_whole_number
 from sutro_async.errors import ConfigurationError
 
 __all__ = ["PollPolicy", "RetryPolicy"]
@@ -16,22 +17,11 @@ __all__ = ["PollPolicy", "RetryPolicy"]
 def _number(
     minimum: float, maximum: float = math.inf, *, infinite: bool = False
 ) -> Callable[[object, attrs.Attribute[Any], Any], None]:
-    """Make a validator for numbers within the two bounds, which belong to the range."""
+    """Make a validator for numbers within two bounds, both included."""
 
     def validate(policy: object, attribute: attrs.Attribute[Any], value: object) -> None:
         name = f"{type(policy).__name__}.{attribute.name}"
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ConfigurationError(f"{name} must be a number, got {value!r}")
-        try:
-            number = float(value)
-        except OverflowError:  # a whole number beyond the largest float
-            number = math.inf if value > 0 else -math.inf
-        if not minimum <= number <= maximum or (math.isinf(number) and not infinite):
-            upper = f" and at most {maximum:g}" if maximum < math.inf else ""
-            finite = " and finite" if math.isinf(number) else ""
-            raise ConfigurationError(
-                f"{name} must be at least {minimum:g}{upper}{finite}, got {number:g}"
-            )
+        check_number(name, value, minimum=minimum, maximum=maximum, infinite=infinite)
 
     return validate
 
@@ -55,15 +45,14 @@ class RetryPolicy:
         ConfigurationError: A number is out of its range.
     """
 
-    attempts: int = attrs.field(default=4, validator=_number(1))
+    attempts: int = attrs.field(default=4)
     initial: float = attrs.field(default=0.5, validator=_number(0))
     maximum: float = attrs.field(default=8.0, validator=_number(0))
     max_retry_after: float = attrs.field(default=60.0, validator=_number(0, infinite=True))
 
     @attempts.validator
     def _check_whole(self, _: attrs.Attribute[int], value: int) -> None:
-        if value != int(value):
-            raise ConfigurationError(f"RetryPolicy.attempts must be a whole number, got {value!r}")
+        check_whole_number("RetryPolicy.attempts", value, minimum=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -83,10 +72,12 @@ class PollPolicy:
         factor: How much longer each interval is than the one before; 1 keeps an even pace.
         maximum: Seconds; the longest interval; at least a millisecond.
         jitter: The largest random share of an interval, from 0 (none) to 1.
-        max_outage: Seconds that a wait goes on without one good answer, counted from the first
-            failed poll; then the last error is raised. `math.inf` never gives up.
-        not_found_grace: Seconds from the first 404 during which it means "not yet", for a job that
-            was not seen before: a job can be younger than the index that it is looked up in.
+        max_outage: Seconds that a wait continues without a good answer, counted from the answer of
+            the first failed poll; then the last error is raised. Time that polls spend in the
+            client's own queues does not count. `math.inf` never gives up.
+        not_found_grace: Seconds that 404 and 403 must last to be believed: a job can be younger
+            than the index that it is looked up in, and a proxy can answer in place of the service
+            during a deployment.
 
     Raises:
         ConfigurationError: A number is out of its range, or `initial` is greater than `maximum`.

@@ -168,7 +168,7 @@ async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
             await asyncio.sleep(0)
     new_tasks = {task for task in asyncio.all_tasks() - tasks if not is_servers(task)}
     assert not new_tasks
-    session = client._service.transport._session
+    session = client._manager.transport._session
     if session is not None and session.connector is not None:
         assert not session.connector._acquired
     new_timers = [
@@ -189,5 +189,5 @@ def is_ours(callback: object) -> bool:
     name = getattr(callback, "__qualname__", "")
     return any(
         part in name
-        for part in ("Timeout", "SharedTimer", "_set_result_unless_cancelled", "Limiter")
+        for part in ("Timeout", "Schedule", "WaitBatch", "_set_result_unless_cancelled", "Limiter")
     )

@@ -25,11 +25,11 @@ from sutro_async import (
 )
 from sutro_async.cli import _format, _json
 from sutro_async.cli._board import Board
-from sutro_async.cli._errors import complain_of_errors, complain_of_timeouts
+from sutro_async.cli._errors import print_errors, print_timeouts
 from sutro_async.cli._exit import status_of_error, status_of_outcomes
 from sutro_async.cli._fake import parse_job
 from sutro_async.cli._show import describe
-from sutro_async.cli._summary import remarks, summary_table
+from sutro_async.cli._summary import footer_lines, summary_table
 from sutro_async.cli._table import Column, Row, Table, plain_lines
 
 
@@ -206,7 +206,7 @@ def test_the_summary_counts_what_is_known():
         board.note(JobOutcome(job_id=job_id, value=report("succeeded", job_id)))
     board.note(record("a", num_rows=5, input_tokens=900, output_tokens=200, job_cost=0.1))
     board.note(record("b", job_cost=0.2))
-    assert remarks(board) == [
+    assert footer_lines(board) == [
         "",
         "4 jobs in 0.0 s: 1 not seen, 3 succeeded",
         "1,100 tokens, 0.3000 USD, not counting 1 of which the record was not read",
@@ -223,7 +223,7 @@ def test_the_summary_counts_what_is_known():
 def test_a_summary_without_records_counts_no_money():
     board = Board(["a"], clock=lambda: 0.0)
     board.note(JobOutcome(job_id="a", value=report("failed", "a", message="in init")))
-    assert remarks(board) == ["", "a failed: in init", "", "1 job in 0.0 s: 1 failed"]
+    assert footer_lines(board) == ["", "a failed: in init", "", "1 job in 0.0 s: 1 failed"]
 
 
 # ---- the record
@@ -331,7 +331,7 @@ def test_errors_have_exit_statuses():
 
 def test_many_errors_of_a_kind_are_cut_short(capsys):
     invalid = InvalidResponseError(job_id="x", path="$", reason="no JSON")
-    complain_of_errors([*(not_found(f"job-{n}") for n in range(12)), invalid])
+    print_errors([*(not_found(f"job-{n}") for n in range(12)), invalid])
     lines = capsys.readouterr().err.splitlines()
     assert lines[9] == "Error: job 'job-9': HTTP 404: No job"
     assert lines[10:12] == [
@@ -348,9 +348,9 @@ def test_polls_that_failed_in_many_ways_are_cut_short(capsys):
         error.__cause__ = ServerError(
             job_id=error.job_id, status_code=503, message=f"Node {number} is down"
         )
-    complain_of_timeouts(timeouts, 1200)
+    print_timeouts(timeouts, 1200)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "Error: the time-out of 5.0 s has struck: 12 of 1,200 jobs had not ended"
+    assert lines[0] == "Error: timed out after 5.0 s: 12 of 1,200 jobs had not finished"
     assert lines[10:12] == [
         "Error: the last poll failed: HTTP 503: Node 9 is down",
         "Error: and the last polls failed in 2 more ways",
@@ -362,13 +362,16 @@ def test_polls_that_failed_in_many_ways_are_cut_short(capsys):
     ("error", "advice"),
     [
         (AuthenticationError(job_id="x", status_code=401, message="no"), "Check SUTRO_API_KEY"),
-        (PermissionDeniedError(job_id="x", status_code=403, message="no"), "for all jobs"),
+        (
+            PermissionDeniedError(job_id="x", status_code=403, message="no"),
+            "account of the job",
+        ),
         (GoneError(job_id="x", status_code=410, message="no"), "Trying again cannot help"),
         (APIStatusError(job_id="x", status_code=422, message="no"), "ask its support"),
     ],
 )
 def test_the_advice_fits_the_error(error, advice, capsys):
-    complain_of_errors([error])
+    print_errors([error])
     told, *what_to_do = capsys.readouterr().err.splitlines()
     assert told == f"Error: {error}"
     assert len(what_to_do) == 1

@@ -136,7 +136,7 @@ async def test_closing_closes_the_connections(fake):
     fake.add_job("job-1")
     client = fake.client()
     await client.get_job("job-1")
-    session = client._service.transport._session
+    session = client._manager.transport._session
     async with nothing_left_behind(client, fake):
         await client.aclose()
     assert session.closed
@@ -148,7 +148,7 @@ async def test_a_close_that_is_cancelled_closes_the_connections_all_the_same(fak
     await client.get_job("job-1")
 
     async def refuse_to_end():
-        with client._service.lifecycle.operation():
+        async with client._manager.lifecycle.operation():
             for _ in range(3):
                 try:
                     await asyncio.sleep(0.05)
@@ -160,7 +160,7 @@ async def test_a_close_that_is_cancelled_closes_the_connections_all_the_same(fak
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await client.aclose()
-    assert client._service.transport._session.closed
+    assert client._manager.transport._session.closed
     await stubborn
 
 

@@ -26,6 +26,7 @@ from sutro_async.errors import (
     RateLimitError,
     ServerError,
     SutroError,
+    detached,
     one_line,
 )
 from sutro_async.models import FailureReason, JobStatus, JobStatusReport
@@ -52,7 +53,7 @@ SutroError
 
 RUNNING = JobStatusReport(job_id="job-1", status=JobStatus.RUNNING, raw_status="RUNNING")
 
-WAIT_AGAIN = " it goes on at the service, and wait_for_job('job-1') waits for it again"
+WAIT_AGAIN = "; the job is still running on the service, call wait_for_job('job-1') to resume"
 
 HOSTILE = "first\r\nsecond\tthird\x00\x1b[31m\u2028\u202eend\ud800"
 
@@ -327,11 +328,11 @@ def test_without_a_status_only_connection_errors_are_retryable(error, expected):
         ),
         (
             JobWaitTimeoutError(job_id="job-1", last_report=None, elapsed=3, timeout=2.5),
-            "job 'job-1' was not seen when the time-out of 2.5 s struck;" + WAIT_AGAIN,
+            "timed out after 2.5 s waiting for job 'job-1' (no status yet)" + WAIT_AGAIN,
         ),
         (
             JobWaitTimeoutError(job_id="job-1", last_report=RUNNING, elapsed=3, timeout=3600.0),
-            "job 'job-1' was 'RUNNING' when the time-out of 3600 s struck;" + WAIT_AGAIN,
+            "timed out after 3600 s waiting for job 'job-1' (last status: RUNNING)" + WAIT_AGAIN,
         ),
         (
             JobWaitTimeoutError(
@@ -341,8 +342,8 @@ def test_without_a_status_only_connection_errors_are_retryable(error, expected):
                 timeout=2,
                 failure=APIConnectionError("job 'job-1': reset", job_id="job-1"),
             ),
-            "job 'job-1' was 'RUNNING' when the time-out of 2 s struck"
-            " (the last poll failed: job 'job-1': reset);" + WAIT_AGAIN,
+            "timed out after 2 s waiting for job 'job-1' (last status: RUNNING;"
+            " the last poll failed: job 'job-1': reset)" + WAIT_AGAIN,
         ),
         (
             JobUnsuccessfulError(failed("broken")),
@@ -564,3 +565,19 @@ def test_the_sentence_that_every_status_has_is_not_a_reason(cls, sentence):
 
 def test_any_other_message_is_a_reason():
     assert JobFailedError(failed("no GPU")).reason == "no GPU"
+
+
+def test_a_detached_error_holds_no_frames():
+    def fail(error, cause=None):
+        try:
+            raise error from cause
+        except type(error) as caught:
+            return caught
+
+    group = fail(ExceptionGroup("two", [fail(OSError("a")), fail(OSError("b"))]))
+    error = detached(fail(APIConnectionError("no", job_id="job-1"), group))
+    error.__context__ = error.__cause__  # a cycle does no harm
+    group.__context__ = error
+    assert detached(error) is error
+    assert error.__cause__ is group
+    assert [each.__traceback__ for each in (error, group, *group.exceptions)] == [None] * 4

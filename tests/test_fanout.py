@@ -5,6 +5,7 @@ import contextlib
 import math
 import time
 
+import attrs
 import pytest
 
 from sutro_async import (
@@ -169,7 +170,7 @@ async def test_any_iterable_will_do(fake, client, call, make):
 @each_call
 @pytest.mark.parametrize("ids", ["job-1", b"job-1"])
 async def test_a_single_id_is_a_mistake(fake, client, call, ids):
-    with pytest.raises(TypeError, match="job ids are wanted, not a single one"):
+    with pytest.raises(TypeError, match="job_ids must be an iterable of job ids"):
         await call(client, ids)
     assert not fake.requests
 
@@ -192,22 +193,46 @@ async def test_as_completed_refuses_bad_arguments_when_it_is_called(client):
 
 
 @each_call
-@pytest.mark.parametrize(
-    ("status", "error"), [(401, AuthenticationError), (403, PermissionDeniedError)]
-)
-async def test_an_error_that_is_everybodys_is_raised_and_ends_the_requests(
-    fake, call, status, error
-):
+async def test_a_batch_fatal_error_is_raised_and_ends_the_requests(fake, call):
     add_jobs(fake)
-    fake.fail_next(999, status=status)
+    fake.fail_next(999, status=401)
     async with fake.client(max_concurrency=4, retry=FAST_RETRY, poll=FAST_POLL) as client:
         async with nothing_left_behind(client, fake):
-            with pytest.raises(error):
+            with pytest.raises(AuthenticationError):
                 await call(client, MANY)
         # Only those that were under way when the first answer came.
         assert len(fake.requests) <= 4
         await asyncio.sleep(0.05)
         assert len(fake.requests) <= 4
+
+
+@each_call
+async def test_403_for_three_jobs_and_no_good_answer_is_batch_fatal(fake, call):
+    add_jobs(fake)
+    fake.fail_next(9999, status=403)
+    policy = attrs.evolve(FAST_POLL, not_found_grace=0)
+    async with fake.client(max_concurrency=4, retry=FAST_RETRY, poll=policy) as client:
+        async with nothing_left_behind(client, fake):
+            with pytest.raises(PermissionDeniedError):
+                await call(client, MANY)
+        assert 3 <= len(fake.requests) <= 6
+
+
+@each_call
+@pytest.mark.parametrize("refused", [1, 2, 30])
+async def test_403_is_the_outcome_of_its_job_after_a_good_answer(fake, call, refused):
+    add_jobs(fake, ["good"], ["succeeded"])
+    add_jobs(fake, MANY, ["succeeded"])
+    for job_id in MANY[:refused]:
+        fake.fail_next(999, status=403, job_id=job_id)
+    async with fake.client(max_concurrency=1, retry=FAST_RETRY, poll=FAST_POLL) as client:
+        outcomes = await call(client, ["good", *MANY])
+    if not isinstance(outcomes, dict):
+        outcomes = {outcome.job_id: outcome for outcome in outcomes}
+    assert outcomes["good"].ok
+    for job_id in MANY[:refused]:
+        assert isinstance(outcomes[job_id].error, PermissionDeniedError)
+    assert sum(outcome.ok for outcome in outcomes.values()) == 1 + len(MANY) - refused
 
 
 async def test_the_slot_of_a_refused_request_goes_to_nobody(fake):
@@ -259,23 +284,79 @@ async def test_a_mistake_of_ours_is_not_swallowed(fake, client, monkeypatch):
     async def broken(*args, **kwargs):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(client._service.transport, "get", broken)
+    monkeypatch.setattr(client._manager.transport, "get", broken)
     with pytest.raises(ZeroDivisionError):
         await client.get_jobs(MANY)
 
 
-async def test_a_task_that_is_cancelled_from_within_does_not_hang_the_batch(fake, client):
-    add_jobs(fake, ["done"], ["succeeded"])
+def running_tasks(name):
+    return [task for task in asyncio.all_tasks() if task.get_coro().__qualname__ == name]
+
+
+@pytest.mark.parametrize("moment", ["before its first step", "in flight"])
+async def test_a_worker_that_is_cancelled_from_outside_does_not_hang_the_batch(
+    fake, client, moment
+):
     add_jobs(fake, ["endless"], ["running"])
-
-    async def cancel_its_task(report):
-        if report.job_id == "endless":
-            asyncio.current_task().cancel()
-            await asyncio.sleep(0)
-
+    fake.fail_next(1, delay=math.inf)
+    wait = asyncio.create_task(client.wait_for_jobs(["endless"]))
+    while not (workers := running_tasks("Schedule._work")):
+        await asyncio.sleep(0)
+    if moment == "in flight":
+        while not fake.in_flight:
+            await asyncio.sleep(0.001)
+    workers[0].cancel()
     async with asyncio.timeout(1):
-        with pytest.raises(ClientStateError, match="its task was cancelled"):
-            await client.wait_for_jobs(["done", "endless"], on_change=cancel_its_task)
+        with pytest.raises(ClientStateError, match="'endless': the polling task was cancelled"):
+            await wait
+
+
+async def test_a_worker_of_a_fetch_that_is_cancelled_from_outside_does_not_hang_it(fake, client):
+    fake.fail_next(1, delay=math.inf)
+    call = asyncio.create_task(client.get_job_statuses(["job-1"]))
+    while not fake.in_flight:
+        await asyncio.sleep(0.001)
+    (worker,) = running_tasks("fetch_all.<locals>.work")
+    worker.cancel()
+    async with asyncio.timeout(1):
+        with pytest.raises(ClientStateError, match="a task of the batch was cancelled"):
+            await call
+
+
+class Stop(BaseException):
+    """What ends a program, such as pytest.fail or KeyboardInterrupt."""
+
+
+@pytest.mark.parametrize("error", [Stop, GeneratorExit])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_base_exception_of_on_change_is_raised_out_of_the_batch(
+    fake, client, error, is_async
+):
+    add_jobs(fake, MANY, ["running"])
+
+    def fail(report):
+        if report.job_id == "job-1":
+            raise error
+
+    async def fail_later(report):
+        await asyncio.sleep(0)
+        fail(report)
+
+    async with nothing_left_behind(client, fake), asyncio.timeout(5):
+        with pytest.raises(error):
+            await client.wait_for_jobs(MANY, on_change=fail_later if is_async else fail)
+
+
+async def test_an_on_change_whose_task_is_cancelled_does_not_end_the_wait(fake, client, caplog):
+    add_jobs(fake, ["job-1"], ["queued", "succeeded"])
+
+    async def cancel_itself(report):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    outcomes = await client.wait_for_jobs(["job-1"], on_change=cancel_itself)
+    assert outcomes["job-1"].ok
+    assert caplog.text.count("on_change failed; the wait continues") == 2
 
 
 # ---- leaving
@@ -306,8 +387,8 @@ async def test_no_request_is_sent_after_breaking_out(client, monkeypatch):
             await asyncio.sleep(0)
         return b'{"job_status": "succeeded"}'
 
-    monkeypatch.setattr(client._service.transport, "get", be_about_to_send)
-    async for _ in client.as_completed([*MANY, "done"]):
+    monkeypatch.setattr(client._manager.transport, "get", be_about_to_send)
+    async for _ in client.as_completed(["done", *MANY]):
         break
     before = turns
     await asyncio.sleep(0.05)

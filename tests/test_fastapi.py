@@ -47,6 +47,7 @@ from sutro_async import (
     PollPolicy,
     RateLimitError,
     ServerError,
+    Stream,
     SutroClient,
     SutroError,
     errors,
@@ -64,7 +65,7 @@ from sutro_async.fastapi import (
     jobs_router,
     sutro_lifespan,
 )
-from sutro_async.fastapi._events import follow
+from sutro_async.fastapi._events import events
 from sutro_async.fastapi._lifespan import _on_signal_to_stop
 from tests.conftest import FAST_POLL, FAST_RETRY
 
@@ -807,12 +808,13 @@ async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
     words = [f"step-{number}" for number in range(20)]
     fake.add_job("job-1", [*words, "succeeded"], allow_unknown=True)
     async with JobMonitor(client) as monitor:
-        async with follow({"job-1": monitor.watch("job-1")}) as events:
-            assert (await anext(events)).retry == 3000
-            await anext(events)
+        async with monitor.watch_jobs(["job-1"]) as outcomes:
+            stream = events(outcomes, ["job-1"])
+            assert (await anext(stream)).retry == 3000
+            await anext(stream)
             while (latest := monitor.latest("job-1")) is None or not latest.is_terminal:
                 await asyncio.sleep(0.01)
-            rest = [event async for event in events]
+            rest = [event async for event in stream]
     assert len(rest) <= 3
     assert rest[-1].id == "end"
 
@@ -820,11 +822,10 @@ async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
 async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for():
     async def broken():
         raise LookupError("no such thing")
-        yield
 
     class Monitor:
-        def watch(self, job_id):
-            return broken()
+        def watch_jobs(self, job_ids):
+            return Stream(broken)
 
     app = FastAPI()
     app.include_router(jobs_router())

@@ -161,7 +161,7 @@ async def test_500_visitors_of_10_jobs_are_10_poll_loops_and_leave_none_behind(f
         *(stream.close() for stream in streams[:half]),
         *(stream.reset() for stream in streams[half:]),
     )
-    await until(lambda: len(monitor) == 0)
+    await until(lambda: len(monitor) == 0, seconds=5)
 
 
 @with_and_without_middleware

@@ -143,7 +143,7 @@ async def test_each_retry_is_logged_as_a_warning(fake, caplog):
     (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert record.name == "sutro_async"
     assert record.message.startswith("job 'job-1': HTTP 502: ")
-    assert record.message.endswith("; trying again in 0.00 s")
+    assert record.message.endswith("; retrying in 0.00 s")
 
 
 async def test_many_calls_at_once_do_not_mix_up_their_tries(fake, client):
@@ -167,14 +167,14 @@ async def test_cancelling_leaves_nothing_behind(fake, moment):
         elif moment == "in back-off":
             fake.fail_next(1, status=500, headers={"Retry-After": "30"})
         else:
-            client._service.transport._throttle.pause(30)
+            client._manager.transport._throttle.pause(30)
         async with nothing_left_behind(client, fake):
             task = asyncio.create_task(client.get_job_status("job-1"))
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert client._service.transport._throttle._free_slots == 1
+        assert client._manager.transport._throttle._free_slots == 1
 
 
 @pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
@@ -185,8 +185,8 @@ async def test_closing_the_client_ends_it(fake, moment):
     elif moment == "in back-off":
         fake.fail_next(1, status=500, headers={"Retry-After": "30"})
     else:
-        client._service.lifecycle.check()
-        client._service.transport._throttle.pause(30)
+        client._manager.lifecycle.check()
+        client._manager.transport._throttle.pause(30)
     async with nothing_left_behind(client, fake):
         task = asyncio.create_task(client.get_job_status("job-1"))
         await asyncio.sleep(0.05)

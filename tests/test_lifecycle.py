@@ -3,11 +3,11 @@ import asyncio
 import pytest
 
 from sutro_async import ClientStateError
-from sutro_async._lifecycle import Lifecycle
+from sutro_async._http._lifecycle import Lifecycle
 
 
 async def run_until_closed(lifecycle, started=None):
-    with lifecycle.operation():
+    async with lifecycle.operation():
         if started:
             started.set()
         await asyncio.sleep(60)
@@ -24,7 +24,7 @@ async def test_closing_ends_what_runs_and_waits_for_its_end():
     lifecycle = Lifecycle()
     tasks = [await started_operation(lifecycle) for _ in range(3)]
     await lifecycle.close()
-    assert not lifecycle.operations
+    assert not lifecycle.running
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, ClientStateError) for result in results)
     assert all(task.cancelling() == 0 for task in tasks)
@@ -32,7 +32,7 @@ async def test_closing_ends_what_runs_and_waits_for_its_end():
 
 async def test_an_operation_that_ends_by_itself_is_left_alone():
     lifecycle = Lifecycle()
-    with lifecycle.operation():
+    async with lifecycle.operation():
         pass
     await lifecycle.close()
 
@@ -40,8 +40,9 @@ async def test_an_operation_that_ends_by_itself_is_left_alone():
 async def test_nothing_begins_after_closing():
     lifecycle = Lifecycle()
     await lifecycle.close()
-    with pytest.raises(ClientStateError, match="closed"), lifecycle.operation():
-        pytest.fail("the operation began")
+    with pytest.raises(ClientStateError, match="closed"):
+        async with lifecycle.operation():
+            pytest.fail("the operation began")
 
 
 async def test_closing_twice_waits_both_times():
@@ -67,7 +68,7 @@ async def test_a_result_that_arrives_as_the_client_closes_is_kept():
     lifecycle = Lifecycle()
 
     async def finish_anyway():
-        with lifecycle.operation():
+        async with lifecycle.operation():
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
@@ -84,7 +85,7 @@ async def test_closing_while_a_time_out_strikes_leaves_no_cancellation_behind():
     lifecycle = Lifecycle()
 
     async def run():
-        with lifecycle.operation():
+        async with lifecycle.operation():
             async with asyncio.timeout(0.01):
                 await asyncio.sleep(60)
 

@@ -333,9 +333,12 @@ def test_an_outcome_with_an_error_raises_it():
     outcome = JobOutcome(job_id="job-1", error=ERROR)
     assert not outcome.ok
     assert outcome.value is None
-    with pytest.raises(JobNotFoundError) as caught:
-        outcome.result()
-    assert caught.value is ERROR
+    for _ in range(3):
+        with pytest.raises(JobNotFoundError) as caught:
+            outcome.result()
+        assert caught.value.to_dict() == ERROR.to_dict()
+        assert caught.value.__cause__ is ERROR.__cause__
+        assert ERROR.__traceback__ is None  # raising it adds no frames to the one that is kept
 
 
 @pytest.mark.parametrize("value", [0, "", False, (), {}], ids=repr)

@@ -12,10 +12,10 @@ from sutro_async import (
     APITimeoutError,
     ClientStateError,
     ConfigurationError,
+    GoneError,
     JobMonitor,
     JobNotFoundError,
     JobWaitTimeoutError,
-    PermissionDeniedError,
     PollPolicy,
     RateLimitError,
     ServerError,
@@ -261,7 +261,8 @@ async def test_an_end_that_is_told_as_the_time_out_strikes_is_not_lost(fake, cli
 
     def tell_too_late():
         time.sleep(0.2)
-        asyncio.get_running_loop().call_soon(monitor._loops["job-1"].tell, end)
+        poller = monitor._polls.pollers["job-1"]
+        asyncio.get_running_loop().call_soon(monitor._polls.on_end, poller, end)
 
     asyncio.get_running_loop().call_later(0.35, tell_too_late)
     assert await wait is end
@@ -360,8 +361,8 @@ async def test_the_cause_and_the_last_report_of_an_error_are_kept(fake):
 
 async def test_a_job_can_be_watched_again_after_an_error(fake, monitor):
     fake.add_job("job-1")
-    fake.fail_next(1, status=403)
-    with pytest.raises(PermissionDeniedError):
+    fake.fail_next(1, status=410)
+    with pytest.raises(GoneError):
         await monitor.wait("job-1")
     assert (await monitor.wait("job-1")).is_terminal
 
@@ -399,27 +400,19 @@ async def test_leaving_it_waits_until_all_of_it_has_ended(fake, client):
     async with JobMonitor(client) as monitor:
         waits = [asyncio.create_task(monitor.wait("job-1", timeout=each)) for each in (None, 0)]
         await until(lambda: fake.in_flight == 2)
-        tasks = set(monitor._tasks)
+        tasks = [each for each in asyncio.all_tasks() if "Schedule._work" in repr(each)]
     assert [task.done() for task in tasks] == [True, True]
     await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def test_tasks_that_have_ended_are_let_go(fake, monitor):
-    for job_id in ("job-1", "job-2"):
-        fake.add_job(job_id)
-    await monitor.wait("job-1")
-    await monitor.wait("job-2", timeout=0)
-    await asyncio.sleep(0)
-    assert not monitor._tasks
-
-
-async def test_a_loop_that_is_cancelled_from_outside_does_not_hang_its_watchers(fake, monitor):
-    fake.add_job("job-1", ["running"])
+async def test_a_poll_that_is_cancelled_from_outside_does_not_hang_its_watchers(fake, monitor):
+    fake.fail_next(1, delay=math.inf)
     wait = asyncio.create_task(monitor.wait("job-1"))
-    await until(lambda: polls(fake))
-    monitor._loops["job-1"].task.cancel()
+    await until(lambda: fake.in_flight)
+    (worker,) = [each for each in asyncio.all_tasks() if "Schedule._work" in repr(each)]
+    worker.cancel()
     async with asyncio.timeout(1):
-        with pytest.raises(ClientStateError, match="its task was cancelled"):
+        with pytest.raises(ClientStateError, match="the polling task was cancelled"):
             await wait
     assert len(monitor) == 0
 

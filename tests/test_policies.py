@@ -132,12 +132,24 @@ def test_a_first_interval_above_the_longest_is_refused(options, numbers):
 @every_field
 @pytest.mark.parametrize(
     "value",
-    [None, True, False, "1", b"1", 1j, Decimal(1), Fraction(1), timedelta(seconds=1), [1]],
+    [None, True, False, "1", b"1", 1j, Decimal(1), timedelta(seconds=1), [1]],
     ids=repr,
 )
 def test_only_numbers_are_numbers(policy, name, value):
-    with pytest.raises(ConfigurationError, match=rf"{policy.__name__}\.{name} must be a number"):
+    kind = "whole number" if name == "attempts" else "number"
+    with pytest.raises(ConfigurationError) as caught:
         policy(**{name: value})
+    assert str(caught.value) == f"{policy.__name__}.{name} must be a {kind}, got {value!r}"
+
+
+class Scalar(float):
+    """A real number of another library, as NumPy's are."""
+
+
+@pytest.mark.parametrize("value", [Fraction(3, 1), Scalar(3)], ids=repr)
+def test_any_real_number_is_a_number(value):
+    assert PollPolicy(maximum=value).maximum == 3
+    assert RetryPolicy(attempts=value).attempts == 3
 
 
 @every_field

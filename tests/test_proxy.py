@@ -148,7 +148,7 @@ async def test_a_proxy_does_not_go_with_a_session_of_ones_own(monkeypatch):
             SutroClient(KEY, proxy="http://a.test", session=session)
         monkeypatch.setenv("HTTPS_PROXY", "http://a.test")
         client = SutroClient(KEY, base_url=URL, session=session)
-        assert client._service.transport._proxy is None
+        assert client._manager.transport._proxy is None
         # Such as that of a session whose connector speaks SOCKS.
         monkeypatch.setenv("HTTPS_PROXY", "socks5://a.test")
         SutroClient(KEY, base_url=URL, session=session)

@@ -17,6 +17,7 @@ PUBLIC = {
     "Job",
     "FailureReason",
     "JobOutcome",
+    "Stream",
     "TERMINAL_STATUSES",
     "SutroError",
     "ConfigurationError",

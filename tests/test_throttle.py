@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sutro_async import ConfigurationError
-from sutro_async._throttle import Throttle
+from sutro_async._http._throttle import Throttle
 
 
 def now():
@@ -102,7 +102,7 @@ async def test_the_rate_is_kept_without_a_burst_at_the_start():
     assert times[-1] < 0.5
 
 
-async def test_leave_that_stood_in_line_for_a_slot_makes_no_burst():
+async def test_leave_that_stood_in_waiters_for_a_slot_makes_no_burst():
     throttle = Throttle(5, 50)
     times = []
 
@@ -124,7 +124,7 @@ async def test_a_pause_holds_back_new_requests():
         assert now() - began >= 0.05
 
 
-async def test_a_pause_holds_back_those_that_stand_in_line_already():
+async def test_a_pause_holds_back_those_that_stand_in_waiters_already():
     throttle = Throttle(1, None)
     entered_at = []
 
@@ -164,13 +164,13 @@ async def test_the_last_chance_to_ask_passes_through_a_pause_even_where_others_w
     throttle.pause(30)
     waiting = asyncio.create_task(throttle.acquire())
     await asyncio.sleep(0)
-    async with asyncio.timeout(1), slot(throttle, pause_until=0):
+    async with asyncio.timeout(1), slot(throttle, send_by=0):
         pass
     waiting.cancel()
 
 
 @pytest.mark.parametrize("max_rate", [None, 0.01], ids=["for a slot", "for the rate"])
-async def test_who_is_cancelled_in_line_takes_no_slot_along(max_rate):
+async def test_who_is_cancelled_in_waiters_takes_no_slot_along(max_rate):
     throttle = Throttle(1, max_rate)
     if max_rate is None:
         await throttle.acquire()
@@ -185,10 +185,10 @@ async def test_who_is_cancelled_in_line_takes_no_slot_along(max_rate):
     if max_rate is None:
         throttle.release()
     assert throttle._free_slots == 1
-    assert not throttle._line
+    assert not throttle._waiters
 
 
-async def test_who_is_cancelled_in_line_leaves_it_at_once():
+async def test_who_is_cancelled_in_waiters_leaves_it_at_once():
     throttle = Throttle(1, None)
     await throttle.acquire()
     tasks = [asyncio.create_task(throttle.acquire()) for _ in range(5)]
@@ -196,7 +196,7 @@ async def test_who_is_cancelled_in_line_leaves_it_at_once():
     for task in tasks[:4]:
         task.cancel()
     await asyncio.sleep(0)
-    assert len(throttle._line) == 1
+    assert len(throttle._waiters) == 1
     throttle.release()
     async with asyncio.timeout(1):
         await tasks[4]

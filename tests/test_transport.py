@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
+import math
 import pickle
 import ssl
 import traceback
@@ -47,7 +48,7 @@ async def test_the_request_carries_the_key_and_asks_for_no_redirects(mocked):
     mocked.get(URL_, payload=RUNNING)
     async with make_client() as client:
         await client.get_job_status("job-1")
-        headers = client._service.transport._session.headers
+        headers = client._manager.transport._session.headers
     ((method, url), (call,)) = mocked.requests.popitem()
     assert (method, str(url)) == ("GET", URL_)
     assert call.kwargs["allow_redirects"] is False
@@ -109,7 +110,7 @@ async def test_requests_one_after_the_other_share_a_connection(fake):
     async with fake.client() as client:
         for _ in range(3):
             await client.get_job_status("job-1")
-        assert len(client._service.transport._session.connector._conns) == 1
+        assert len(client._manager.transport._session.connector._conns) == 1
     ports = {request.headers["Host"] for request in fake.requests}
     assert len(ports) == 1
 
@@ -150,12 +151,14 @@ async def test_the_time_out_bounds_the_whole_request_however_the_bytes_drip():
             await client.get_job_status("job-1")
 
 
-async def test_the_time_out_is_left_to_our_own_timer(mocked):
+async def test_the_timeout_of_a_request_is_not_rounded_up(mocked):
     mocked.get(URL_, payload=RUNNING)
     async with make_client(timeout=7.25) as client:
         await client.get_job_status("job-1")
     (call,) = mocked.requests["GET", URL(URL_)]
-    assert call.kwargs["timeout"] == aiohttp.ClientTimeout(total=None, sock_read=None)
+    assert call.kwargs["timeout"] == aiohttp.ClientTimeout(
+        total=7.25, sock_read=None, ceil_threshold=math.inf
+    )
 
 
 async def test_standing_in_line_does_not_count_against_the_time_out(fake):
@@ -177,7 +180,7 @@ async def test_an_answer_that_nobody_has_asked_for_is_not_taken_for_the_next():
     ):
         assert (await client.get_job_status("job-1")).status == "running"
         ((connection, _),) = next(
-            iter(client._service.transport._session.connector._conns.values())
+            iter(client._manager.transport._session.connector._conns.values())
         )
         async with asyncio.timeout(1):
             while not connection.should_close:
@@ -279,7 +282,7 @@ async def test_a_body_of_more_than_16_mib_is_not_read_further(is_bomb):
     async with raw_server(data) as server, make_client(server.url) as client:
         with pytest.raises(InvalidResponseError, match="larger than 16 MiB"):
             await client.get_job_status("job-1")
-        assert not client._service.transport._session.connector._acquired
+        assert not client._manager.transport._session.connector._acquired
 
 
 async def test_a_body_of_16_mib_is_read_and_no_byte_more():
@@ -460,7 +463,7 @@ async def test_an_error_does_not_keep_the_body_alive(status, body, attempts):
                 await client.get_job_status("job-1")
     del body
     frames = traceback.walk_tb(caught.value.__traceback__)
-    assert [frame.f_code.co_name for frame, _ in frames][-1] in {"read", "get"}
+    assert [frame.f_code.co_name for frame, _ in frames][-1] in {"request", "_send"}
     caught.value.__traceback__ = caught.value.__traceback__.tb_next  # that of the test itself
     assert longest_text_of_frames(caught.value) < 100_000
 
@@ -646,9 +649,9 @@ async def test_each_request_is_logged_with_status_and_time(fake, caplog):
     debug = [record.message for record in caplog.records if record.levelno == logging.DEBUG]
     assert len(debug) == 2
     assert debug[0].startswith("GET /job-status/job-1: 500 after ")
-    assert debug[0].endswith("ms, try 1")
+    assert debug[0].endswith("ms, attempt 1")
     assert debug[1].startswith("GET /job-status/job-1: 200 after ")
-    assert debug[1].endswith("ms, try 2")
+    assert debug[1].endswith("ms, attempt 2")
 
 
 async def test_a_request_without_an_answer_is_logged_too(caplog, unused_tcp_port):

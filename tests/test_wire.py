@@ -1068,6 +1068,7 @@ def test_the_module_exports_what_the_floors_above_use():
         "Mismatch",
         "OnMismatch",
         "converter",
+        "check_job_id",
         "job_path",
         "parse_error",
         "parse_job",

@@ -12,13 +12,14 @@ Nothing here does I/O. The deployed service differs from its API reference in pl
 from sutro_async._wire._answers import Mismatch, OnMismatch, parse_job, parse_report
 from sutro_async._wire._errors import parse_error
 from sutro_async._wire._json import MAX_BODY_BYTES
-from sutro_async._wire._paths import job_path, status_path
+from sutro_async._wire._paths import check_job_id, job_path, status_path
 from sutro_async._wire._structure import converter
 
 __all__ = [
     "MAX_BODY_BYTES",
     "Mismatch",
     "OnMismatch",
+    "check_job_id",
     "converter",
     "job_path",
     "parse_error",

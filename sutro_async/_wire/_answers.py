@@ -113,7 +113,8 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> Jo
     _require_status_word(job_id, "$.job.status", word, content)
     job, mismatches = structure_job(
         {
-            **record,
+            # Null means the same as absence, and an absent field costs nothing.
+            **{name: value for name, value in record.items() if value is not None},
             "raw_status": word,
             "failure_reason": _normalize_reason(record, "$.job", on_mismatch),
             "extra": {k: v for k, v in record.items() if k not in _JOB_FIELDS},

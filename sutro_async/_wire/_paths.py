@@ -6,35 +6,23 @@ import re
 from typing import Final
 from urllib.parse import quote
 
-__all__ = ["job_path", "status_path"]
+__all__ = ["check_job_id", "job_path", "status_path"]
 
 # Of RFC 3986. `quote` would leave them as they are, but is slow.
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]+")
 
 
-def status_path(job_id: str) -> str:
-    """The path of a job's status, below the base URL.
+def check_job_id(job_id: str) -> str:
+    """Return a valid job id, as a plain string.
 
     Raises:
-        TypeError: The job id is not a string.
-        ValueError: The job id is invalid.
+        TypeError: It is not a string.
+        ValueError: It is invalid.
     """
-    return f"/job-status/{_segment(job_id)}"
-
-
-def job_path(job_id: str) -> str:
-    """The path of a job's record, below the base URL.
-
-    Raises:
-        TypeError: The job id is not a string.
-        ValueError: The job id is invalid.
-    """
-    return f"/jobs/{_segment(job_id)}"
-
-
-def _segment(job_id: str) -> str:
     if not isinstance(job_id, str):
         raise TypeError(f"a job id must be a string, got {job_id!r}")
+    # Of a subclass, such as an enumeration, the characters count, and not its `__str__`.
+    job_id = str.__str__(job_id)
     if not job_id:
         raise ValueError("invalid job id '': it must not be empty")
     if job_id in {".", ".."}:
@@ -44,4 +32,29 @@ def _segment(job_id: str) -> str:
         )
     if not job_id.isprintable():
         raise ValueError(f"invalid job id {job_id!r}: it must contain printable characters only")
+    return job_id
+
+
+def status_path(job_id: str) -> str:
+    """Return the path of a job's status, below the base URL.
+
+    Raises:
+        TypeError: The job id is not a string.
+        ValueError: The job id is invalid.
+    """
+    return f"/job-status/{_segment(job_id)}"
+
+
+def job_path(job_id: str) -> str:
+    """Return the path of a job's record, below the base URL.
+
+    Raises:
+        TypeError: The job id is not a string.
+        ValueError: The job id is invalid.
+    """
+    return f"/jobs/{_segment(job_id)}"
+
+
+def _segment(job_id: str) -> str:
+    job_id = check_job_id(job_id)
     return job_id if _UNRESERVED.fullmatch(job_id) else quote(job_id, safe="")

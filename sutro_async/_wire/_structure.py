@@ -135,12 +135,20 @@ _LEAP_SECOND: Final = re.compile(r"(?<=[T ]\d\d:\d\d:)60")
 
 def _time(value: object, _: object) -> datetime:
     try:
-        # RFC 3339 allows lower case too; anything but a string has no `upper`.
+        time = datetime.fromisoformat(cast("str", value))
+    except (TypeError, ValueError):
+        time = _unusual_time(value)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _unusual_time(value: object) -> datetime:
+    """Read a time in lower case, or with a leap second, as RFC 3339 allows."""
+    try:
+        # Anything but a string has no `upper`.
         text, leap_seconds = _LEAP_SECOND.subn("59", cast("str", value).upper())
-        time = datetime.fromisoformat(text) + timedelta(seconds=leap_seconds)
+        return datetime.fromisoformat(text) + timedelta(seconds=leap_seconds)
     except (AttributeError, ValueError, OverflowError):
         raise _MismatchError("an ISO 8601 time") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 _SPELLINGS: Final = {

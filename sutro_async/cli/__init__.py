@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from sutro_async import SutroError, __version__
-from sutro_async.cli._errors import complain, complain_of_errors
+from sutro_async.cli._errors import print_error, print_errors
 from sutro_async.cli._exit import ExitStatus, status_of_error, status_of_interrupt
 from sutro_async.cli._loop import run
 from sutro_async.cli._streams import abandon, standard_streams
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return ExitStatus.BROKEN_PIPE
         except OSError as error:
             abandon(sys.stdout)
-            complain(f"Error: the output cannot be written: {error.strerror}")
+            print_error(f"Error: the output cannot be written: {error.strerror}")
             return ExitStatus.USAGE
         return exit_status
 
@@ -52,7 +52,7 @@ def _run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         return status_of_interrupt(interrupt)
     except SutroError as error:
-        complain_of_errors([error])
+        print_errors([error])
         return status_of_error(error)
 
 
@@ -65,7 +65,7 @@ def _run_with_extra(arguments: Sequence[str]) -> int:
         return _commands.run(arguments)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "sutro-async"
-        complain(f"Error: {error.format_message()}", f"See `{command} --help`.")
+        print_error(f"Error: {error.format_message()}", f"See `{command} --help`.")
         return ExitStatus.USAGE
 
 
@@ -74,9 +74,8 @@ def _run_without_extra(arguments: Sequence[str]) -> int:
         print(f"sutro-async {__version__}")
         return ExitStatus.OK
     if list(arguments) != ["demo"]:
-        complain(_MISSING_EXTRA)
+        print_error(_MISSING_EXTRA)
         return ExitStatus.USAGE
     from sutro_async.cli._demo import run_demo  # noqa: PLC0415 - brings a server along
 
-    run(run_demo())
-    return ExitStatus.OK
+    return run(run_demo())

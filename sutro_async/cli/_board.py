@@ -14,7 +14,7 @@ from sutro_async.cli._reasons import add_reason
 __all__ = ["Board", "Entry", "Event"]
 
 Event = JobStatusReport | JobOutcome[JobStatusReport] | Job
-"""News of a job: a changed report, the end of its wait, or its record."""
+"""What has happened to a job: a changed report, the end of its wait, or its record."""
 
 
 @attrs.define(kw_only=True)
@@ -45,15 +45,15 @@ class Entry:
         return self.outcome is not None and self.outcome.ok
 
     @property
-    def is_lost(self) -> bool:
-        """Whether an error ended the wait for it, which a time-out is not."""
+    def has_error(self) -> bool:
+        """Whether an error ended the wait for it, which a timeout is not."""
         error = self.outcome.error if self.outcome else None
         return error is not None and not isinstance(error, JobWaitTimeoutError)
 
     @property
     def state(self) -> str:
         """The status in a word: that of the report, `error`, or `not seen`."""
-        if self.is_lost:
+        if self.has_error:
             return "error"
         return "not seen" if self.report is None else self.report.status
 
@@ -96,7 +96,7 @@ class Board:
         return [(counted[state], state) for state in ("not seen", *JobStatus, "error")]
 
     def note(self, event: Event) -> Entry:
-        """Take news into account, and return the entry of its job."""
+        """Update the entry of a job, and return it."""
         entry = self.entries[event.job_id]
         if isinstance(event, Job):
             entry.record = event

@@ -13,7 +13,7 @@ import click
 
 from sutro_async import JobWaitTimeoutError, SutroClient, __version__
 from sutro_async.cli._board import Board
-from sutro_async.cli._errors import complain, complain_of_errors, complain_of_timeouts
+from sutro_async.cli._errors import print_error, print_errors, print_timeouts
 from sutro_async.cli._exit import ExitStatus, status_of_outcomes
 from sutro_async.cli._fake import DEFAULT_JOBS, PlannedJob, parse_job, serve
 from sutro_async.cli._format import count, job_count
@@ -105,7 +105,7 @@ def cli(context: click.Context) -> int:
     New here? `sutro-async demo` needs no key and no network.
     """
     if context.invoked_subcommand is None:
-        complain(context.get_help())
+        print_error(context.get_help())
     return ExitStatus.USAGE
 
 
@@ -123,7 +123,7 @@ def status(
             outcomes = await add_reasons(client, statuses.values())
         show_reports(outcomes, as_json=as_json, raw=raw)
         sys.stdout.flush()  # before what is wrong is told
-        complain_of_errors(outcome.error for outcome in outcomes if outcome.error)
+        print_errors(outcome.error for outcome in outcomes if outcome.error)
         return status_of_outcomes(outcomes)
 
     return run_loop(ask())
@@ -149,7 +149,7 @@ def job(
             outcomes = (await client.get_jobs(job_ids)).values()
         show_jobs(outcomes, as_json=as_json, full=full, raw=raw)
         sys.stdout.flush()  # before what is wrong is told
-        complain_of_errors(outcome.error for outcome in outcomes if outcome.error)
+        print_errors(outcome.error for outcome in outcomes if outcome.error)
         return status_of_outcomes(outcomes)
 
     return run_loop(ask())
@@ -189,16 +189,14 @@ def wait(
     except KeyboardInterrupt:
         unfinished = number - len(board.outcomes)
         if unfinished:
-            complain(
+            print_error(
                 f"Interrupted: {count(unfinished)} of {job_count(number)} had not ended,"
                 " and go on at the service."
             )
         raise
     errors = [outcome.error for outcome in board.outcomes if outcome.error]
-    complain_of_errors(error for error in errors if not isinstance(error, JobWaitTimeoutError))
-    complain_of_timeouts(
-        (error for error in errors if isinstance(error, JobWaitTimeoutError)), number
-    )
+    print_errors(error for error in errors if not isinstance(error, JobWaitTimeoutError))
+    print_timeouts((error for error in errors if isinstance(error, JobWaitTimeoutError)), number)
     return status_of_outcomes(board.outcomes)
 
 
@@ -278,5 +276,4 @@ def demo(*, as_json: bool) -> int:
     """
     from sutro_async.cli._demo import run_demo  # noqa: PLC0415 - brings a server along
 
-    run_loop(run_demo(as_json=as_json))
-    return ExitStatus.OK
+    return run_loop(run_demo(as_json=as_json))

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from sutro_async import PollPolicy
 from sutro_async.cli._board import Board
+from sutro_async.cli._exit import ExitStatus
 from sutro_async.cli._views import open_view
 from sutro_async.cli._wait import wait_for_all
 from sutro_async.testing import FakeSutro
@@ -25,7 +26,7 @@ The same in a program of yours, with the key in SUTRO_API_KEY:
 """
 
 
-async def run_demo(*, as_json: bool = False) -> None:
+async def run_demo(*, as_json: bool = False) -> ExitStatus:
     """Wait for six jobs, with a little trouble on the way, and show what happens.
 
     It does without click, and without rich too.
@@ -49,6 +50,7 @@ async def run_demo(*, as_json: bool = False) -> None:
                 " Retry-After,\nand broke off another in the middle: no wait noticed.\n"
             )
             print(_CODE, end="")
+    return ExitStatus.OK
 
 
 def _add_jobs(fake: FakeSutro) -> list[str]:

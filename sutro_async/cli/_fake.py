@@ -14,7 +14,7 @@ import click
 
 from sutro_async import JobStatus
 from sutro_async.cli import _json
-from sutro_async.cli._errors import complain
+from sutro_async.cli._errors import print_error
 from sutro_async.cli._format import count
 from sutro_async.cli._ids import check_id
 
@@ -102,14 +102,14 @@ async def serve(
             why = os.strerror(error.errno or 0)
             raise click.UsageError(f"the port cannot be had ({why}): take another") from None
         # On a line of its own: the terminal has written ^C to the last one.
-        stack.callback(lambda: complain("", f"Requests answered: {count(len(fake.requests))}."))
+        stack.callback(lambda: print_error("", f"Requests answered: {count(len(fake.requests))}."))
         if as_json:
             address = {"url": fake.url, "api_key": fake.api_key, "job_ids": job_ids}
             _json.write(address, at_once=True)
         else:
             exports = (f"export SUTRO_API_URL={fake.url}", f"export SUTRO_API_KEY={fake.api_key}")
             print("\n".join(exports), flush=True)
-        complain(
+        print_error(
             f"A fake Sutro service runs at {fake.url}, with {', '.join(job_ids)}.",
             "Set these two variables in another terminal to use it. Ctrl-C ends it.",
         )

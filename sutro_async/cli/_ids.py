@@ -7,7 +7,7 @@ from typing import TextIO
 
 import click
 
-from sutro_async.cli._errors import complain
+from sutro_async.cli._errors import print_error
 
 __all__ = ["check_id", "read_ids"]
 
@@ -51,7 +51,7 @@ def _read_lines(stdin: TextIO | None) -> Iterator[str]:
     if stdin is None or stdin.closed:
         raise click.UsageError("standard input is closed: name the jobs, or pipe their ids to it")
     if stdin.isatty():
-        complain("Reading job ids, one to a line, until Ctrl-D.")
+        print_error("Reading job ids, one to a line, until Ctrl-D.")
     try:
         for number, line in enumerate(stdin, start=1):
             # Some programs begin a text with a byte order mark, which is no part of an id.

@@ -16,7 +16,7 @@ from sutro_async import JobStatus, SutroError
 from sutro_async.cli._board import Board, Entry
 from sutro_async.cli._format import ago, count, listed, one_line, reason, status_word, stopwatch
 from sutro_async.cli._rich import print_note, print_table, status_text
-from sutro_async.cli._summary import remarks, summary_table
+from sutro_async.cli._summary import footer_lines, summary_table
 from sutro_async.cli._table import GAP
 from sutro_async.cli._views import EndedBy
 
@@ -77,7 +77,7 @@ class LiveView:
         if isinstance(ended_by, SutroError) and not self._board.is_any_seen:
             return
         print_table(self._console, summary_table(self._board, raw=self._raw))
-        for line in remarks(self._board):
+        for line in footer_lines(self._board):
             print_note(self._console, line)
 
     @property
@@ -156,7 +156,7 @@ class LiveView:
         }
 
     def _word(self, entry: Entry) -> str:
-        if entry.report is None or entry.is_lost:
+        if entry.report is None or entry.has_error:
             return entry.state
         # There is no room for both `unknown` and the word.
         is_unknown = entry.report.status is JobStatus.UNKNOWN

@@ -18,15 +18,15 @@ from sutro_async.cli._format import (
 )
 from sutro_async.cli._table import Column, Row, Table
 
-__all__ = ["remarks", "summary_table"]
+__all__ = ["footer_lines", "summary_table"]
 
 _COLUMNS: Final = (
     Column("Job"),
     Column("Status"),
-    Column("Rows", is_number=True, leaves=3),
-    Column("Tokens", is_number=True, leaves=4),  # their sum is told below, as is that of the cost
-    Column("Cost", is_number=True, leaves=2),
-    Column("Duration", is_number=True, leaves=1),
+    Column("Rows", is_number=True, drop_priority=3),
+    Column("Tokens", is_number=True, drop_priority=4),  # the sums of tokens and cost stand below
+    Column("Cost", is_number=True, drop_priority=2),
+    Column("Duration", is_number=True, drop_priority=1),
 )
 
 
@@ -36,7 +36,7 @@ def summary_table(board: Board, *, raw: bool) -> Table:
     return Table(_COLUMNS, rows).without_empty_columns()
 
 
-def remarks(board: Board) -> list[str]:
+def footer_lines(board: Board) -> list[str]:
     """Give the lines below the table: why jobs failed, then what came of all of them."""
     lines = _reasons(board)
     return ["", *lines, "", *_totals(board)] if lines else ["", *_totals(board)]
@@ -65,7 +65,7 @@ def _totals(board: Board) -> list[str]:
 
 
 def _row(entry: Entry, *, raw: bool) -> Row:
-    if entry.is_lost or entry.report is None:
+    if entry.has_error or entry.report is None:
         word = entry.state
     else:
         word = status_word(entry.report, raw=raw)

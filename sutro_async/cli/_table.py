@@ -21,13 +21,13 @@ class Column:
     Attributes:
         title: What stands above it.
         is_number: Whether it is set flush right.
-        leaves: Where there is no room for all columns, the one with the highest number is left out
-            first; one with 0 stays.
+        drop_priority: If there is no room for all columns, the one with the highest number is
+            dropped first; one with 0 stays.
     """
 
     title: str
     is_number: bool = False
-    leaves: int = 0
+    drop_priority: int = 0
 
 
 @attrs.frozen
@@ -64,8 +64,8 @@ class Table:
         """Leave out columns until the table is no wider than that, as far as they may leave."""
         if sum(self.widths) + len(GAP) * (len(self.columns) - 1) <= columns:
             return self
-        index = max(range(len(self.columns)), key=lambda index: self.columns[index].leaves)
-        if not self.columns[index].leaves:
+        index = max(range(len(self.columns)), key=lambda index: self.columns[index].drop_priority)
+        if not self.columns[index].drop_priority:
             return self
         others = [other for other in range(len(self.columns)) if other != index]
         return self._with_columns(others).fitted(columns)

@@ -11,7 +11,7 @@ from sutro_async import APIError, JobWaitTimeoutError, SutroError
 from sutro_async.cli import _json
 from sutro_async.cli._board import Board, Entry
 from sutro_async.cli._format import one_line, reason, status_word, stopwatch
-from sutro_async.cli._summary import remarks, summary_table
+from sutro_async.cli._summary import footer_lines, summary_table
 from sutro_async.cli._table import padded, plain_lines, width
 from sutro_async.cli._terminal import open_terminal
 
@@ -19,7 +19,7 @@ __all__ = ["EndedBy", "JSONView", "PlainView", "View", "open_view"]
 
 _INTERRUPTED: Final = {
     "type": "Interrupted",
-    "message": "the wait was interrupted; the job goes on at the service",
+    "message": "the wait was interrupted; the job is still running on the service",
 }
 _ABANDONED: Final = {
     "type": "Abandoned",
@@ -141,7 +141,7 @@ class PlainView(_StillView):
         print()
         for line in plain_lines(summary_table(self._board, raw=self._raw), has_header=True):
             print(line)
-        for line in remarks(self._board):
+        for line in footer_lines(self._board):
             print(line)
         sys.stdout.flush()
 

@@ -1,20 +1,16 @@
-"""The wait for many jobs, shown as it goes."""
+"""The wait for many jobs, shown while it runs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Final
 
-from sutro_async import Job, JobStatusReport, RetryPolicy, SutroClient, SutroError
+from sutro_async import JobOutcome, JobStatusReport, RetryPolicy, Stream, SutroClient, SutroError
 from sutro_async.cli._board import Board, Event
 from sutro_async.cli._views import View
 
 __all__ = ["wait_for_all"]
-
-# None stands for time that has gone by.
-_Queue = asyncio.Queue[Event | None]
 
 # A summary is not worth a long wait of its own: seconds for one request, and for one batch.
 _RECORD_TIMEOUT: Final = 10.0
@@ -22,108 +18,97 @@ _BATCH_TIMEOUT: Final = 30.0
 _BATCH_SIZE: Final = 100
 _RECORD_RETRY: Final = RetryPolicy(attempts=2)
 
+_Outcomes = Stream[JobOutcome[JobStatusReport]]
+
 
 async def wait_for_all(
     client: SutroClient, board: Board, view: View, *, timeout: float | None
 ) -> None:
     """Wait for the jobs of the board, show each change, and a summary at the end.
 
-    When it is cancelled, or ended by an error that is everybody's, it shows what is known by then.
+    If it is cancelled, or ended by an error that concerns all jobs, it shows what is known by then.
 
     Args:
-        client: The client to ask with.
-        board: The jobs, and then what came of them.
-        view: What it is shown on.
+        client: The client to poll with.
+        board: The jobs; it is kept up to date.
+        view: What shows them.
         timeout: Seconds for the wait, the summary not included; None for no limit.
 
     Raises:
-        SutroError: An error that says nothing about one job, such as a wrong key.
+        SutroError: An error that concerns all jobs, such as a wrong key.
     """
-    queue: _Queue = asyncio.Queue()
     try:
         with view.opened():
+            reading_rows = asyncio.create_task(_read_rows(client, board, view))
             try:
-                async with aclosing(_events(client, board, view, timeout, queue)) as events:
-                    async for event in events:
-                        _show(event, board, view)
-            except asyncio.CancelledError:
-                while not queue.empty():
-                    _show(queue.get_nowait(), board, view)
-                raise
+                async with client.watch_jobs(board.entries, timeout=timeout) as outcomes:
+                    try:
+                        await _show_changes(outcomes, board, view)
+                    finally:  # after an interrupt, there may be something to show
+                        await _show_the_rest(outcomes, board, view)
+            finally:
+                await _cancel(reading_rows)
+            await _read_records(client, board, view)
     except (asyncio.CancelledError, SutroError) as error:
         view.summarise(ended_by=error)
         raise
     view.summarise(ended_by=None)
 
 
-def _show(event: Event | None, board: Board, view: View) -> None:
-    if event is None:
-        view.refresh()
-        return
-    entry = board.note(event)
-    if isinstance(event, Job):
-        view.refresh()
-    else:
-        view.show(entry)
+async def _show_changes(outcomes: _Outcomes, board: Board, view: View) -> None:
+    with suppress(StopAsyncIteration):
+        while True:
+            outcome = await _next_outcome(outcomes, within=view.tick)
+            if outcome is None:
+                view.refresh()
+            else:
+                view.show(board.note(_event(outcome)))
 
 
-async def _events(
-    client: SutroClient, board: Board, view: View, timeout: float | None, queue: _Queue
-) -> AsyncGenerator[Event | None, None]:
-    """Yield the news of the jobs, and None when it is time to refresh the view.
+async def _show_the_rest(outcomes: _Outcomes, board: Board, view: View) -> None:
+    """Show what has arrived, without waiting for more."""
+    with suppress(StopAsyncIteration):
+        while (outcome := await _next_outcome(outcomes, within=0)) is not None:
+            view.show(board.note(_event(outcome)))
 
-    They go through a queue rather than straight from `on_change` to the view, so that an error of
-    the view, such as a broken pipe, ends the wait.
-    """
-    feeder = asyncio.create_task(_feed(client, board, timeout, queue))
-    feeder.add_done_callback(lambda _: queue.put_nowait(None))
-    tasks = (feeder, asyncio.create_task(_feed_rows(client, view, queue)))
+
+async def _next_outcome(
+    outcomes: _Outcomes, *, within: float
+) -> JobOutcome[JobStatusReport] | None:
+    step = asyncio.ensure_future(anext(outcomes))
     try:
-        while not (feeder.done() and queue.empty()):
-            yield await _next(queue, view.tick)
-        feeder.result()
+        await asyncio.wait({step}, timeout=within)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        step.cancel()  # the stream survives that
+        await asyncio.wait({step})
+    return None if step.cancelled() else step.result()
 
 
-async def _next(queue: _Queue, tick: float) -> Event | None:
-    try:
-        async with asyncio.timeout(tick):
-            return await queue.get()
-    except TimeoutError:
-        return None
+def _event(outcome: JobOutcome[JobStatusReport]) -> Event:
+    report = outcome.value
+    return outcome if report is None or report.is_terminal else report
 
 
-async def _feed(client: SutroClient, board: Board, timeout: float | None, queue: _Queue) -> None:
-    def on_change(report: JobStatusReport) -> None:
-        if not report.is_terminal:  # that one comes with the outcome
-            queue.put_nowait(report)
-
-    ended_ids = []
-    outcomes = client.as_completed(board.entries, timeout=timeout, on_change=on_change)
-    async with aclosing(outcomes):
-        async for outcome in outcomes:
-            queue.put_nowait(outcome)
-            if outcome.ok:
-                ended_ids.append(outcome.job_id)
-    await _feed_records(client, ended_ids, queue)
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
-async def _feed_records(client: SutroClient, job_ids: list[str], queue: _Queue) -> None:
-    """Read the records of the jobs that have ended, as long as the service answers in time."""
+async def _read_records(client: SutroClient, board: Board, view: View) -> None:
+    """Read the records of finished jobs, as long as the service answers in time."""
     client = client.with_options(timeout=_RECORD_TIMEOUT, retry=_RECORD_RETRY)
+    job_ids = [entry.job_id for entry in board.entries.values() if entry.has_ended]
     with suppress(SutroError, TimeoutError):
         for start in range(0, len(job_ids), _BATCH_SIZE):
             async with asyncio.timeout(_BATCH_TIMEOUT):
                 outcomes = await client.get_jobs(job_ids[start : start + _BATCH_SIZE])
             for outcome in outcomes.values():
                 if outcome.value is not None:
-                    queue.put_nowait(outcome.value)
+                    board.note(outcome.value)
+            view.refresh()
 
 
-async def _feed_rows(client: SutroClient, view: View, queue: _Queue) -> None:
+async def _read_rows(client: SutroClient, board: Board, view: View) -> None:
     """Read the records of the jobs on the screen: one at a time, so as not to delay the wait."""
     client = client.with_options(retry=RetryPolicy(attempts=1))
     while True:
@@ -132,4 +117,4 @@ async def _feed_rows(client: SutroClient, view: View, queue: _Queue) -> None:
             await asyncio.sleep(view.tick)
             continue
         with suppress(SutroError):
-            queue.put_nowait(await client.get_job(entry.job_id))
+            board.note(await client.get_job(entry.job_id))

@@ -115,7 +115,7 @@ def _on_signal_to_stop(callback: Callable[[], None]) -> Iterator[None]:
     previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        # Whoever has set a handler later passes signals on to this one for as long as they like.
+        # A handler that was set later passes signals on to this one for as long as it likes.
         if is_active and not loop.is_closed():
             loop.call_soon_threadsafe(callback)
         previous[number](number, frame)

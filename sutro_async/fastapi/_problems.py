@@ -179,7 +179,7 @@ def _kind(error: SutroError) -> _Kind:
 
 
 def _reason(error: SutroError) -> SutroError:
-    """Give what there is to tell of: behind a time-out without any report, the failure of it."""
+    """Return the error to report: for a timeout without any report, the failure behind it."""
     if isinstance(error, JobWaitTimeoutError) and error.last_report is None:
         return error.__cause__ if isinstance(error.__cause__, APIError) else error
     return error

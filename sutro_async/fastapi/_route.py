@@ -18,10 +18,10 @@ from starlette.types import Message, Receive, Scope, Send
 from sutro_async import ClientStateError, SutroError
 from sutro_async.fastapi._problems import problem_response, validation_response
 
-__all__ = ["EventsAreOverError", "JobsRoute"]
+__all__ = ["JobsRoute", "StreamFinished"]
 
 
-class EventsAreOverError(Exception):
+class StreamFinished(Exception):  # noqa: N818 - a signal, not an error
     """The browser connects again to a stream that has been told to its end."""
 
 
@@ -38,7 +38,7 @@ class JobsRoute(APIRoute):
                 return problem_response(request, error)
             except RequestValidationError as error:
                 return validation_response(request, error)
-            except EventsAreOverError:
+            except StreamFinished:
                 return Response(status_code=HTTPStatus.NO_CONTENT)
 
         return handle_with_problems
@@ -48,7 +48,7 @@ class JobsRoute(APIRoute):
 
         uvicorn does so when its time to stop gracefully is up. The request is over then, whether
         its cancellation goes on or not; but uvicorn would log a traceback of each that does. Any
-        other cancellation belongs to whoever it comes from, such as a time-out of the app.
+        other cancellation has a cause of its own, such as a timeout of the app.
         """
         is_started = is_complete = False
 
@@ -59,7 +59,7 @@ class JobsRoute(APIRoute):
             await send(message)
 
         try:
-            with _quiet_where_a_stream_breaks():
+            with _suppress_broken_stream():
                 await super().handle(scope, receive, noting_send)
         except asyncio.CancelledError as cancellation:
             if is_complete or not _is_servers(cancellation):
@@ -72,7 +72,7 @@ class JobsRoute(APIRoute):
 
 
 @contextmanager
-def _quiet_where_a_stream_breaks() -> Iterator[None]:
+def _suppress_broken_stream() -> Iterator[None]:
     """Drop what FastAPI raises where somebody leaves with an event on its way to them."""
     try:
         yield

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated, Final
 
@@ -19,9 +19,10 @@ from sutro_async import (
     JobOutcome,
     JobStatusReport,
     JobWaitTimeoutError,
+    Stream,
     SutroError,
 )
-from sutro_async.fastapi._events import END, Watches, follow
+from sutro_async.fastapi._events import END, events
 from sutro_async.fastapi._lifespan import MonitorDep, SutroDep
 from sutro_async.fastapi._models import (
     JobModel,
@@ -32,7 +33,7 @@ from sutro_async.fastapi._models import (
 )
 from sutro_async.fastapi._openapi import EVENTS, UNREADABLE_BODY, problems
 from sutro_async.fastapi._problems import log_problem, problem_details
-from sutro_async.fastapi._route import EventsAreOverError, JobsRoute
+from sutro_async.fastapi._route import JobsRoute, StreamFinished
 
 __all__ = ["jobs_router"]
 
@@ -50,8 +51,8 @@ def jobs_router() -> APIRouter:
     - `GET /job-events?job_id=…&job_id=…`: the same for up to 100 jobs, in one stream
     - `POST /jobs/statuses`: the statuses of up to 1000 jobs
 
-    Whoever reaches these routes sees every job of the account: put what the app has for logging in
-    before them, as in `app.include_router(jobs_router(), dependencies=[Depends(current_user)])`.
+    These routes show every job of the account: put the authentication of the app before them, as in
+    `app.include_router(jobs_router(), dependencies=[Depends(current_user)])`.
     Errors are problem details (RFC 9457). The app needs `sutro_lifespan`.
     """
     router = APIRouter(route_class=JobsRoute, tags=["jobs"])
@@ -70,7 +71,7 @@ def jobs_router() -> APIRouter:
         response_model=JobStatusReportModel,
         response_description="The job has ended.",
         responses=problems(404, 410)
-        | {202: {"model": JobStatusReportModel, "description": "The job goes on."}},
+        | {202: {"model": JobStatusReportModel, "description": "The job is still running."}},
     )(wait_for_job)
     for path, endpoint in (
         ("/jobs/{job_id}/events", stream_job_events),
@@ -79,7 +80,7 @@ def jobs_router() -> APIRouter:
         router.get(
             path,
             response_class=EventSourceResponse,
-            dependencies=[Depends(_check_for_the_end)],
+            dependencies=[Depends(_reject_finished_stream)],
             responses=problems() | EVENTS,
         )(endpoint)
     router.post(
@@ -89,11 +90,13 @@ def jobs_router() -> APIRouter:
         responses=problems() | UNREADABLE_BODY,
     )(read_job_statuses)
     for path in ("", "/status", "/wait", "/events"):
-        router.get(f"/jobs/{{job_id}}{path}/", include_in_schema=False)(refuse_slash)
+        router.get(f"/jobs/{{job_id}}{path}/", include_in_schema=False)(reject_trailing_slash)
     return router
 
 
-# ---- what the endpoints ask for
+# ---- what the endpoints depend on
+
+Events = AsyncIterator[ServerSentEvent]
 
 IdText = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 JobId = Annotated[IdText, Path(description="The id of a job.")]
@@ -115,33 +118,33 @@ def _refusing_ids(*location: str) -> Iterator[None]:
         ) from error
 
 
-async def _watch_one(job_id: JobId, monitor: MonitorDep) -> Watches:
+async def _watch_one(job_id: JobId, monitor: MonitorDep) -> AsyncIterator[Events]:
     with _refusing_ids("path", "job_id"):
-        return {job_id: monitor.watch(job_id)}
+        outcomes = monitor.watch_jobs([job_id])
+    async with outcomes:
+        yield events(outcomes, [job_id])
 
 
-async def _watch_many(job_id: JobIds, monitor: MonitorDep) -> Watches:
+async def _watch_many(job_id: JobIds, monitor: MonitorDep) -> AsyncIterator[Events]:
     with _refusing_ids("query", "job_id"):
-        return {each: monitor.watch(each) for each in job_id}
+        outcomes = monitor.watch_jobs(job_id)
+    async with outcomes:
+        yield events(outcomes, job_id)
 
 
-async def _until_the_request_ends() -> AsyncIterator[AsyncExitStack]:
-    async with AsyncExitStack() as stack:
-        yield stack
-
-
-async def _check_for_the_end(
+async def _reject_finished_stream(
     last_event_id: Annotated[
         str | None, Header(description="Sent by browsers that connect again.")
     ] = None,
 ) -> None:
     if last_event_id == END:
-        raise EventsAreOverError
+        raise StreamFinished
 
 
-OneWatch = Annotated[Watches, Depends(_watch_one)]
-ManyWatches = Annotated[Watches, Depends(_watch_many)]
-RequestStack = Annotated[AsyncExitStack, Depends(_until_the_request_ends)]
+# A dependency ends with its request, unlike the iterator of an endpoint, which FastAPI drops
+# without closing it when a visitor has left.
+EventsOfOne = Annotated[Events, Depends(_watch_one)]
+EventsOfMany = Annotated[Events, Depends(_watch_many)]
 
 
 # ---- the endpoints
@@ -185,11 +188,11 @@ async def wait_for_job(
     return report.to_dict()
 
 
-async def _newest(reports: AsyncGenerator[JobStatusReport, None]) -> JobStatusReport:
-    """Give the report on the end of a job, or the newest when time is up or the server stops."""
+async def _newest(reports: Stream[JobStatusReport]) -> JobStatusReport:
+    """Return the terminal report, or the newest if the time is up or the server stops."""
     newest = None
     try:
-        async with aclosing(reports):
+        async with reports:
             async for newest in reports:  # noqa: B007 - the last one is wanted
                 pass
     except (JobWaitTimeoutError, ClientStateError):
@@ -204,19 +207,15 @@ async def _disconnect(request: Request) -> None:
         pass
 
 
-async def stream_job_events(
-    watches: OneWatch, stack: RequestStack
-) -> AsyncIterator[ServerSentEvent]:
-    """Follow a job to its end, as server-sent events."""
-    async for event in await stack.enter_async_context(follow(watches)):
+async def stream_job_events(events: EventsOfOne) -> AsyncIterator[ServerSentEvent]:
+    """Watch a job until it has ended, as server-sent events."""
+    async for event in events:
         yield event
 
 
-async def stream_jobs_events(
-    watches: ManyWatches, stack: RequestStack
-) -> AsyncIterator[ServerSentEvent]:
-    """Follow many jobs to their ends, as server-sent events in one stream."""
-    async for event in await stack.enter_async_context(follow(watches)):
+async def stream_jobs_events(events: EventsOfMany) -> AsyncIterator[ServerSentEvent]:
+    """Watch many jobs until all have ended, as server-sent events in one stream."""
+    async for event in events:
         yield event
 
 
@@ -249,6 +248,6 @@ def _outcome_model(outcome: JobOutcome[JobStatusReport]) -> JobOutcomeModel:
     return JobOutcomeModel(job_id=job_id, report=report)
 
 
-async def refuse_slash() -> None:
+async def reject_trailing_slash() -> None:
     """Answer 404 where the app would redirect: a job id that ends in a slash is another."""
     raise HTTPException(HTTPStatus.NOT_FOUND)

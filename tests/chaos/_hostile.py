@@ -449,6 +449,8 @@ async def close_after_answer(x: Exchange) -> None:
 async def half_close_after_answer(x: Exchange) -> None:
     x.send(x.truth())
     x.connection.writer.write_eof()
+    # A request that comes before the client has noticed cannot be answered any more.
+    x.connection.drops_next = True
 
 
 @_fault("resets a kept connection 2 ms after its answer", Promise.UNNOTICED)
@@ -493,7 +495,7 @@ async def stop_in_body(x: Exchange) -> None:
     await x.hang()
 
 
-@_fault("answers after the time-out", error=APITimeoutError)
+@_fault("answers after the timeout", error=APITimeoutError)
 async def answer_late(x: Exchange) -> None:
     try:
         await asyncio.sleep(x.server.client_timeout + 0.1)

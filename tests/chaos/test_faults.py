@@ -69,7 +69,7 @@ async def test_a_question(fault, method):
                 assert (await ask("job-1")).status is JobStatus.SUCCEEDED
             else:
                 await assert_error(fault, ask("job-1"))
-            assert not client._service.transport._session.connector._acquired
+            assert not client._manager.transport._session.connector._acquired
             # What is left of the fault on its connection is nobody's answer.
             script.times = 0
             await let_leftovers_come()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from contextlib import aclosing
 
 import attrs
 from hypothesis import HealthCheck, settings
@@ -39,10 +38,14 @@ SURVIVABLE = [f for f in FAULTS.values() if f.promise is not Promise.FINAL and n
 # Few, so that much happens to the same one; each stands for the newest job of its place.
 places = st.integers(0, 3)
 words = st.sampled_from(["queued", "running", "running", "a word from the future", *ENDS])
+several = st.lists(places, min_size=1, unique=True)
 timeouts = st.sampled_from([None, None, 0, 0.02, 0.1])
 # Milliseconds that pass before the next step: none, so that it comes in the midst of a request, or
 # enough for some polls.
 head_starts = st.sampled_from([0, 0, 5, 30])
+# Seconds after which a step of a stream is cancelled, and the next one begun.
+heartbeats = st.sampled_from([None, None, 0.005, 0.02])
+MAX_HEARTBEATS = 10
 waits = {
     "place": places,
     "timeout": timeouts,
@@ -57,7 +60,7 @@ class Activity:
 
     Attributes:
         job_ids: What it is about.
-        timeout: Its time-out, in seconds.
+        timeout: Its timeout, in seconds.
         reports: What it has been told, in order.
         ended: The jobs that it has ended for.
         said_before: How many words of each job it must not be told, since they were old.
@@ -65,6 +68,7 @@ class Activity:
         asked_before: How many requests there had been about each job when it began.
         is_shared: Whether it goes through the monitor.
         is_question: Whether it asks once, and so fails where a wait goes on.
+        is_fed: Whether its jobs come from an asynchronous iterable, which a timeout can end.
         is_cancelled: Whether it was cancelled.
         is_closed: Whether the client or the monitor was closed meanwhile.
     """
@@ -78,9 +82,37 @@ class Activity:
     asked_before: dict[str, int] = attrs.field(factory=dict)
     is_shared: bool = False
     is_question: bool = False
+    is_fed: bool = False
     is_cancelled: bool = False
     is_closed: bool = False
     task: asyncio.Task[None] | None = None
+
+
+async def read(stream, heartbeat, take):
+    """Read a stream to its end; its first steps may be cancelled.
+
+    Not all of them: a step of `watch_job` that is cancelled during a poll has to poll again.
+    """
+    heartbeats = 0
+    async with stream:
+        while True:
+            try:
+                async with asyncio.timeout(heartbeat if heartbeats < MAX_HEARTBEATS else None):
+                    item = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError as error:
+                if isinstance(error, SutroError):
+                    raise
+                heartbeats += 1
+            else:
+                take(item)
+
+
+async def feed(job_ids):
+    for job_id in job_ids:
+        await asyncio.sleep(0.002)
+        yield job_id
 
 
 class Machine(RuleBasedStateMachine):
@@ -152,14 +184,12 @@ class Machine(RuleBasedStateMachine):
 
     # ---- what is started
 
-    def start(
-        self, follow, job_ids, head_start, *, timeout=None, is_question=False, is_shared=False
-    ):
+    def start(self, follow, job_ids, head_start, *, timeout=None, is_shared=False, **options):
         activity = Activity(
             job_ids=job_ids,
             timeout=timeout,
             is_shared=is_shared,
-            is_question=is_question,
+            **options,
             # A monitor begins with the newest report that it has, which may be old by now.
             said_before={
                 job_id: 0 if is_shared else len(self.histories[job_id]) - 1 for job_id in job_ids
@@ -189,16 +219,14 @@ class Machine(RuleBasedStateMachine):
 
         return self.start(follow, [job_id], head_start, timeout=timeout, is_shared=is_shared)
 
-    @rule(target=activities, **waits)
-    def watch(self, place, timeout, is_shared, head_start):
+    @rule(target=activities, heartbeat=heartbeats, **waits)
+    def watch(self, place, timeout, is_shared, head_start, heartbeat):
         job_id = self.newest[place]
         ask = self.monitor.watch if is_shared else self.client.watch_job
 
         async def follow(activity):
-            async with aclosing(ask(job_id, timeout=timeout)) as reports:
-                async for report in reports:
-                    activity.reports.append(report)
-            assert report.is_terminal
+            await read(ask(job_id, timeout=timeout), heartbeat, activity.reports.append)
+            assert activity.reports[-1].is_terminal
             activity.ended.append(job_id)
 
         return self.start(follow, [job_id], head_start, timeout=timeout, is_shared=is_shared)
@@ -209,7 +237,7 @@ class Machine(RuleBasedStateMachine):
         ask = self.monitor.watch if is_shared else self.client.watch_job
 
         async def follow(activity):
-            async with aclosing(ask(job_id)) as reports:
+            async with ask(job_id) as reports:
                 async for report in reports:
                     activity.reports.append(report)
                     break
@@ -219,24 +247,54 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         target=activities,
-        at=st.lists(places, min_size=1, unique=True),
+        at=several,
         timeout=timeouts,
-        is_streamed=st.booleans(),
+        way=st.sampled_from(["wait_for_jobs", "as_completed", "fed"]),
+        has_callback=st.booleans(),
         head_start=head_starts,
     )
-    def batch(self, at, timeout, is_streamed, head_start):
+    def batch(self, at, timeout, way, has_callback, head_start):
         job_ids = [self.newest[place] for place in at]
 
         async def follow(activity):
-            if is_streamed:
-                outcomes = self.client.as_completed(job_ids, timeout=timeout)
-                async with aclosing(outcomes):
-                    self.judge_outcomes(activity, [outcome async for outcome in outcomes])
-            else:
-                outcomes = await self.client.wait_for_jobs(job_ids, timeout=timeout)
-                self.judge_outcomes(activity, outcomes.values())
+            async def on_change(report):
+                activity.reports.append(report)
+                await asyncio.sleep(0.001)
 
-        return self.start(follow, job_ids, head_start, timeout=timeout)
+            options = {"timeout": timeout, "on_change": on_change if has_callback else None}
+            if way == "wait_for_jobs":
+                outcomes = await self.client.wait_for_jobs(job_ids, **options)
+                self.judge_outcomes(activity, outcomes.values())
+                return
+            ids = feed(job_ids) if way == "fed" else job_ids
+            async with self.client.as_completed(ids, **options) as outcomes:
+                self.judge_outcomes(activity, [outcome async for outcome in outcomes])
+
+        return self.start(follow, job_ids, head_start, timeout=timeout, is_fed=way == "fed")
+
+    @rule(
+        target=activities,
+        at=several,
+        timeout=timeouts,
+        is_shared=st.booleans(),
+        heartbeat=heartbeats,
+        head_start=head_starts,
+    )
+    def watch_many(self, at, timeout, is_shared, heartbeat, head_start):
+        job_ids = [self.newest[place] for place in at]
+        ask = self.monitor.watch_jobs if is_shared else self.client.watch_jobs
+
+        async def follow(activity):
+            def take(outcome):
+                assert outcome.job_id not in activity.ended
+                if outcome.ok and not outcome.value.is_terminal:
+                    activity.reports.append(outcome.value)
+                else:
+                    self.judge_outcomes(activity, [outcome])
+
+            await read(ask(job_ids, timeout=timeout), heartbeat, take)
+
+        return self.start(follow, job_ids, head_start, timeout=timeout, is_shared=is_shared)
 
     @rule(target=activities, place=places, is_record=st.booleans(), head_start=head_starts)
     def ask(self, place, is_record, head_start):
@@ -314,8 +372,8 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def no_job_is_polled_that_nobody_watches(self):
-        watched = {a.job_ids[0] for a in self.running if a.is_shared and not a.task.done()}
-        assert len(self.monitor) <= len(watched)
+        watches = [a.job_ids for a in self.running if a.is_shared and not a.task.done()]
+        assert len(self.monitor) <= len({*itertools.chain(*watches)})
 
     def judge(self, activity):
         for job_id in activity.job_ids:
@@ -324,10 +382,13 @@ class Machine(RuleBasedStateMachine):
             assert activity.is_cancelled
             return
         error = activity.task.exception()
-        if error is None:
-            assert sorted(activity.ended) == sorted(activity.job_ids)
-        else:
+        if error is not None:
             self.judge_error(activity, activity.job_ids[0], error)
+        elif activity.is_fed and activity.timeout:
+            assert len(activity.ended) == len(set(activity.ended))
+            assert set(activity.ended) <= set(activity.job_ids)
+        else:
+            assert sorted(activity.ended) == sorted(activity.job_ids)
 
     def judge_reports(self, activity, job_id):
         """Check that it was told what the job has said, in that order and not twice in a row."""
@@ -342,7 +403,8 @@ class Machine(RuleBasedStateMachine):
             activity.ended.append(outcome.job_id)
             if outcome.error is None:
                 assert outcome.value.is_terminal
-                activity.reports.append(outcome.value)
+                if outcome.value not in activity.reports:  # `on_change` may have had it
+                    activity.reports.append(outcome.value)
             else:
                 self.judge_error(activity, outcome.job_id, outcome.error)
 
@@ -352,7 +414,8 @@ class Machine(RuleBasedStateMachine):
             assert activity.is_closed
         elif isinstance(error, JobWaitTimeoutError):
             assert activity.timeout is not None
-            assert error.elapsed >= activity.timeout
+            # A job that was added later has waited for less.
+            assert activity.is_fed or error.elapsed >= activity.timeout
         elif isinstance(error, GoneError):
             assert job_id in self.gone
         else:
@@ -375,8 +438,9 @@ class Machine(RuleBasedStateMachine):
                 history.append("succeeded")
 
         async def end():
-            async with asyncio.timeout(10):
-                await asyncio.wait([activity.task for activity in self.running])
+            tasks = {activity.task for activity in self.running}
+            _, pending = await asyncio.wait(tasks, timeout=10)
+            assert not pending
 
         try:
             if self.running:
@@ -384,12 +448,15 @@ class Machine(RuleBasedStateMachine):
             self.what_has_ended_has_ended_well()
             assert not self.running
             assert len(self.monitor) == 0
-            assert not self.client._service.lifecycle.operations
-            assert self.client._service.transport._throttle._free_slots == MAX_CONCURRENCY
+            # A monitor stays registered while it is open, even if it polls nothing.
+            assert self.client._manager.lifecycle.running <= {self.monitor._polls}
+            assert self.client._manager.transport._throttle._free_slots == MAX_CONCURRENCY
         finally:
             self.run(self.monitor.__aexit__(None, None, None))
+            registered = set(self.client._manager.lifecycle.running)
             self.run(self.client.aclose())
             self.run(self.server.__aexit__())
+        assert not registered
         self.run(self.leaks.__aexit__(None, None, None))
 
 

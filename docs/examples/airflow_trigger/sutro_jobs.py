@@ -32,7 +32,7 @@ class SutroJob(BaseOperator):
 
     Args:
         job_id: The job; may be a template.
-        seconds: Time-out of the wait.
+        seconds: Timeout of the wait.
         **options: Those of every operator.
     """
 

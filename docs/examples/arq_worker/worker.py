@@ -14,7 +14,7 @@ from arq.connections import RedisSettings
 from sutro_async import JobStatusReport, JobWaitTimeoutError, SutroClient
 
 # Seconds. Long waits are made of short ones: when a worker dies without a word, Redis
-# believes it at work until the time-out of its task has passed.
+# believes it at work until the timeout of its task has passed.
 SLICE = 240
 TASK_TIMEOUT = 300
 # Every slice counts as a try, and so does every restart of the worker: three days' worth.

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import base64
+import functools
 import logging
 import math
-import os
-import ssl
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
+from aiohttp import ClientSession
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from sutro_async._config import Settings
+from sutro_async._http._redaction import Redaction
+from sutro_async._http._throttle import Throttle
+from sutro_async._http._tls import ssl_context
 from sutro_async._proxy import Proxy
-from sutro_async._redaction import Redaction
-from sutro_async._throttle import Throttle
-from sutro_async._timeouts import RequestTimeout, SharedTimer
 from sutro_async._version import __version__
 from sutro_async._wire import MAX_BODY_BYTES, parse_error
 from sutro_async.errors import (
@@ -35,7 +36,7 @@ from sutro_async.errors import (
     one_line,
 )
 
-__all__ = ["Transport"]
+__all__ = ["ClientSession", "Transport"]
 
 # Longer than the longest interval between two polls by default, so that they share a connection.
 _KEEP_ALIVE_SECONDS: Final = 30
@@ -51,12 +52,6 @@ _UNTRUSTED_SERVER: Final = (
     aiohttp.ServerFingerprintMismatch,
 )
 
-# `RequestTimeout` does that at less cost. But aiohttp refuses a session of another event loop only
-# where it has a timer to set, so one that was passed in gets that of some months.
-_NO_TIMEOUT: Final = aiohttp.ClientTimeout()
-_HARDLY_ANY_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
-
-
 # Of a proxy: trying again cannot help.
 _PROXY_REFUSALS: Final = frozenset({401, 403, 407})
 
@@ -69,7 +64,7 @@ _DEFAULT_URL_HINT: Final = (
 
 
 class _BodyTooLargeError(Exception):
-    """More bytes than anybody needs to describe a job."""
+    """The body is larger than any description of a job."""
 
 
 _ERRORS_OF_AIOHTTP: Final = (
@@ -85,17 +80,16 @@ class Transport:
     """Sends GET requests to one deployment, within the limits of a throttle.
 
     The aiohttp session is made at first use, inside the running loop. One that was passed in
-    belongs to whoever made it: it is never closed here, and its own headers, cookies, proxies and
+    belongs to its maker: it is never closed here, and its own headers, cookies, proxies and
     tracing are left alone.
     """
 
     def __init__(
-        self, settings: Settings, throttle: Throttle, session: aiohttp.ClientSession | None
+        self, settings: Settings, throttle: Throttle, session: ClientSession | None
     ) -> None:
         self.base_url: str = settings.base_url
         self._throttle = throttle
-        self._timer = SharedTimer()
-        if session is not None and not isinstance(session, aiohttp.ClientSession):
+        if session is not None and not isinstance(session, ClientSession):
             raise ConfigurationError("session must be an aiohttp.ClientSession")
         self._session = session
         self._owns_session = session is None
@@ -104,7 +98,7 @@ class Transport:
         self._proxy = settings.proxy
         self._proxy_options = _proxy_options(settings.proxy)
         needs_tls = self._owns_session and self.base_url.startswith("https:")
-        self._ssl = _ssl_context() if needs_tls else None
+        self._ssl = ssl_context() if needs_tls else None
         self._headers = {
             "Authorization": f"Key {settings.api_key}",
             "Accept": "application/json",
@@ -122,67 +116,64 @@ class Transport:
         timeout: float,
         max_pause: float,
         attempt: int,
-        pause_until: float = math.inf,
+        send_by: float = math.inf,
+        on_sent: Callable[[], None] | None = None,
     ) -> bytes:
         """Make one request and return the body of its answer, which has status 200.
 
         Args:
             path: Where, below the base URL; percent-encoded.
             job_id: The job that it is about, for the messages of errors.
-            timeout: Seconds for the request; standing in line for it does not count.
+            timeout: Seconds for the request, its time in the queue not included.
             max_pause: Seconds; the longest pause that a `Retry-After` may bring upon all requests.
             attempt: Which try it is, from 1 on, for the log.
-            pause_until: When to send it even during such a pause; seconds of the loop's clock.
+            send_by: When to send it even during such a pause; seconds of the loop's clock.
+            on_sent: Called when it leaves the queue.
 
         Raises:
             APIError: There is no such answer.
             ClientStateError: The session is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        await self._throttle.acquire(pause_until=pause_until)
+        await self._throttle.acquire(send_by=send_by)
         try:
-            if self._session is None:
-                self._session = self._make_session()
-            sent_at = time.monotonic()
-            try:
-                with RequestTimeout(self._timer, timeout):
-                    response = await self._session.get(
-                        # Encoded already; yarl would take %2F for a slash that need not be encoded.
-                        URL(self.base_url + path, encoded=True),
-                        headers=self._headers_of_request,
-                        timeout=_NO_TIMEOUT if self._owns_session else _HARDLY_ANY_TIMEOUT,
-                        **self._proxy_options,
-                        allow_redirects=False,
-                        raise_for_status=False,
-                        auto_decompress=True,
-                    )
-                    try:
-                        content = response.content
-                        if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
-                            body = content.read_nowait(-1)  # all of it came along with the headers
-                        else:
-                            body = await _read_body(response)
-                    finally:
-                        # Aiohttp has given it back already if the body was read to its end.
-                        if response.connection is not None:
-                            response.release()
-            except _ERRORS_OF_AIOHTTP as error:
-                if _log.isEnabledFor(logging.DEBUG):
-                    _log_request(path, "no answer", sent_at, attempt)
-                failure: SutroError = self._translated(error, job_id, timeout)
-            else:
-                if _log.isEnabledFor(logging.DEBUG):
-                    _log_request(path, response.status, sent_at, attempt)
-                if response.status == 200:
-                    return body
-                failure = self._refused(job_id, response, body, max_pause)
-                body = b""  # lest the traceback keeps it in memory
-            if isinstance(failure, APIError):
-                self.add_hint(failure)
-            # Not in the except clause, where Python would attach its error, which may hold the key.
-            raise self.redaction.error(failure)
+            if on_sent is not None:
+                on_sent()
+            return await self._send(path, job_id, timeout, max_pause, attempt)
         finally:
             self._throttle.release()
+
+    async def _send(
+        self, path: str, job_id: str, timeout: float, max_pause: float, attempt: int
+    ) -> bytes:
+        sent_at = time.monotonic()
+        if self._session is None:
+            self._session = self._make_session()
+        try:
+            response = await self._session.get(
+                # Encoded already; yarl would take %2F for a slash that need not be encoded.
+                URL(self.base_url + path, encoded=True),
+                headers=self._headers_of_request,
+                timeout=_client_timeout(timeout),
+                **self._proxy_options,
+                allow_redirects=False,
+                raise_for_status=False,
+                auto_decompress=True,
+            )
+            body = await _read_body(response)
+        except _ERRORS_OF_AIOHTTP as error:
+            _log_request(path, "no answer", sent_at, attempt)
+            failure = self._to_sutro_error(error, job_id, timeout)
+        else:
+            _log_request(path, response.status, sent_at, attempt)
+            if response.status == 200:
+                return body
+            failure = self._error_from_response(job_id, response, body, max_pause)
+            body = b""  # lest the traceback keeps it in memory
+        if isinstance(failure, APIError):
+            self.add_hint(failure)
+        # Not in the except clause, where Python would attach its error, which may hold the key.
+        raise self.redaction.error(failure)
 
     def add_hint(self, error: APIError) -> None:
         """Say in an error that no URL was set, where that may be why it came up."""
@@ -201,7 +192,7 @@ class Transport:
         if self._owns_session and self._session is not None:
             await self._session.close()
 
-    def _refused(
+    def _error_from_response(
         self, job_id: str, response: aiohttp.ClientResponse, body: bytes, max_pause: float
     ) -> APIError:
         """Make an error of an answer with a status other than 200."""
@@ -212,7 +203,7 @@ class Transport:
             self._throttle.pause(min(error.retry_after or 0.0, max_pause))
         return error
 
-    def _translated(self, error: Exception, job_id: str, timeout: float) -> SutroError:
+    def _to_sutro_error(self, error: Exception, job_id: str, timeout: float) -> SutroError:
         """Make an error of ours out of one of aiohttp's, with that as its cause."""
         ours: SutroError
         if isinstance(error, TimeoutError):
@@ -232,10 +223,10 @@ class Transport:
                 job_id=job_id, path="$", reason=f"larger than {MAX_BODY_BYTES // 2**20} MiB"
             )
         elif isinstance(error, RuntimeError):
-            ours = ClientStateError(f"the session cannot be used: {_described(error)}")
+            ours = ClientStateError(f"the session cannot be used: {_describe(error)}")
         else:
             ours = ConfigurationError(
-                f"the session cannot be used: {_described(error)}"
+                f"the session cannot be used: {_describe(error)}"
                 " (credentials of its own, from .netrc for instance, do not go with a key)"
             )
         ours.__cause__ = error
@@ -244,15 +235,15 @@ class Transport:
     def _problem(self, error: Exception) -> str:
         if isinstance(error, aiohttp.ClientHttpProxyError) and self._proxy is not None:
             return f"the proxy {self._proxy.address} answered {error.status}"
-        return f"no answer from {self._peer()}: {_described(error)}"
+        return f"no answer from {self._peer()}: {_describe(error)}"
 
     def _peer(self) -> str:
         if self._proxy is None:
             return self.base_url
         return f"{self.base_url} through the proxy {self._proxy.address}"
 
-    def _make_session(self) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
+    def _make_session(self) -> ClientSession:
+        return ClientSession(
             # The throttle limits the connections.
             connector=_Connector(
                 limit=0, keepalive_timeout=_KEEP_ALIVE_SECONDS, ssl=self._ssl or True
@@ -284,7 +275,20 @@ class _Connector(aiohttp.TCPConnector):
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read as much of the body as makes sense.
+    """Read as much of the body as makes sense, and release the connection."""
+    content = response.content
+    try:
+        if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
+            return content.read_nowait(-1)  # all of it came along with the headers
+        return await _read_chunks(response)
+    finally:
+        # Aiohttp has released it already if the body was read to its end.
+        if response.connection is not None:
+            response.release()
+
+
+async def _read_chunks(response: aiohttp.ClientResponse) -> bytes:
+    """Read the body, up to a limit.
 
     The status of an answer other than 200 says enough, so a broken body of one is read as far as
     it goes, and of a long one no more than an explanation takes.
@@ -298,7 +302,8 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
             chunks.append(await content.readany())
             size += len(chunks[-1])
     except BaseException as error:
-        if response.status == 200 or not isinstance(error, aiohttp.ClientError | OSError):
+        is_broken = isinstance(error, aiohttp.ClientError | OSError)
+        if response.status == 200 or not is_broken or isinstance(error, TimeoutError):
             chunks.clear()  # lest the traceback keeps them in memory
             raise
     if size > limit:
@@ -307,6 +312,12 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
             chunks.clear()
             raise _BodyTooLargeError
     return b"".join(chunks)
+
+
+@functools.lru_cache(maxsize=16)
+def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
+    # By default aiohttp rounds a timeout above five seconds up to a whole second of the clock.
+    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=math.inf)
 
 
 def _is_retryable(error: Exception) -> bool:
@@ -329,36 +340,14 @@ def _proxy_options(proxy: Proxy | None) -> dict[str, Any]:
     return options
 
 
-def _ssl_context() -> ssl.SSLContext | None:
-    """Make a context that trusts the authorities of SSL_CERT_FILE and SSL_CERT_DIR.
-
-    None where neither is set: aiohttp's own context is made when it is imported, so that it knows
-    nothing of variables that are set later.
-
-    Raises:
-        ConfigurationError: The file cannot be read.
-    """
-    file = os.environ.get("SSL_CERT_FILE")
-    if not file and not os.environ.get("SSL_CERT_DIR"):
-        return None
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["http/1.1"])
-    if file:
-        try:
-            context.load_verify_locations(cafile=file)
-        except OSError as error:  # an ssl.SSLError is one too
-            raise ConfigurationError(
-                f"SSL_CERT_FILE cannot be read: {file!r} is not a file of PEM certificates"
-            ) from error
-    return context
-
-
 def _log_request(path: str, outcome: object, sent_at: float, attempt: int) -> None:
+    if not _log.isEnabledFor(logging.DEBUG):
+        return
     elapsed = (time.monotonic() - sent_at) * 1000
-    _log.debug("GET %s: %s after %.1f ms, try %d", path, outcome, elapsed, attempt)
+    _log.debug("GET %s: %s after %.1f ms, attempt %d", path, outcome, elapsed, attempt)
 
 
-def _described(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     # The str of an aiohttp.ClientResponseError begins with a status that nobody has sent.
     text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
     return one_line(text) or type(error).__name__

@@ -1,0 +1,147 @@
+"""Which event loop a client belongs to, and the end of what still runs when it closes."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Protocol
+
+from sutro_async.errors import ClientStateError
+
+__all__ = ["Lifecycle", "Operation", "Running"]
+
+
+class Running(Protocol):
+    """Something that runs until it ends by itself, or until closing interrupts it."""
+
+    @property
+    def task(self) -> asyncio.Task[Any] | None:
+        """The task that it runs in, if it is a single one."""
+
+    def interrupt(self) -> None:
+        """Let it end with `ClientStateError`."""
+
+    async def wait_ended(self) -> None:
+        """Wait until it has ended."""
+
+
+class Lifecycle:
+    """Registers what runs while its owner is open, and ends it when the owner closes.
+
+    Args:
+        owner: What is opened and closed, for the messages of errors.
+
+    Attributes:
+        is_closed: Whether the owner is closed.
+        running: What runs now.
+    """
+
+    def __init__(self, owner: str = "client") -> None:
+        self.is_closed: bool = False
+        self.running: set[Running] = set()
+        self._owner = owner
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check(self) -> None:
+        """Bind the owner to the running event loop, or check that it is this one.
+
+        Raises:
+            ClientStateError: The owner is closed, or belongs to another event loop.
+        """
+        if self.is_closed:
+            raise ClientStateError(f"the {self._owner} is closed: make a new one")
+        if self._loop is not asyncio.get_running_loop():
+            self.check_loop()
+
+    def check_loop(self) -> None:
+        """Do what `check` does, whether the owner is closed or not."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ClientStateError(
+                f"the {self._owner} belongs to the event loop that it first ran in, and this is"
+                f" another: make one {self._owner} for each event loop"
+            )
+
+    def add(self, running: Running) -> None:
+        """Register something that runs.
+
+        Raises:
+            ClientStateError: The owner is closed, or belongs to another event loop.
+        """
+        self.check()
+        self.running.add(running)
+
+    def remove(self, running: Running) -> None:
+        """Forget something that has ended."""
+        self.running.discard(running)
+
+    def operation(self) -> Operation:
+        """Make the scope of something that runs in one task.
+
+        Entering it raises `ClientStateError` as `check` does; closing raises it inside.
+        """
+        return Operation(self)
+
+    def closed_error(self) -> ClientStateError:
+        """Make the error that closing ends things with."""
+        return ClientStateError(f"the {self._owner} was closed while this was running")
+
+    async def close(self) -> None:
+        """Register nothing any more, end what runs, and wait until it has ended.
+
+        A task that closes its own client, in `on_change` for instance, is left to end by itself.
+        """
+        self.is_closed = True
+        current = asyncio.current_task()
+        others = [each for each in tuple(self.running) if each.task is not current]
+        for each in others:
+            each.interrupt()
+        for each in others:
+            await each.wait_ended()
+
+
+class Operation:
+    """A scope of one task, as `asyncio.timeout`; it must not span a `yield`."""
+
+    __slots__ = ("_ended", "_lifecycle", "_scope", "task")
+
+    task: asyncio.Task[Any] | None
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+
+    async def __aenter__(self) -> None:
+        # A timeout that expires only when it is interrupted.
+        self._scope = asyncio.timeout(None)
+        self._ended: asyncio.Event | None = None
+        self.task = asyncio.current_task()
+        self._lifecycle.add(self)
+        await self._scope.__aenter__()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._lifecycle.remove(self)
+        try:
+            await self._scope.__aexit__(exc_type, exc_value, traceback)
+        except TimeoutError:
+            raise self._lifecycle.closed_error() from None
+        finally:
+            if self._ended is not None:
+                self._ended.set()
+
+    def interrupt(self) -> None:
+        """End what runs in the scope."""
+        if self._ended is None:
+            self._ended = asyncio.Event()
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def wait_ended(self) -> None:
+        """Wait until the scope, which was interrupted, has been left."""
+        assert self._ended is not None  # noqa: S101 - `interrupt` has set it
+        await self._ended.wait()

@@ -1,0 +1,197 @@
+"""`SessionManager`: sends a request and reads its answer, for all calls of one client."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+from collections.abc import Callable
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import attrs
+
+from sutro_async._http._lifecycle import Lifecycle
+from sutro_async._http._transport import Transport
+from sutro_async._wire import (
+    Mismatch,
+    OnMismatch,
+    job_path,
+    parse_job,
+    parse_report,
+    status_path,
+)
+from sutro_async.errors import APIError, ConfigurationError, one_line
+from sutro_async.models import Job, JobStatus, JobStatusReport
+from sutro_async.policies import PollPolicy, RetryPolicy
+
+__all__ = ["JOB", "STATUS", "Endpoint", "Options", "ResponseT", "SessionManager"]
+
+_MAX_WORDS: Final = 100
+# The reason of a failure, and a word that was not recognised, can be part of the text of an error.
+_QUOTED_IN_ERRORS: Final = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
+
+_log: Final = logging.getLogger("sutro_async")
+
+ResponseT = TypeVar("ResponseT", bound=Job | JobStatusReport)
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How a client sends requests: seconds for one of them, and the two policies."""
+
+    timeout: float
+    retry: RetryPolicy
+    poll: PollPolicy
+
+    def __attrs_post_init__(self) -> None:
+        for name, kind in (("retry", RetryPolicy), ("poll", PollPolicy)):
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise ConfigurationError(f"{name} must be a {kind.__name__}, got {value!r}")
+
+
+class Endpoint(NamedTuple, Generic[ResponseT]):
+    """One of the two endpoints of a job.
+
+    Attributes:
+        path: Gives the path of a job.
+        parse: Reads the body of an answer.
+    """
+
+    path: Callable[[str], str]
+    parse: Callable[[str, bytes, OnMismatch], ResponseT]
+
+
+STATUS: Final = Endpoint(status_path, parse_report)
+JOB: Final = Endpoint(job_path, parse_job)
+
+
+class SessionManager:
+    """What all calls of one client, and of its clones, have in common.
+
+    Args:
+        transport: Sends the requests.
+        max_concurrency: How many of them are in flight at most.
+
+    Attributes:
+        transport: Sends the requests.
+        max_concurrency: How many of them are in flight at most.
+        lifecycle: What the client is doing now.
+    """
+
+    def __init__(self, transport: Transport, max_concurrency: int) -> None:
+        self.transport = transport
+        self.max_concurrency = max_concurrency
+        self.lifecycle: Lifecycle = Lifecycle()
+        self._last_answer_at = -math.inf
+        self._unrecognised_words: set[str] = set()
+        self._mismatched_paths: set[str] = set()
+
+    async def request(
+        self,
+        endpoint: Endpoint[ResponseT],
+        job_id: str,
+        options: Options,
+        *,
+        attempt: int = 1,
+        send_by: float = math.inf,
+        on_sent: Callable[[], None] | None = None,
+        is_quoted: bool = False,
+    ) -> ResponseT:
+        """Send one request, and read its answer.
+
+        Args:
+            endpoint: What is requested.
+            job_id: Of which job.
+            options: How.
+            attempt: Which try it is, from 1 on, for the log.
+            send_by: When to send it even during a pause; seconds of the loop's clock.
+            on_sent: Called when it leaves the client's own queues.
+            is_quoted: Whether an error may quote the answer later, so that the key is taken out.
+
+        Raises:
+            APIError: There is no answer that can be used.
+            ClientStateError: The client or its session is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
+        """
+        body = await self.transport.get(
+            endpoint.path(job_id),
+            job_id=job_id,
+            timeout=options.timeout,
+            max_pause=options.retry.max_retry_after,
+            attempt=attempt,
+            send_by=send_by,
+            on_sent=on_sent,
+        )
+        note = functools.partial(self._warn_of_mismatch, job_id)
+        try:
+            response = endpoint.parse(job_id, body, note)
+            if is_quoted or (
+                isinstance(response, JobStatusReport) and response.status in _QUOTED_IN_ERRORS
+            ):
+                # Redacted now, as long as the key is known.
+                redacted = self.transport.redaction.body(body)
+                response = response if redacted == body else endpoint.parse(job_id, redacted, note)
+        except APIError as error:
+            failure = self._redacted(error, endpoint, job_id, body)
+        else:
+            self._last_answer_at = asyncio.get_running_loop().time()
+            if response.status is JobStatus.UNKNOWN:
+                self._warn_of_unknown_status(response)
+            return response
+        del body  # lest the traceback keeps it in memory
+        raise failure
+
+    def answers_since(self, when: float) -> bool:
+        """Whether the client has had a good answer after a time of the loop's clock."""
+        return self._last_answer_at > when
+
+    def log_status(self, report: JobStatusReport) -> None:
+        """Log a changed status."""
+        word = self.transport.redaction.value(report.raw_status)
+        _log.info("job %r: %s", report.job_id, one_line(word, limit=40))
+
+    def _redacted(
+        self, error: APIError, endpoint: Endpoint[Any], job_id: str, body: bytes
+    ) -> APIError:
+        """Make an error of an answer again, without the key in what it quotes."""
+        redacted = self.transport.redaction.body(body)
+        if redacted != body:  # before what it quotes is truncated
+            error = _error_of(endpoint, job_id, redacted) or error
+        self.transport.redaction.error(error)
+        self.transport.add_hint(error)
+        # An error may be kept for long, and so would be what its context and the frames of its
+        # traceback hold: the body, first of all.
+        error.__context__ = None
+        return error.with_traceback(None)
+
+    def _warn_of_mismatch(self, job_id: str, mismatch: Mismatch) -> None:
+        if mismatch.path not in self._mismatched_paths:
+            self._mismatched_paths.add(mismatch.path)
+            redacted = attrs.evolve(mismatch, value=self.transport.redaction.value(mismatch.value))
+            _log.warning("job %r: %s; the rest of the answer is read", job_id, redacted)
+
+    def _warn_of_unknown_status(self, answer: Job | JobStatusReport) -> None:
+        if answer.raw_status.lower() == JobStatus.UNKNOWN:
+            return  # an ordinary status
+        abbreviated = one_line(answer.raw_status, limit=40)
+        word = abbreviated.lower()
+        # The bound keeps a faulty service from filling the memory.
+        if word in self._unrecognised_words or len(self._unrecognised_words) >= _MAX_WORDS:
+            return
+        self._unrecognised_words.add(word)
+        _log.warning(
+            "job %r: unrecognised status %r is read as unknown; a newer version of"
+            " sutro-async may know it",
+            answer.job_id,
+            abbreviated,
+        )
+
+
+def _error_of(endpoint: Endpoint[Any], job_id: str, body: bytes) -> APIError | None:
+    try:
+        endpoint.parse(job_id, body, lambda _: None)
+    except APIError as error:
+        return error
+    return None  # the key was what could not be read

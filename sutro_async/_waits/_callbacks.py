@@ -1,0 +1,71 @@
+"""Calls `on_change`, and logs what it raises."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from sutro_async.models import JobStatusReport
+
+__all__ = ["OnChange", "check_callback", "log_failure", "notify", "wait_until_done"]
+
+_log: Final = logging.getLogger("sutro_async")
+
+OnChange = Callable[[JobStatusReport], object]
+"""A plain callable, or one that returns an awaitable."""
+
+
+def check_callback(on_change: object) -> None:
+    """Check that `on_change` is None or can be called.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if on_change is not None and not callable(on_change):
+        raise TypeError(f"on_change must be callable, got {on_change!r}")
+
+
+def notify(on_change: OnChange, report: JobStatusReport) -> asyncio.Future[Any] | None:
+    """Call `on_change`; what it raises is logged.
+
+    Returns:
+        A future to wait for, if `on_change` returned an awaitable. It is a task of its own: a
+        cancellation that comes out of it is then told from one of the wait, which counting
+        cancellations cannot do. A `TaskGroup` that fails leaves one behind on Python 3.11 and 3.12
+        (https://github.com/python/cpython/issues/116720, fixed in 3.13).
+    """
+    try:
+        result = on_change(report)
+        return asyncio.ensure_future(result) if inspect.isawaitable(result) else None
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - logged
+        _log_exception(report)
+        return None
+
+
+async def wait_until_done(pending: asyncio.Future[Any]) -> None:
+    """Wait for what `notify` returned, and cancel it if the waiting is cancelled."""
+    try:
+        await asyncio.wait({pending})
+    except asyncio.CancelledError:
+        pending.cancel()
+        await asyncio.wait({pending})
+        raise
+
+
+def log_failure(done: asyncio.Future[Any], report: JobStatusReport) -> None:
+    """Log the exception of an `on_change` that has ended.
+
+    Raises:
+        BaseException: It is one that must not be kept, such as a `KeyboardInterrupt`.
+    """
+    try:
+        done.result()
+    except (Exception, asyncio.CancelledError):  # noqa: BLE001 - logged
+        _log_exception(report)
+
+
+def _log_exception(report: JobStatusReport) -> None:
+    _log.exception("job %r: on_change failed; the wait continues", report.job_id)

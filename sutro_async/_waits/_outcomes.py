@@ -1,0 +1,100 @@
+"""What the reader of many jobs gets, and which errors concern all of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Final
+
+from sutro_async.errors import (
+    AuthenticationError,
+    ClientStateError,
+    ConfigurationError,
+    PermissionDeniedError,
+    SutroError,
+    detached,
+)
+from sutro_async.models import JobOutcome, JobStatusReport
+
+__all__ = ["BatchErrors", "Outcomes"]
+
+# These concern the whole batch, so they are no job's outcome.
+_BATCH_FATAL_ERRORS: Final = (AuthenticationError, ClientStateError, ConfigurationError)
+
+# A 403 can concern one job alone; after so many jobs, and no good answer, it concerns the key.
+_FATAL_REFUSALS: Final = 3
+
+
+class BatchErrors:
+    """Tells errors that concern the whole batch from those of one job."""
+
+    def __init__(self) -> None:
+        self._refused: set[str] = set()
+        self._has_good_answer = False
+
+    def note_success(self) -> None:
+        """Take note of a good answer about some job."""
+        self._has_good_answer = True
+
+    def note_error(self, job_id: str, error: Exception) -> bool:
+        """Take note of the error that ended one job, and return whether it ends the batch."""
+        if isinstance(error, PermissionDeniedError):
+            self._refused.add(job_id)
+            return not self._has_good_answer and len(self._refused) >= _FATAL_REFUSALS
+        return isinstance(error, _BATCH_FATAL_ERRORS)
+
+
+class Outcomes:
+    """Holds outcomes until the reader takes them: of each job the newest, so without a backlog.
+
+    Attributes:
+        error: The error that ended the batch, if one did.
+    """
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+        self._errors = BatchErrors()
+        # An error does not replace the last report before it.
+        # Not a plain dict: to find the first item of one, it passes all those that were taken.
+        self._items: OrderedDict[tuple[str, bool], JobOutcome[JobStatusReport]] = OrderedDict()
+        self._changed = asyncio.Event()
+        self._is_ended = False
+
+    def note_success(self) -> None:
+        """Take note of a good answer about some job."""
+        self._errors.note_success()
+
+    def put_report(self, job_id: str, report: JobStatusReport) -> None:
+        """Add a report."""
+        self._errors.note_success()
+        self._put(JobOutcome(job_id=job_id, value=report))
+
+    def put_error(self, job_id: str, error: Exception) -> bool:
+        """Add the error that ended a job.
+
+        Returns:
+            False if it concerns the whole batch, so that it was not added.
+        """
+        if self._errors.note_error(job_id, error) or not isinstance(error, SutroError):
+            return False
+        self._put(JobOutcome(job_id=job_id, error=detached(error)))
+        return True
+
+    def _put(self, outcome: JobOutcome[JobStatusReport]) -> None:
+        self._items[outcome.job_id, outcome.ok] = outcome
+        self._changed.set()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that nothing will be added any more."""
+        self.error = self.error or error
+        self._is_ended = True
+        self._changed.set()
+
+    async def get(self) -> JobOutcome[JobStatusReport] | None:
+        """Wait for an outcome, and take it; None after the last one."""
+        while not self._items:
+            if self._is_ended:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return self._items.popitem(last=False)[1]

@@ -1,0 +1,230 @@
+"""The pace of a wait: when to poll next, when for the last time, and when to give up.
+
+Plain arithmetic. Times are seconds of one monotonic clock, and are handed in; so is the source of
+randomness. There is no clock, no asyncio and no I/O here.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable
+from typing import Final
+
+import attrs
+
+from sutro_async._backoff import backoff
+from sutro_async.policies import PollPolicy
+
+__all__ = ["FailureKind", "Pace", "PaceSettings", "Verdict"]
+
+# Seconds.
+_FIRST_BACKOFF: Final = 0.5
+_LAST_POLL_MARGIN: Final = 0.1
+_RUSH_SECONDS: Final = 0.002
+
+# The sum of many intervals misses a bound by less than that.
+_ROUNDING: Final = 1e-6
+
+
+class FailureKind(enum.Enum):
+    """What a failed poll says about the wait."""
+
+    OUTAGE = enum.auto()
+    """The service is unavailable, or its answer malformed; it may recover within `max_outage`."""
+
+    RATE_LIMITED = enum.auto()
+    """The client gets good answers, but this poll was refused as one too many."""
+
+    REFUSED = enum.auto()
+    """403 or 404, which is believed once it has lasted `not_found_grace` seconds."""
+
+    FINAL = enum.auto()
+    """Polling again would bring the same."""
+
+
+class Verdict(enum.Enum):
+    """What a failed poll means for the wait."""
+
+    POLL_AGAIN = enum.auto()
+    GIVE_UP = enum.auto()
+    """The error of the poll ends the wait."""
+
+    TIME_OUT = enum.auto()
+    """There is no time for another poll."""
+
+
+@attrs.frozen(kw_only=True)
+class PaceSettings:
+    """What all waits of a batch have in common.
+
+    Attributes:
+        policy: The policy.
+        max_retry_after: Seconds; a longer `Retry-After` is not waited for, unless the interval is
+            longer still.
+        uniform: Draws a random number between two bounds.
+        timeout: Seconds for the wait; None for no limit; 0 polls exactly once.
+        deadline: When the timeout expires; None for no limit.
+        batch_size: How many waits share the deadline, so that their last polls are spread out.
+    """
+
+    policy: PollPolicy
+    max_retry_after: float
+    uniform: Callable[[float, float], float]
+    timeout: float | None = None
+    deadline: float | None = None
+    batch_size: int = 0
+
+    @property
+    def shortest_lead(self) -> float:
+        """Seconds before the deadline after which no poll is sent."""
+        return min(_LAST_POLL_MARGIN, (self.timeout or 0.0) / 2)
+
+
+class _Streak:
+    """Failures without a good poll between them."""
+
+    __slots__ = ("_began_at", "_queued")
+
+    def __init__(self, now: float) -> None:
+        self._began_at = now
+        self._queued = 0.0
+
+    def note_queued(self, seconds: float) -> None:
+        """Leave out the time that a poll spent in the client's own queues."""
+        self._queued += seconds
+
+    def seconds(self, now: float) -> float:
+        """Seconds since the answer of the first failure, queueing not included."""
+        return now - self._began_at - self._queued
+
+
+class Pace:
+    """The pace of one wait.
+
+    Attributes:
+        answered_at: When the latest poll was answered or failed; the beginning before the first.
+        next_poll_at: When the next poll is due; infinity after the last one.
+        send_by: When the next poll is to be sent even while the client is paused, since there is
+            no time for another after it.
+    """
+
+    __slots__ = (
+        "_failures",
+        "_outage",
+        "_poll_seconds",
+        "_refusal",
+        "_settings",
+        "_unchanged_polls",
+        "answered_at",
+        "next_poll_at",
+        "send_by",
+    )
+
+    def __init__(self, settings: PaceSettings, now: float) -> None:
+        self.answered_at = now
+        self.next_poll_at = now
+        self.send_by = math.inf
+        if settings.timeout and settings.deadline is not None:
+            self.send_by = settings.deadline - settings.shortest_lead
+        self._settings = settings
+        self._unchanged_polls = 0
+        self._failures = 0
+        self._poll_seconds = 0.0
+        self._outage: _Streak | None = None
+        self._refusal: _Streak | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the latest poll failed."""
+        return self._failures > 0
+
+    def note_report(self, now: float, *, poll_seconds: float, is_changed: bool) -> None:
+        """Schedule the next poll after a good one.
+
+        Args:
+            now: When the answer arrived.
+            poll_seconds: Seconds that the poll took, its time in the queue included.
+            is_changed: Whether the report differs from the one before.
+        """
+        policy = self._settings.policy
+        self.answered_at = now
+        self._failures = 0
+        self._outage = self._refusal = None
+        self._poll_seconds = poll_seconds
+        self._unchanged_polls = 0 if is_changed else self._unchanged_polls + 1
+        jitter = self._settings.uniform(1 - policy.jitter, 1 + policy.jitter)
+        self._schedule(now, self._interval() * jitter)
+
+    def note_failure(
+        self, now: float, kind: FailureKind, *, queued: float = 0.0, retry_after: float = 0.0
+    ) -> Verdict:
+        """Schedule the next poll after a failed one, unless the wait is over.
+
+        Args:
+            now: When the poll failed.
+            kind: What the failure says.
+            queued: Seconds that the poll spent in the client's own queues.
+            retry_after: Seconds after which the service allows a retry; 0 if it named none.
+        """
+        settings, policy = self._settings, self._settings.policy
+        for streak in (self._outage, self._refusal):
+            if streak is not None:
+                streak.note_queued(min(queued, now - self.answered_at))
+        self.answered_at = now
+        if kind is FailureKind.FINAL:
+            return Verdict.GIVE_UP
+        left = self._seconds_left(now, kind)
+        if left <= _ROUNDING:
+            return Verdict.GIVE_UP
+        self._failures += 1
+        bound = backoff(min(policy.initial, _FIRST_BACKOFF), 2, self._failures - 1, policy.maximum)
+        delay = settings.uniform(bound / 2, bound)
+        # A longer one is not waited for: no wait is silent for longer than that.
+        longest = max(settings.max_retry_after, self._interval())
+        self._schedule(now, max(delay, min(retry_after, longest)), give_up_at=now + left)
+        if settings.timeout == 0 or self.next_poll_at == math.inf:
+            # No other answer will come, and "no such job" is one, unlike all other failures.
+            if kind is FailureKind.REFUSED:
+                return Verdict.GIVE_UP
+            if settings.timeout == 0:
+                return Verdict.TIME_OUT
+        return Verdict.POLL_AGAIN
+
+    def _seconds_left(self, now: float, kind: FailureKind) -> float:
+        """Seconds that a kind of failure may still last."""
+        policy = self._settings.policy
+        if kind is FailureKind.REFUSED:
+            self._refusal = self._refusal or _Streak(now)
+            return policy.not_found_grace - self._refusal.seconds(now)
+        if kind is FailureKind.RATE_LIMITED:
+            self._outage = None  # the service is there
+            return math.inf
+        self._outage = self._outage or _Streak(now)
+        return policy.max_outage - self._outage.seconds(now)
+
+    def _interval(self) -> float:
+        policy = self._settings.policy
+        return backoff(policy.initial, policy.factor, self._unchanged_polls, policy.maximum)
+
+    def _schedule(self, now: float, delay: float, give_up_at: float = math.inf) -> None:
+        """Set the time of the next poll, sooner than `delay` where it would be too late by then.
+
+        Before the wait gives up, and before its timeout expires, there is one last poll; before
+        the timeout so early that it can be expected to finish.
+        """
+        settings = self._settings
+        latest = give_up_at
+        if settings.deadline is not None:
+            left = settings.deadline - now
+            lead = 1.5 * self._poll_seconds + _LAST_POLL_MARGIN
+            rush = settings.batch_size * _RUSH_SECONDS
+            if now >= self.send_by and left < lead + rush + _LAST_POLL_MARGIN:
+                self.next_poll_at = math.inf  # this was the last poll; the timeout comes next
+                return
+            lead += settings.uniform(0, rush)
+            latest = min(
+                latest, settings.deadline - max(min(lead, left / 2), settings.shortest_lead)
+            )
+        self.send_by = latest
+        self.next_poll_at = min(now + delay, latest)

@@ -1,0 +1,194 @@
+"""One job that is waited for: its pace, its newest report, and how it is polled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from typing import Final
+
+from sutro_async._http import STATUS, Options, SessionManager
+from sutro_async._waits._pace import FailureKind, Pace, PaceSettings, Verdict
+from sutro_async._waits._reason import add_reason
+from sutro_async.errors import (
+    APIError,
+    APIStatusError,
+    InvalidResponseError,
+    JobNotFoundError,
+    JobWaitTimeoutError,
+    PermissionDeniedError,
+    RateLimitError,
+    detached,
+)
+from sutro_async.models import JobOutcome, JobStatusReport
+
+__all__ = ["JobPoller"]
+
+_log: Final = logging.getLogger("sutro_async")
+
+
+class JobPoller:
+    """Polls one job, at the pace of its wait.
+
+    Attributes:
+        job_id: The job.
+        pace: When to poll it.
+        report: The newest report, if there was one.
+        failure: The error of the latest poll, if it failed.
+        is_discarded: Whether it is not to be polled any more.
+    """
+
+    __slots__ = (
+        "_began_at",
+        "_manager",
+        "_options",
+        "_polls",
+        "_settings",
+        "failure",
+        "is_discarded",
+        "job_id",
+        "pace",
+        "report",
+    )
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        job_id: str,
+        options: Options,
+        settings: PaceSettings,
+        now: float,
+    ) -> None:
+        self.job_id = job_id
+        self.pace = Pace(settings, now)
+        self.report: JobStatusReport | None = None
+        self.failure: APIError | None = None
+        self.is_discarded = False
+        self._manager = manager
+        self._options = options
+        self._settings = settings
+        self._began_at = now
+        self._polls = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the newest report is terminal."""
+        return self.report is not None and self.report.is_terminal
+
+    @property
+    def polls_once(self) -> bool:
+        """Whether the timeout is 0, so that there is exactly one poll."""
+        return self._settings.timeout == 0
+
+    def seconds_to_next_poll(self) -> float:
+        """Seconds until the next poll is due; infinity after the last one."""
+        return max(0.0, self.pace.next_poll_at - _now())
+
+    async def poll(self, *, due_at: float = math.inf) -> JobStatusReport | None:
+        """Poll once.
+
+        Args:
+            due_at: When the poll was due, if it had to wait for a worker: that is queueing, too.
+
+        Returns:
+            The report, if it differs from the one before or is terminal; else None: `pace` says
+            when to poll again.
+
+        Raises:
+            APIError: The wait is over.
+            JobWaitTimeoutError: The poll failed, and there is no time for another.
+            ClientStateError: The client is closed, or belongs to another event loop.
+        """
+        self._polls += 1
+        sent_at = _now()
+        began_at = min(due_at, sent_at)
+
+        def note_sent() -> None:
+            nonlocal sent_at
+            sent_at = _now()
+
+        try:
+            report = await self._manager.request(
+                STATUS,
+                self.job_id,
+                self._options,
+                attempt=self._polls,
+                send_by=self.pace.send_by,
+                on_sent=note_sent,
+            )
+        except APIError as error:
+            failure = error
+        else:
+            return self._note_report(report, began_at)
+        self._note_failure(failure, queued=sent_at - began_at)
+        return None
+
+    async def add_reason(self, report: JobStatusReport) -> JobStatusReport:
+        """Add the reason of a failure from the record to a terminal report that has none."""
+        settings = self._settings
+        if settings.timeout == 0:
+            left = 0.0
+        else:
+            left = math.inf if settings.deadline is None else settings.deadline - _now()
+        self.report = await add_reason(self._manager, report, self._options, seconds=left)
+        return self.report
+
+    def outcome_at_timeout(self, now: float) -> JobOutcome[JobStatusReport]:
+        """Make the outcome of a wait whose timeout expired at that time."""
+        if self.report is not None and self.report.is_terminal:
+            # Only its reason or `on_change` was still awaited.
+            return JobOutcome(job_id=self.job_id, value=self.report)
+        return JobOutcome(job_id=self.job_id, error=self.timed_out(now))
+
+    def timed_out(self, now: float | None = None) -> JobWaitTimeoutError:
+        """Make the error that says that the timeout has expired, now or at that time."""
+        error = JobWaitTimeoutError(
+            job_id=self.job_id,
+            last_report=self.report,
+            elapsed=(_now() if now is None else now) - self._began_at,
+            timeout=self._settings.timeout or 0.0,
+            failure=self.failure,
+        )
+        error.__cause__ = self.failure
+        return error
+
+    def _note_report(self, report: JobStatusReport, began_at: float) -> JobStatusReport | None:
+        previous, self.report, self.failure = self.report, report, None
+        is_changed = report != previous
+        if previous is None or report.raw_status != previous.raw_status:
+            self._manager.log_status(report)
+        now = _now()
+        self.pace.note_report(now, poll_seconds=now - began_at, is_changed=is_changed)
+        return report if is_changed or report.is_terminal else None
+
+    def _note_failure(self, error: APIError, *, queued: float) -> None:
+        is_first = not self.pace.has_failed
+        verdict = self.pace.note_failure(
+            _now(), self._kind_of(error), queued=queued, retry_after=_retry_after(error)
+        )
+        if verdict is Verdict.GIVE_UP:
+            error.last_report = self.report
+            raise error
+        self.failure = detached(error)  # it may be kept for as long as the wait lasts
+        if verdict is Verdict.TIME_OUT:
+            raise self.timed_out()
+        seconds = self.seconds_to_next_poll()
+        then = f"polling again in {seconds:.2f} s" if seconds < math.inf else "no time for another"
+        _log.log(logging.WARNING if is_first else logging.DEBUG, "%s; %s", error, then)
+
+    def _kind_of(self, error: APIError) -> FailureKind:
+        if isinstance(error, JobNotFoundError | PermissionDeniedError):
+            return FailureKind.REFUSED
+        if isinstance(error, RateLimitError) and self._manager.answers_since(self.pace.answered_at):
+            return FailureKind.RATE_LIMITED
+        if error.retryable or isinstance(error, InvalidResponseError):
+            return FailureKind.OUTAGE
+        return FailureKind.FINAL
+
+
+def _retry_after(error: APIError) -> float:
+    return (error.retry_after or 0.0) if isinstance(error, APIStatusError) else 0.0
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,50 @@
+"""Why a job failed, from its record, where its status does not say so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+import attrs
+
+from sutro_async._http import JOB, Options, SessionManager
+from sutro_async.errors import SutroError
+from sutro_async.models import FailureReason, JobStatus, JobStatusReport
+
+__all__ = ["add_reason"]
+
+_log: Final = logging.getLogger("sutro_async")
+
+
+async def add_reason(
+    manager: SessionManager, report: JobStatusReport, options: Options, *, seconds: float
+) -> JobStatusReport:
+    """Add the reason of a failure from the record to a report that has none.
+
+    The status answer is promised to tell a reason only where a job failed during its
+    initialization (API reference: "Checking Job Status").
+
+    Best effort: one request, in no more than so many seconds. If it fails, the report is returned
+    as it is.
+    """
+    if report.status is not JobStatus.FAILED or _has_reason(report.failure) or seconds <= 0:
+        return report
+    seconds = min(seconds, options.timeout)
+    try:
+        async with asyncio.timeout(seconds):
+            job = await manager.request(JOB, report.job_id, options, is_quoted=True)
+    except SutroError as error:
+        problem = str(error)
+    except TimeoutError:
+        problem = f"job {report.job_id!r}: no record within {seconds:.3g} s"
+    else:
+        if job.status is JobStatus.FAILED and _has_reason(job.failure_reason):
+            return attrs.evolve(report, failure=job.failure_reason)
+        problem = f"job {report.job_id!r}: the record ({job.status}) has no reason either"
+    _log.warning("%s; the job failed for an unknown reason", problem)
+    return report
+
+
+def _has_reason(failure: FailureReason | None) -> bool:
+    return failure is not None and bool(str(failure).strip())

@@ -1,0 +1,161 @@
+"""One wait: polls a job at its pace, until it has finished. Driven by tenacity."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Final
+
+import tenacity
+
+from sutro_async._http import Operation, Options, SessionManager
+from sutro_async._waits._callbacks import OnChange, log_failure, notify, wait_until_done
+from sutro_async._waits._pace import PaceSettings
+from sutro_async._waits._poller import JobPoller
+from sutro_async._wire import check_job_id
+from sutro_async.errors import ClientStateError
+from sutro_async.models import JobStatusReport
+
+__all__ = ["Wait"]
+
+_log: Final = logging.getLogger("sutro_async")
+
+
+class _PollAgain(Exception):  # noqa: N818 - a signal, not an error
+    """The poll brought nothing that ends this step of the wait."""
+
+
+class Wait:
+    """One wait for a job, a change of its report at a time.
+
+    It works only while the next report is awaited. Between two reports there is no task, no timer
+    and no connection in use.
+
+    Args:
+        manager: Sends the requests.
+        job_id: The job to wait for.
+        options: How to send them.
+        timeout: Seconds from the first step on, None for no limit; 0 polls exactly once.
+
+    Raises:
+        TypeError: The job id is not a string.
+        ValueError: The job id is invalid.
+    """
+
+    def __init__(
+        self, manager: SessionManager, job_id: str, options: Options, timeout: float | None
+    ) -> None:
+        self._job_id = check_job_id(job_id)
+        self._manager = manager
+        self._options = options
+        self._timeout = timeout
+        self._poller: JobPoller | None = None
+        self._deadline: float | None = None
+        self._step: Operation | None = None
+        self._is_delivered = False
+        self._is_closed = False
+
+    async def next_report(self) -> JobStatusReport:
+        """Wait for the next report that differs from the one before, or is terminal.
+
+        Raises:
+            StopAsyncIteration: The terminal report was returned before.
+            APIError: An error that a wait does not survive, or that lasted too long.
+            JobWaitTimeoutError: The timeout expired.
+            ClientStateError: The client is closed, or belongs to another event loop.
+        """
+        poller = self._poller or self._begin()
+        if self._is_delivered:
+            raise StopAsyncIteration
+        if poller.polls_once and poller.report is not None and not poller.is_over:
+            raise poller.timed_out()
+        self._step = self._manager.lifecycle.operation()
+        try:
+            async with self._step:
+                report = poller.report if poller.is_over else await self._poll(poller)
+                assert report is not None  # noqa: S101 - `is_over` says so
+                report = await poller.add_reason(report)
+        except ClientStateError:
+            if self._is_closed:
+                raise StopAsyncIteration from None
+            raise
+        finally:
+            self._step = None
+        self._is_delivered = report.is_terminal
+        return report
+
+    async def aclose(self) -> None:
+        """End the step that is running, if one is, with StopAsyncIteration."""
+        self._is_closed = True
+        if self._step is not None:
+            step = self._step
+            step.interrupt()
+            await step.wait_ended()
+
+    def _begin(self) -> JobPoller:
+        now = asyncio.get_running_loop().time()
+        self._deadline = now + self._timeout if self._timeout else None
+        settings = PaceSettings(
+            policy=self._options.poll,
+            max_retry_after=self._options.retry.max_retry_after,
+            uniform=random.uniform,
+            timeout=self._timeout,
+            deadline=self._deadline,
+        )
+        self._poller = JobPoller(self._manager, self._job_id, self._options, settings, now)
+        return self._poller
+
+    async def _poll(self, poller: JobPoller) -> JobStatusReport:
+        """Poll until there is a report to return."""
+
+        async def poll() -> JobStatusReport:
+            report = await poller.poll()
+            if report is None:
+                raise _PollAgain
+            return report
+
+        attempts = tenacity.AsyncRetrying(
+            sleep=asyncio.sleep,
+            wait=lambda _: poller.seconds_to_next_poll(),
+            retry=tenacity.retry_if_exception_type(_PollAgain),
+            reraise=True,
+        )
+        scope = asyncio.timeout_at(self._deadline)
+        try:
+            async with scope:
+                await asyncio.sleep(poller.seconds_to_next_poll())
+                return await attempts(poll)
+        except TimeoutError:
+            # An APITimeoutError is one too.
+            if not scope.expired():
+                raise
+        raise poller.timed_out() from poller.failure
+
+    async def run(self, on_change: OnChange | None) -> JobStatusReport:
+        """Wait for the terminal report, and return it.
+
+        Raises:
+            APIError: An error that a wait does not survive, or that lasted too long.
+            JobWaitTimeoutError: The timeout expired.
+            ClientStateError: The client is closed, or belongs to another event loop.
+        """
+        while True:
+            report = await self.next_report()
+            if on_change is not None:
+                await self._notify(on_change, report)
+            if report.is_terminal:
+                return report
+
+    async def _notify(self, on_change: OnChange, report: JobStatusReport) -> None:
+        pending = notify(on_change, report)
+        if pending is None:
+            return
+        scope = asyncio.timeout_at(self._deadline)
+        try:
+            async with self._manager.lifecycle.operation(), scope:
+                await wait_until_done(pending)
+        except TimeoutError:
+            _log.warning("job %r: the timeout of the wait cut on_change short", report.job_id)
+        else:
+            log_failure(pending, report)

@@ -1,0 +1,159 @@
+"""Failures that last: which of them end a wait, and when."""
+
+import asyncio
+import time
+
+import attrs
+import pytest
+
+from sutro_async import (
+    APITimeoutError,
+    JobMonitor,
+    JobNotFoundError,
+    PermissionDeniedError,
+)
+from tests.chaos._hostile import FAULTS, HostileServer
+from tests.chaos.conftest import FAST_POLL, make_client, nothing_left_behind
+
+# Seconds; the second one is longer than any hiccup of a busy machine.
+GRACE = 0.3
+TOLERANCE = 0.4
+PAGE = b"<html><title>We are deploying</title></html>"
+
+
+def refusal(status):
+    """Answer as a proxy does during a deployment; it is not in the table, since it may pass."""
+
+    async def strike(x):
+        x.send(PAGE, status=status)
+
+    return attrs.evolve(FAULTS["gone"], name=f"refusal_{status}", strike=strike)
+
+
+async def wait(client, monitor):
+    return await client.wait_for_job("job-1")
+
+
+async def watch(client, monitor):
+    return [report async for report in client.watch_job("job-1")][-1]
+
+
+async def batch(client, monitor):
+    return (await client.wait_for_jobs(["job-1"]))["job-1"].result()
+
+
+async def streamed_batch(client, monitor):
+    return [outcome async for outcome in client.as_completed(["job-1"])][-1].result()
+
+
+async def watched_batch(client, monitor):
+    return [outcome async for outcome in client.watch_jobs(["job-1"])][-1].result()
+
+
+async def monitored_wait(client, monitor):
+    return await monitor.wait("job-1")
+
+
+async def monitored_batch(client, monitor):
+    return [outcome async for outcome in monitor.watch_jobs(["job-1"])][-1].result()
+
+
+every_wait = pytest.mark.parametrize(
+    "follow",
+    [
+        *(wait, watch, batch, streamed_batch, watched_batch),
+        *(monitored_wait, monitored_batch),
+    ],
+)
+every_refusal = pytest.mark.parametrize(
+    ("status", "error"), [(403, PermissionDeniedError), (404, JobNotFoundError)]
+)
+seen_or_not = pytest.mark.parametrize("is_seen", [False, True], ids=["first", "seen"])
+
+
+class Refusals:
+    """Refuses so many requests, after a first good answer or at once."""
+
+    def __init__(self, status, *, is_seen, times):
+        self.began_at = None
+        self._fault = refusal(status)
+        self._answers = int(is_seen)
+        self._times = times
+
+    def __call__(self, job_id):
+        if self._answers:
+            self._answers -= 1
+            return None
+        if not self._times:
+            return None
+        self._times -= 1
+        self.began_at = self.began_at or time.monotonic()
+        return self._fault
+
+
+@every_wait
+@every_refusal
+@seen_or_not
+async def test_refusal_ends_a_wait_once_it_has_lasted(follow, status, error, is_seen):
+    script = Refusals(status, is_seen=is_seen, times=-1)
+    poll = attrs.evolve(FAST_POLL, not_found_grace=GRACE)
+    async with nothing_left_behind():
+        server = HostileServer(lambda _: "running", script)
+        async with server, make_client(server, poll=poll) as client:
+            async with JobMonitor(client) as monitor:
+                with pytest.raises(error) as caught:
+                    await follow(client, monitor)
+                elapsed = time.monotonic() - script.began_at
+    assert GRACE <= elapsed < GRACE + TOLERANCE
+    assert caught.value.status_code == status
+    assert (caught.value.last_report is not None) == is_seen
+
+
+@every_wait
+@every_refusal
+@seen_or_not
+async def test_refusal_that_passes_does_not_end_a_wait(follow, status, error, is_seen):
+    words = iter(["running"] if is_seen else [])
+    script = Refusals(status, is_seen=is_seen, times=3)
+    poll = attrs.evolve(FAST_POLL, not_found_grace=60)
+    async with nothing_left_behind():
+        server = HostileServer(lambda _: next(words, "succeeded"), script)
+        async with server, make_client(server, poll=poll) as client:
+            async with JobMonitor(client) as monitor:
+                assert (await follow(client, monitor)).status == "succeeded"
+    assert script.began_at is not None
+
+
+async def test_queueing_does_not_count_for_max_outage():
+    """Each job fails once, and then queues for the only slot for longer than an outage may last."""
+    ids = [f"job-{number}" for number in range(10)]
+    failures = iter([FAULTS["never_answer"]] * len(ids))
+    request_timeout, max_outage = 0.1, 0.5
+    poll = attrs.evolve(FAST_POLL, max_outage=max_outage)
+    async with nothing_left_behind():
+        server = HostileServer(lambda _: "succeeded", lambda _: next(failures, None))
+        async with server:
+            client = make_client(server, poll=poll, timeout=request_timeout, max_concurrency=1)
+            async with client:
+                began_at = time.monotonic()
+                outcomes = await client.wait_for_jobs(ids)
+                assert time.monotonic() - began_at > 1.5 * max_outage
+                assert [outcome.ok for outcome in outcomes.values()] == [True] * len(ids)
+
+
+async def test_no_wait_gives_up_before_another_poll_has_failed():
+    ids = [f"job-{number}" for number in range(5)]
+    polls = dict.fromkeys(ids, 0)
+
+    def choose(job_id):
+        polls[job_id] += 1
+        return FAULTS["never_answer"]
+
+    poll = attrs.evolve(FAST_POLL, max_outage=0.3)
+    async with nothing_left_behind():
+        async with HostileServer(lambda _: "succeeded", choose) as server:
+            client = make_client(server, poll=poll, timeout=0.1, max_concurrency=1)
+            async with client, asyncio.timeout(20):
+                outcomes = await client.wait_for_jobs(ids)
+    assert {type(outcome.error) for outcome in outcomes.values()} == {APITimeoutError}
+    assert min(polls.values()) >= 2

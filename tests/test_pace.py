@@ -1,0 +1,897 @@
+"""The pace of a wait, as arithmetic: all times are handed in, and nothing sleeps."""
+
+import itertools
+import math
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sutro_async._waits._pace import FailureKind, Pace, PaceSettings, Verdict
+from sutro_async.policies import PollPolicy
+
+OUTAGE = FailureKind.OUTAGE
+RATE_LIMITED = FailureKind.RATE_LIMITED
+REFUSED = FailureKind.REFUSED
+FINAL = FailureKind.FINAL
+
+POLL_AGAIN = Verdict.POLL_AGAIN
+GIVE_UP = Verdict.GIVE_UP
+TIME_OUT = Verdict.TIME_OUT
+
+# Any time will do as the start of a wait, except 0, which would hide a missing start time.
+START = 5000.0
+
+# Far more than rounding adds up to, far less than any time in these tests.
+TOLERANCE = 1e-7
+
+SLOW = {"initial": 100, "maximum": 100}  # no interval ends before the timeouts used here
+
+each_retryable_kind = pytest.mark.parametrize(
+    "kind", [OUTAGE, RATE_LIMITED, REFUSED], ids=lambda kind: kind.name
+)
+
+
+def lowest(low, high):
+    return low
+
+
+def middle(low, high):
+    return (low + high) / 2
+
+
+def highest(low, high):
+    return high
+
+
+def make_pace(*, timeout=None, batch_size=0, max_retry_after=60, uniform=middle, **policy):
+    return Pace(
+        PaceSettings(
+            policy=PollPolicy(**policy),
+            max_retry_after=max_retry_after,
+            uniform=uniform,
+            timeout=timeout,
+            deadline=START + timeout if timeout else None,
+            batch_size=batch_size,
+        ),
+        START,
+    )
+
+
+def about(seconds):
+    """Return a time this many seconds after the start, or infinity."""
+    return pytest.approx(START + seconds, abs=TOLERANCE)
+
+
+def seconds_after(now, pace):
+    return pytest.approx(pace.next_poll_at - now, abs=TOLERANCE)
+
+
+def report(pace, seconds, *, poll_seconds=0.0, is_changed=False):
+    """Report a good poll answered this many seconds after the start."""
+    pace.note_report(START + seconds, poll_seconds=poll_seconds, is_changed=is_changed)
+
+
+def fail(pace, seconds, kind=OUTAGE, **details):
+    """Report a poll that failed this many seconds after the start."""
+    return pace.note_failure(START + seconds, kind, **details)
+
+
+# ---- the interval
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 0.01, 60])
+def test_first_poll_is_due_at_once(timeout):
+    pace = make_pace(timeout=timeout)
+    assert pace.next_poll_at == START
+    assert not pace.has_failed
+
+
+@pytest.mark.parametrize(
+    ("policy", "intervals"),
+    [
+        ({}, [1, 1.5, 2.25, 3.375, 5.0625, 7.59375, 11.390625, 15, 15]),
+        ({"initial": 2, "factor": 2, "maximum": 20}, [2, 4, 8, 16, 20, 20]),
+        ({"initial": 0.25, "factor": 1}, [0.25, 0.25, 0.25]),
+        ({"initial": 15, "factor": 10}, [15, 15]),
+    ],
+    ids=str,
+)
+def test_interval_grows_by_factor_up_to_maximum(policy, intervals):
+    pace = make_pace(**policy)
+    for poll, interval in enumerate(intervals):
+        now = pace.next_poll_at
+        pace.note_report(now, poll_seconds=0, is_changed=poll == 0)
+        assert seconds_after(now, pace) == interval
+
+
+def test_interval_is_counted_from_the_answer():
+    pace = make_pace(initial=2)
+    report(pace, 30, poll_seconds=30, is_changed=True)
+    assert pace.next_poll_at == about(32)
+
+
+@pytest.mark.parametrize("unchanged_polls", [0, 1, 2, 5, 50])
+def test_changed_report_resets_the_interval(unchanged_polls):
+    pace = make_pace()
+    for _ in range(unchanged_polls):
+        report(pace, 0)
+    report(pace, 0, is_changed=True)
+    assert pace.next_poll_at == about(1)
+    report(pace, 0)
+    assert pace.next_poll_at == about(1.5)
+
+
+def test_interval_stays_at_maximum_after_more_polls_than_a_float_can_count():
+    pace = make_pace(factor=1e9)
+    for _ in range(40):  # 1e9**40 overflows
+        report(pace, 0)
+    assert pace.next_poll_at == about(15)
+
+
+def test_failures_do_not_reset_the_interval():
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    report(pace, 0)
+    fail(pace, 0)
+    report(pace, 0)
+    assert pace.next_poll_at == about(2.25)
+
+
+@pytest.mark.parametrize(
+    ("jitter", "uniform", "interval"),
+    [
+        (0, lowest, 10),
+        (0, highest, 10),
+        (0.1, lowest, 9),
+        (0.1, middle, 10),
+        (0.1, highest, 11),
+        (1, lowest, 0),
+        (1, highest, 20),
+    ],
+)
+def test_jitter_bounds(jitter, uniform, interval):
+    pace = make_pace(initial=10, jitter=jitter, uniform=uniform)
+    report(pace, 0, is_changed=True)
+    assert pace.next_poll_at == about(interval)
+
+
+def test_jitter_applies_to_the_longest_interval_too():
+    pace = make_pace(initial=15, uniform=highest)
+    report(pace, 0)
+    assert pace.next_poll_at == about(16.5)
+
+
+# ---- the back-off after failures
+
+
+@pytest.mark.parametrize(
+    ("policy", "bounds"),
+    [
+        ({}, [0.5, 1, 2, 4, 8, 15, 15]),
+        ({"initial": 10, "factor": 9}, [0.5, 1, 2, 4, 8, 15, 15]),
+        ({"initial": 0.5, "maximum": 0.5}, [0.5, 0.5]),
+        ({"initial": 0.1, "maximum": 0.7}, [0.1, 0.2, 0.4, 0.7, 0.7]),
+        ({"initial": 0.001, "maximum": 0.001}, [0.001, 0.001]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(
+    ("uniform", "share"), [(lowest, 0.5), (highest, 1)], ids=["lowest", "highest"]
+)
+@each_retryable_kind
+def test_backoff_doubles_up_to_maximum(policy, bounds, uniform, share, kind):
+    pace = make_pace(uniform=uniform, not_found_grace=300, **policy)
+    for bound in bounds:
+        now = pace.next_poll_at
+        assert pace.note_failure(now, kind) is POLL_AGAIN
+        assert seconds_after(now, pace) == bound * share
+
+
+@each_retryable_kind
+def test_backoff_starts_small_however_long_the_interval(kind):
+    pace = make_pace(uniform=highest)
+    for _ in range(20):
+        report(pace, 0)
+    fail(pace, 0, kind)
+    assert pace.next_poll_at == about(0.5)
+
+
+@each_retryable_kind
+def test_good_poll_resets_the_backoff(kind):
+    pace = make_pace(uniform=highest)
+    for _ in range(4):
+        fail(pace, 0, kind)
+    assert pace.has_failed
+    report(pace, 0)
+    assert not pace.has_failed
+    fail(pace, 0, kind)
+    assert pace.has_failed
+    assert pace.next_poll_at == about(0.5)
+
+
+def test_backoff_counts_failures_of_all_kinds():
+    pace = make_pace(uniform=highest)
+    for kind in (OUTAGE, RATE_LIMITED, REFUSED, OUTAGE):
+        fail(pace, 0, kind)
+    assert pace.next_poll_at == about(4)
+
+
+# ---- Retry-After
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "max_retry_after", "initial", "delay"),
+    [
+        (0, 60, 1, 0.5),
+        (0.4, 60, 1, 0.5),
+        (0.6, 60, 1, 0.6),
+        (30, 60, 1, 30),
+        (60, 60, 1, 60),
+        (61, 60, 1, 60),
+        (299, math.inf, 1, 299),
+        (30, 0, 1, 1),
+        (30, 0, 0.001, 0.001),
+        (30, 5, 20, 20),
+        (15, 5, 20, 15),
+    ],
+)
+@pytest.mark.parametrize("kind", [OUTAGE, RATE_LIMITED], ids=lambda kind: kind.name)
+def test_retry_after_is_a_floor_for_the_delay(retry_after, max_retry_after, initial, delay, kind):
+    pace = make_pace(initial=initial, maximum=20, max_retry_after=max_retry_after, uniform=highest)
+    fail(pace, 0, kind, retry_after=retry_after)
+    assert pace.next_poll_at == about(delay)
+
+
+def test_retry_after_may_be_as_long_as_the_interval_has_grown():
+    pace = make_pace(max_retry_after=0)
+    report(pace, 0, is_changed=True)
+    for _ in range(3):
+        report(pace, 0)
+    fail(pace, 0, retry_after=30)
+    assert pace.next_poll_at == about(3.375)
+
+
+def test_retry_after_is_cut_by_the_timeout():
+    pace = make_pace(timeout=20)
+    fail(pace, 0, retry_after=30)
+    assert pace.next_poll_at == about(19.9)
+
+
+# ---- giving up
+
+
+# Each failure: seconds after the start of the wait, of which seconds in the client's own queues.
+@pytest.mark.parametrize(
+    ("failures", "verdict"),
+    [
+        ([(0, 0)], POLL_AGAIN),
+        ([(100, 0)], POLL_AGAIN),
+        ([(100, 50)], POLL_AGAIN),
+        ([(0, 0), (9.99, 0)], POLL_AGAIN),
+        ([(0, 0), (10, 0)], GIVE_UP),
+        ([(0, 0), (10.01, 0)], GIVE_UP),
+        ([(100, 0), (109.99, 0)], POLL_AGAIN),
+        ([(100, 0), (110, 0)], GIVE_UP),
+        ([(0, 0), (5, 0), (9.99, 0)], POLL_AGAIN),
+        ([(0, 0), (5, 0), (10, 0)], GIVE_UP),
+        # Queueing before the first failure precedes the outage.
+        ([(100, 100), (109.99, 0)], POLL_AGAIN),
+        ([(100, 100), (110, 0)], GIVE_UP),
+        # Queueing after it does not count.
+        ([(0, 0), (10, 0.01)], POLL_AGAIN),
+        ([(0, 0), (1000, 990.01)], POLL_AGAIN),
+        ([(0, 0), (1000, 990)], GIVE_UP),
+        ([(0, 0), (5, 2), (11.99, 0)], POLL_AGAIN),
+        ([(0, 0), (5, 2), (12, 0)], GIVE_UP),
+        # More queueing than time makes up for nothing.
+        ([(0, 0), (5, 50), (14.99, 0)], POLL_AGAIN),
+        ([(0, 0), (5, 50), (15, 0)], GIVE_UP),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "name", "other"),
+    [(OUTAGE, "max_outage", "not_found_grace"), (REFUSED, "not_found_grace", "max_outage")],
+    ids=["OUTAGE", "REFUSED"],
+)
+def test_wait_gives_up_when_failures_have_lasted_long_enough(failures, verdict, kind, name, other):
+    pace = make_pace(**{name: 10, other: 1})
+    *earlier, (seconds, queued) = failures
+    for when, in_queue in earlier:
+        assert fail(pace, when, kind, queued=in_queue) is POLL_AGAIN
+    assert fail(pace, seconds, kind, queued=queued) is verdict
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    [(OUTAGE, "max_outage"), (REFUSED, "not_found_grace")],
+    ids=["OUTAGE", "REFUSED"],
+)
+@pytest.mark.parametrize("failures", [[0], [7], [0, 6], [0, 3, 9.9]], ids=str)
+def test_last_poll_is_made_when_the_wait_gives_up(kind, limit, failures):
+    pace = make_pace(**{limit: 10})
+    for seconds in failures:
+        assert fail(pace, seconds, kind, retry_after=60) is POLL_AGAIN
+    end = failures[0] + 10
+    assert pace.next_poll_at == about(end)
+    assert pace.send_by == about(end)
+    assert pace.note_failure(pace.next_poll_at, kind) is GIVE_UP
+
+
+@pytest.mark.parametrize("step", [0.1, 0.2, 0.3, 0.7])
+def test_rounding_neither_delays_nor_hastens_giving_up(step):
+    pace = make_pace(max_outage=1000 * step)
+    for failures in range(1000):
+        assert fail(pace, failures * step) is POLL_AGAIN
+    assert fail(pace, 1000 * step - 1e-9) is GIVE_UP
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit", "verdict"),
+    [
+        (OUTAGE, "max_outage", GIVE_UP),
+        (REFUSED, "not_found_grace", GIVE_UP),
+        (OUTAGE, "not_found_grace", POLL_AGAIN),
+        (REFUSED, "max_outage", POLL_AGAIN),
+    ],
+)
+@pytest.mark.parametrize("after_report", [False, True])
+def test_limit_of_zero_gives_up_at_once(kind, limit, verdict, after_report):
+    pace = make_pace(**{limit: 0})
+    if after_report:
+        report(pace, 5)
+    assert fail(pace, 10, kind) is verdict
+
+
+def test_infinite_max_outage_never_gives_up():
+    pace = make_pace(max_outage=math.inf)
+    for seconds in (0, 1, 1e3, 1e6, 1e9):
+        assert fail(pace, seconds) is POLL_AGAIN
+        assert START + seconds < pace.next_poll_at < START + seconds + 16
+        assert pace.send_by == math.inf
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "limit"),
+    [(OUTAGE, "max_outage"), (REFUSED, "not_found_grace")],
+    ids=["OUTAGE", "REFUSED"],
+)
+def test_good_report_resets_the_clock(kind, limit, is_changed):
+    pace = make_pace(**{limit: 10})
+    assert fail(pace, 0, kind) is POLL_AGAIN
+    report(pace, 9, is_changed=is_changed)
+    assert fail(pace, 12, kind) is POLL_AGAIN
+    assert fail(pace, 21.99, kind) is POLL_AGAIN
+    assert fail(pace, 22, kind) is GIVE_UP
+
+
+def test_rate_limiting_is_no_outage():
+    pace = make_pace(max_outage=10)
+    assert fail(pace, 0) is POLL_AGAIN
+    for seconds in (9, 18, 100):
+        assert fail(pace, seconds, RATE_LIMITED) is POLL_AGAIN
+    assert fail(pace, 105) is POLL_AGAIN
+    assert fail(pace, 114.99) is POLL_AGAIN
+    assert fail(pace, 115) is GIVE_UP
+    assert fail(make_pace(max_outage=0), 0, RATE_LIMITED) is POLL_AGAIN
+
+
+def test_queueing_of_polls_that_fail_in_other_ways_does_not_count():
+    pace = make_pace(max_outage=10, not_found_grace=60)
+    assert fail(pace, 0) is POLL_AGAIN
+    assert fail(pace, 9.5, REFUSED, queued=9) is POLL_AGAIN
+    assert fail(pace, 18.99) is POLL_AGAIN
+    assert fail(pace, 19) is GIVE_UP
+
+
+def test_rate_limiting_does_not_reset_a_refusal():
+    pace = make_pace(not_found_grace=10)
+    assert fail(pace, 0, REFUSED) is POLL_AGAIN
+    assert fail(pace, 5, RATE_LIMITED) is POLL_AGAIN
+    assert fail(pace, 10, REFUSED) is GIVE_UP
+
+
+def test_outage_does_not_start_the_clock_of_a_refusal():
+    pace = make_pace(not_found_grace=10)
+    assert fail(pace, 0) is POLL_AGAIN
+    assert fail(pace, 50, REFUSED) is POLL_AGAIN
+    assert fail(pace, 59.99, REFUSED) is POLL_AGAIN
+    assert fail(pace, 60, REFUSED) is GIVE_UP
+
+
+def test_refusal_does_not_reset_the_outage_clock():
+    pace = make_pace(max_outage=10)
+    assert fail(pace, 0) is POLL_AGAIN
+    assert fail(pace, 6, REFUSED) is POLL_AGAIN
+    assert fail(pace, 10) is GIVE_UP
+
+
+@pytest.mark.parametrize("timeout", [None, 0, 60])
+@pytest.mark.parametrize("after", [None, OUTAGE, REFUSED])
+def test_final_failure_gives_up_at_once(timeout, after):
+    pace = make_pace(timeout=timeout, max_outage=math.inf)
+    if after:
+        fail(pace, 0, after)
+    assert fail(pace, 1, FINAL, retry_after=1) is GIVE_UP
+
+
+def test_time_of_the_latest_answer():
+    pace = make_pace()
+    assert pace.answered_at == START
+    for seconds, kind in [(1, REFUSED), (2, OUTAGE), (3, OUTAGE), (4, RATE_LIMITED)]:
+        fail(pace, seconds, kind)
+        assert pace.answered_at == START + seconds
+    report(pace, 5)
+    assert pace.answered_at == START + 5
+
+
+# ---- the timeout
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [(OUTAGE, TIME_OUT), (RATE_LIMITED, TIME_OUT), (REFUSED, GIVE_UP), (FINAL, GIVE_UP)],
+    ids=["OUTAGE", "RATE_LIMITED", "REFUSED", "FINAL"],
+)
+def test_timeout_of_zero_ends_with_the_first_failure(kind, verdict):
+    assert fail(make_pace(timeout=0), 1, kind) is verdict
+
+
+def test_timeout_of_zero_gives_up_where_no_outage_is_allowed():
+    assert fail(make_pace(timeout=0, max_outage=0), 1) is GIVE_UP
+
+
+@pytest.mark.parametrize(
+    ("timeout", "lead"),
+    [(None, 0), (0, 0), (0.001, 0.0005), (0.1, 0.05), (0.2, 0.1), (0.3, 0.1), (3600, 0.1)],
+)
+def test_shortest_lead(timeout, lead):
+    pace_settings = PaceSettings(
+        policy=PollPolicy(), max_retry_after=60, uniform=middle, timeout=timeout
+    )
+    assert pace_settings.shortest_lead == pytest.approx(lead)
+
+
+def test_settings_are_immutable():
+    pace_settings = PaceSettings(policy=PollPolicy(), max_retry_after=60, uniform=middle)
+    assert pace_settings.timeout is None
+    assert pace_settings.deadline is None
+    assert pace_settings.batch_size == 0
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        pace_settings.timeout = 1
+
+
+@pytest.mark.parametrize(
+    ("timeout", "poll_seconds", "lead"),
+    [
+        # One and a half times as long as a poll takes, and 0.1 s.
+        (60, 0, 0.1),
+        (60, 0.2, 0.4),
+        (60, 1, 1.6),
+        (60, 10, 15.1),
+        # No sooner than after half of the time that is left.
+        (60, 30, 15),
+        (0.2, 0.01, 0.1),
+        (1, 0.5, 0.25),
+        # Never later than 0.1 s, or half of the timeout, before the deadline.
+        (1, 0.85, 0.1),
+        (0.1, 0, 0.05),
+        (0.1, 0.04, 0.05),
+        (0.001, 0, 0.0005),
+    ],
+)
+def test_last_poll_before_the_deadline(timeout, poll_seconds, lead):
+    pace = make_pace(timeout=timeout, **SLOW)
+    report(pace, poll_seconds, poll_seconds=poll_seconds)
+    assert pace.next_poll_at == about(timeout - lead)
+    assert pace.send_by == about(timeout - lead)
+
+
+def test_lead_follows_the_latest_good_poll():
+    pace = make_pace(timeout=60, **SLOW)
+    report(pace, 10, poll_seconds=10)
+    assert pace.send_by == about(44.9)
+    report(pace, 11, poll_seconds=1)
+    assert pace.send_by == about(58.4)
+    fail(pace, 12)
+    assert pace.send_by == about(58.4)
+
+
+def test_interval_that_ends_before_the_last_poll_is_not_cut():
+    pace = make_pace(timeout=60, initial=10)
+    report(pace, 1, poll_seconds=1, is_changed=True)
+    assert pace.next_poll_at == about(11)
+    assert pace.send_by == about(58.4)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "poll_seconds"), [(60, 0), (60, 0.01), (60, 1), (60, 10), (60, 30), (0.1, 0.01)]
+)
+@pytest.mark.parametrize("kind", [None, OUTAGE, RATE_LIMITED], ids=str)
+def test_only_one_last_poll_is_made(timeout, poll_seconds, kind):
+    pace = make_pace(timeout=timeout, **SLOW)
+    report(pace, poll_seconds, poll_seconds=poll_seconds)
+    now = pace.next_poll_at + min(poll_seconds, 0.04)
+    if kind is None:
+        pace.note_report(now, poll_seconds=poll_seconds, is_changed=True)
+    else:
+        assert pace.note_failure(now, kind) is POLL_AGAIN  # the timeout comes next
+    assert pace.next_poll_at == math.inf
+
+
+@pytest.mark.parametrize("grace", [5, 3600])
+def test_refusal_by_the_last_poll_gives_up(grace):
+    pace = make_pace(timeout=60, not_found_grace=grace, **SLOW)
+    report(pace, 1)
+    assert pace.note_failure(pace.next_poll_at, REFUSED) is GIVE_UP
+
+
+def test_refusal_before_the_last_poll_is_polled_again():
+    pace = make_pace(timeout=60, not_found_grace=3600)
+    assert fail(pace, 59.7, REFUSED) is POLL_AGAIN
+    assert pace.next_poll_at == about(59.9)
+
+
+@pytest.mark.parametrize("seconds", [59.9, 59.95, 60, 61])
+def test_poll_answered_after_the_last_one_was_due_is_the_last(seconds):
+    pace = make_pace(timeout=60)
+    report(pace, seconds)
+    assert pace.next_poll_at == math.inf
+
+
+def test_last_poll_that_was_faster_than_expected_is_followed_by_another():
+    pace = make_pace(timeout=60, **SLOW)
+    report(pace, 10, poll_seconds=10)
+    report(pace, 44.9 + 0.1, poll_seconds=0.1)
+    assert pace.next_poll_at == about(59.75)
+    report(pace, 59.75 + 0.1, poll_seconds=0.1)
+    assert pace.next_poll_at == math.inf
+
+
+def test_poll_at_the_end_of_an_outage_is_not_taken_for_the_last_before_the_deadline():
+    pace = make_pace(timeout=60, max_outage=10)
+    fail(pace, 0, retry_after=60)
+    assert pace.send_by == about(10)
+    report(pace, 10, is_changed=True)
+    assert pace.next_poll_at == about(11)
+    assert pace.send_by == about(59.9)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "uniform", "lead"),
+    [
+        (0, highest, 0.1),
+        (1, highest, 0.102),
+        (1000, lowest, 0.1),
+        (1000, middle, 1.1),
+        (1000, highest, 2.1),
+        (10_000, highest, 20.1),
+        (100_000, highest, 30),  # half of the time that is left
+    ],
+)
+def test_last_polls_of_a_batch_are_spread(batch_size, uniform, lead):
+    pace = make_pace(timeout=60, batch_size=batch_size, uniform=uniform, jitter=0, **SLOW)
+    report(pace, 0)
+    assert pace.next_poll_at == about(60 - lead)
+
+
+@pytest.mark.parametrize("uniform", [lowest, middle, highest])
+def test_each_wait_of_a_batch_makes_one_last_poll(uniform):
+    pace = make_pace(timeout=60, batch_size=1000, uniform=uniform, **SLOW)
+    report(pace, 0)
+    pace.note_report(pace.next_poll_at, poll_seconds=0, is_changed=True)
+    assert pace.next_poll_at == math.inf
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [(None, math.inf), (0, math.inf), (60, 59.9), (0.1, 0.05)],
+)
+def test_first_poll_is_sent_by(timeout, seconds):
+    assert make_pace(timeout=timeout).send_by == about(seconds)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "kind", "seconds"),
+    [
+        (None, None, math.inf),
+        (None, OUTAGE, 301),
+        (None, RATE_LIMITED, math.inf),
+        (None, REFUSED, 6),
+        (60, None, 59.9),
+        (60, OUTAGE, 59.9),
+        (60, REFUSED, 6),
+        (3, REFUSED, 2.9),
+    ],
+)
+def test_next_poll_is_sent_by(timeout, kind, seconds):
+    pace = make_pace(timeout=timeout, initial=0.5)
+    if kind is None:
+        report(pace, 1)
+    else:
+        assert fail(pace, 1, kind) is POLL_AGAIN
+    assert pace.send_by == about(seconds)
+
+
+# ---- properties of whole waits
+
+reproducible = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=36,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+MAX_POLLS = 60  # of one simulated wait
+
+
+@attrs.frozen
+class Event:
+    """What one poll comes to; a kind of None is a good report."""
+
+    kind: FailureKind | None
+    is_changed: bool
+    retry_after: float
+    queued: float
+    seconds: float
+
+
+@attrs.frozen
+class Step:
+    """One poll of a simulated wait, and what the pace made of it."""
+
+    event: Event
+    due_at: float
+    sent_at: float
+    sent_by: float
+    now: float
+    verdict: Verdict | None
+    next_poll_at: float
+    send_by: float
+
+
+@attrs.frozen
+class Simulation:
+    settings: PaceSettings
+    steps: list[Step]
+
+    @property
+    def policy(self):
+        return self.settings.policy
+
+
+def simulate(pace_settings, events):
+    """Poll until the wait is over, at the latest after `MAX_POLLS`."""
+    pace = Pace(pace_settings, START)
+    deadline = math.inf if pace_settings.deadline is None else pace_settings.deadline
+    steps = []
+    is_first_report = True
+    for event in itertools.islice(itertools.cycle(events), MAX_POLLS):
+        due_at, sent_by = pace.next_poll_at, pace.send_by
+        sent_at = due_at + event.queued
+        now = sent_at + event.seconds
+        if now >= deadline:
+            break  # the timeout expires first, or there was a last poll
+        verdict = None
+        if event.kind is None:
+            is_changed = event.is_changed or is_first_report
+            is_first_report = False
+            pace.note_report(now, poll_seconds=now - due_at, is_changed=is_changed)
+        else:
+            verdict = pace.note_failure(
+                now, event.kind, queued=event.queued, retry_after=event.retry_after
+            )
+        steps.append(
+            Step(event, due_at, sent_at, sent_by, now, verdict, pace.next_poll_at, pace.send_by)
+        )
+        if verdict in {GIVE_UP, TIME_OUT} or pace_settings.timeout == 0:
+            break
+        if pace.next_poll_at == math.inf:
+            break
+    return Simulation(pace_settings, steps)
+
+
+def draws(shares):
+    """Return a source of randomness that draws these shares of each range, again and again."""
+    shares = itertools.cycle(shares)
+    return lambda low, high: min(low + (high - low) * next(shares), high)
+
+
+def make_policy(ratio, **options):
+    return PollPolicy(maximum=options["initial"] * ratio, **options)
+
+
+def make_settings(timeout, shares, **options):
+    return PaceSettings(
+        timeout=timeout,
+        deadline=START + timeout if timeout else None,
+        uniform=draws(shares),
+        **options,
+    )
+
+
+def scaled(events, scale):
+    return [
+        attrs.evolve(
+            event,
+            retry_after=event.retry_after * scale,
+            queued=event.queued * scale,
+            seconds=event.seconds * scale,
+        )
+        for event in events
+    ]
+
+
+# Few draws for each wait, or these tests take seconds: one float scales all times of its events.
+scales = st.floats(0.1, 10)
+positive_timeouts = st.sampled_from([0.01, 0.15, 1, 20]) | st.floats(0.01, 600)
+
+
+def policies(outages=(0, 0.05, 3, 10, 300, math.inf)):
+    return st.builds(
+        make_policy,
+        ratio=st.sampled_from([1, 1.7, 30]),
+        initial=st.floats(0.001, 30),
+        factor=st.sampled_from([1, 1.5, 4]),
+        jitter=st.sampled_from([0, 0.1, 1]),
+        max_outage=st.sampled_from(outages),
+        not_found_grace=st.sampled_from([0, 0.05, 5, 60]),
+    )
+
+
+def all_settings(policies, timeouts):
+    return st.builds(
+        make_settings,
+        timeout=timeouts,
+        shares=st.lists(st.sampled_from([0, 1]) | st.floats(0, 1), min_size=1, max_size=2),
+        policy=policies,
+        max_retry_after=st.sampled_from([0, 5, 60, math.inf]),
+        batch_size=st.sampled_from([0, 1, 300, 10_000]),
+    )
+
+
+def event_lists(kinds, queued=(0.0, 0.01, 0.3, 7.0), seconds=(0.003, 0.0, 0.2, 4.0)):
+    retry_after = (0.0, 0.7, 20.0, 1000.0)
+    fields = itertools.product(kinds, [True, False], retry_after, queued, seconds)
+    events = [Event(*values) for values in fields]
+    # By index: the message of a failed test would list all events of `sampled_from`.
+    several = st.lists(
+        st.integers(0, len(events) - 1).map(lambda index: events[index]), min_size=1, max_size=8
+    )
+    return st.builds(scaled, several, scales)
+
+
+lasting_kinds = [None, OUTAGE, RATE_LIMITED]
+every_kind = [None, *FailureKind]
+
+any_wait = st.builds(
+    simulate,
+    all_settings(policies(), st.sampled_from([None, 0]) | positive_timeouts),
+    event_lists(lasting_kinds) | event_lists(every_kind),
+)
+# Neither the timeout nor giving up cuts many of these delays.
+long_wait = st.builds(
+    simulate,
+    all_settings(policies(outages=(300, math.inf)), st.sampled_from([None, 3600])),
+    event_lists(lasting_kinds),
+)
+wait_with_timeout = st.builds(
+    simulate, all_settings(policies(), positive_timeouts), event_lists(lasting_kinds)
+)
+wait_with_equal_polls = st.builds(
+    simulate,
+    all_settings(policies(outages=(math.inf,)), positive_timeouts),
+    st.one_of(
+        event_lists(lasting_kinds, queued=(queued,), seconds=(seconds,))
+        for queued, seconds in [(0, 0), (0, 0.003), (0, 0.3), (0.5, 0.1), (7, 0.02)]
+    ),
+)
+wait_with_failures = st.builds(
+    simulate,
+    all_settings(policies(), st.sampled_from([None, 0, 20, 600])),
+    event_lists([OUTAGE, OUTAGE, OUTAGE, None, RATE_LIMITED, FINAL])
+    | event_lists([OUTAGE])
+    | event_lists([REFUSED, REFUSED, REFUSED, None])
+    | event_lists(every_kind),
+)
+
+
+@reproducible
+@given(any_wait)
+def test_no_poll_is_scheduled_too_late_for_the_deadline(wait):
+    latest = math.inf
+    if wait.settings.timeout:
+        latest = wait.settings.deadline - min(0.1, wait.settings.timeout / 2) + TOLERANCE
+    for step in wait.steps:
+        assert step.send_by <= latest
+        if step.verdict is not GIVE_UP:
+            assert step.next_poll_at <= step.send_by or step.next_poll_at == math.inf
+
+
+@reproducible
+@given(any_wait | long_wait)
+def test_next_poll_is_neither_in_the_past_nor_far_away(wait):
+    policy = wait.policy
+    longest = max(policy.maximum * (1 + policy.jitter), wait.settings.max_retry_after)
+    for step in wait.steps:
+        if step.verdict is not GIVE_UP and step.next_poll_at < math.inf:
+            assert 0 <= step.next_poll_at - step.now <= longest + TOLERANCE
+
+
+@reproducible
+@given(wait_with_timeout)
+def test_polling_stops_exactly_with_the_last_poll_before_the_deadline(wait):
+    lead = 0.1
+    rush = 0.002 * wait.settings.batch_size
+    for step in wait.steps:
+        if step.event.kind is None:
+            lead = 1.5 * (step.now - step.due_at) + 0.1
+        left = wait.settings.deadline - step.now
+        is_last = step.now >= step.sent_by and left < lead + rush + 0.1
+        if step.verdict is not GIVE_UP:
+            assert (step.next_poll_at == math.inf) == is_last
+
+
+@reproducible
+@given(wait_with_equal_polls)
+def test_waits_whose_polls_take_equally_long_make_at_most_one_last_poll(wait):
+    last = [step for step in wait.steps if step.sent_at >= step.sent_by]
+    assert len(last) <= 1
+    assert all(step.next_poll_at == math.inf for step in last)
+
+
+@reproducible
+@given(any_wait | long_wait)
+def test_interval_after_a_good_report_is_the_policys(wait):
+    policy = wait.policy
+    interval = None
+    for step in wait.steps:
+        if step.event.kind is not None:
+            continue
+        if step.event.is_changed or interval is None:
+            interval = policy.initial
+        else:
+            interval = min(interval * policy.factor, policy.maximum)
+        delay = step.next_poll_at - step.now
+        if step.next_poll_at == math.inf:
+            continue
+        assert delay <= interval * (1 + policy.jitter) + TOLERANCE
+        if step.next_poll_at < step.send_by:
+            assert delay >= interval * (1 - policy.jitter) - TOLERANCE
+
+
+@reproducible
+@given(wait_with_failures)
+def test_wait_gives_up_exactly_when_failures_have_lasted_long_enough(wait):
+    policy = wait.policy
+    began_at = {}
+    queued_since = {}
+    for step in wait.steps:
+        kind = step.event.kind
+        if kind is None:
+            began_at.clear()
+            continue
+        if kind is FINAL:
+            assert step.verdict is GIVE_UP
+            continue
+        for clock in began_at:
+            queued_since[clock] += step.event.queued
+        if kind is RATE_LIMITED:
+            began_at.pop(OUTAGE, None)
+            assert step.verdict is (TIME_OUT if wait.settings.timeout == 0 else POLL_AGAIN)
+            continue
+        clock = REFUSED if kind is REFUSED else OUTAGE
+        if clock not in began_at:
+            began_at[clock] = step.now
+            queued_since[clock] = 0.0
+        allowed = policy.not_found_grace if clock is REFUSED else policy.max_outage
+        left = allowed - (step.now - began_at[clock] - queued_since[clock])
+        no_more = step.next_poll_at == math.inf or wait.settings.timeout == 0
+        if left <= TOLERANCE or (kind is REFUSED and no_more):
+            assert step.verdict is GIVE_UP
+        else:
+            assert step.verdict is (TIME_OUT if wait.settings.timeout == 0 else POLL_AGAIN)
+            assert step.next_poll_at <= step.now + left + TOLERANCE or no_more

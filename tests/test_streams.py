@@ -1,0 +1,510 @@
+"""`Stream`: each of them goes on after a cancelled step, is for one task, and can be closed."""
+
+import asyncio
+import contextlib
+import gc
+import inspect
+import math
+import threading
+import time
+
+import attrs
+import pytest
+
+from sutro_async import (
+    AuthenticationError,
+    ClientStateError,
+    JobMonitor,
+    JobOutcome,
+    JobWaitTimeoutError,
+    PollPolicy,
+    Stream,
+)
+from sutro_async.testing import FakeSutro
+from tests.conftest import FAST_POLL, nothing_left_behind, served
+
+WORDS = ["queued", "running", "succeeded"]
+
+
+@contextlib.asynccontextmanager
+async def opened(name, client, job_ids, **options):
+    """Open one of the streams."""
+    if name in {"watch_jobs", "as_completed"}:
+        yield getattr(client, name)(job_ids, **options)
+    elif name == "watch_job":
+        yield client.watch_job(*job_ids, **options)
+    else:
+        async with JobMonitor(client) as monitor:
+            if name == "monitor.watch":
+                yield monitor.watch(*job_ids, **options)
+            else:
+                yield monitor.watch_jobs(job_ids, **options)
+
+
+ALL = ["watch_job", "watch_jobs", "as_completed", "monitor.watch", "monitor.watch_jobs"]
+MANY = ["watch_jobs", "as_completed", "monitor.watch_jobs"]
+every_stream = pytest.mark.parametrize("name", ALL)
+
+
+def report_of(item):
+    return item.result() if isinstance(item, JobOutcome) else item
+
+
+async def rest_of(stream):
+    return [report_of(item) async for item in stream]
+
+
+def test_it_is_the_type_of_every_stream(fake, client):
+    monitor = JobMonitor(client)
+    for stream in (
+        client.watch_job("job-1"),
+        client.watch_jobs(["job-1"]),
+        client.as_completed(["job-1"]),
+        monitor.watch("job-1"),
+        monitor.watch_jobs(["job-1"]),
+    ):
+        assert type(stream) is Stream
+        step = stream.__anext__()
+        assert inspect.isawaitable(step)
+        step.close()
+
+
+# ---- steps
+
+
+@every_stream
+@pytest.mark.parametrize("moment", ["before it runs", "in flight", "asleep", "in back-off"])
+async def test_a_cancelled_step_loses_nothing(fake, name, moment):
+    fake.add_job("job-1", WORDS)
+    if moment == "in flight":
+        fake.fail_next(1, delay=math.inf)
+    elif moment == "in back-off":
+        fake.fail_next(1, status=503, headers={"Retry-After": "0.3"})
+    poll = PollPolicy(initial=0.2, maximum=0.2) if moment == "asleep" else FAST_POLL
+    async with fake.client(poll=poll, timeout=0.5) as client, opened(name, client, ["job-1"]) as s:
+        if moment == "asleep" and name != "as_completed":
+            await anext(s)
+        step = asyncio.create_task(anext(s))
+        if moment != "before it runs":
+            await asyncio.sleep(0.1)
+        step.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+        async with asyncio.timeout(5):
+            assert (await rest_of(s))[-1].status == "succeeded"
+
+
+@every_stream
+async def test_a_heartbeat_around_its_steps_loses_nothing(fake, name):
+    fake.add_job("job-1", [("queued", 0.1), ("running", 0.1), "succeeded"])
+    seen = []
+    async with fake.client(poll=FAST_POLL) as client, opened(name, client, ["job-1"]) as stream:
+        while True:
+            try:
+                seen.append(report_of(await asyncio.wait_for(anext(stream), 0.01)).status)
+            except TimeoutError:
+                continue
+            except StopAsyncIteration:
+                break
+    assert seen == (["succeeded"] if name == "as_completed" else WORDS)
+
+
+@every_stream
+async def test_only_one_task_may_step_it(fake, client, name):
+    fake.add_job("job-1", ["running"])
+    fake.fail_next(1, delay=0.1)
+    async with opened(name, client, ["job-1"]) as stream:
+        steps = [asyncio.create_task(anext(stream)) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        errors = await asyncio.gather(*steps[1:], return_exceptions=True)
+        assert [type(error) for error in errors] == [ClientStateError] * 2
+        assert "give each task a stream of its own" in str(errors[0])
+        fake.set_status("job-1", "succeeded")
+        async with asyncio.timeout(5):
+            await steps[0]
+
+
+@every_stream
+async def test_after_its_end_there_is_nothing(fake, client, name):
+    fake.add_job("job-1")
+    async with opened(name, client, ["job-1"]) as stream:
+        await rest_of(stream)
+        for _ in range(2):
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+
+
+@every_stream
+async def test_after_an_error_there_is_nothing(fake, client, name):
+    fake.fail_next(1, status=401)
+    async with opened(name, client, ["job-1"]) as stream:
+        with pytest.raises(AuthenticationError):
+            await anext(stream)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+# ---- closing
+
+
+@every_stream
+async def test_closing_it_ends_the_step_of_another_task(fake, client, name):
+    fake.fail_next(1, delay=math.inf)
+    async with nothing_left_behind(client, fake):
+        async with opened(name, client, ["job-1"]) as stream:
+            step = asyncio.create_task(anext(stream))
+            while not fake.in_flight:
+                await asyncio.sleep(0.001)
+            async with asyncio.timeout(1):
+                await asyncio.gather(stream.aclose(), stream.aclose())
+                with pytest.raises(StopAsyncIteration):
+                    await step
+
+
+@every_stream
+async def test_leaving_its_block_releases_all_resources(fake, client, name):
+    fake.add_job("job-1", ["running"])
+    fake.add_job("job-2")
+    async with nothing_left_behind(client, fake), opened(name, client, ["job-1"]) as stream:
+        async with stream as entered:
+            assert entered is stream
+            if name != "as_completed":
+                await anext(stream)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(anext(stream), 0.05)
+        requests = len(fake.requests)
+        await asyncio.sleep(0.05)
+        assert len(fake.requests) == requests
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+
+
+@every_stream
+async def test_closing_it_before_its_first_step(fake, client, name):
+    async with opened(name, client, ["job-1"]) as stream:
+        await stream.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    assert not fake.requests
+
+
+def step_once(loop, fake, name):
+    """Step a stream in an event loop that then stands still."""
+
+    async def step():
+        client = fake.client(poll=FAST_POLL)
+        stream = getattr(client, name)(["done", "endless"])
+        await anext(stream)
+        return client, stream
+
+    return loop.run_until_complete(step())
+
+
+@pytest.fixture
+def fake_in_a_thread():
+    fake = FakeSutro()
+    fake.add_job("done")
+    fake.add_job("endless", ["running"])
+    with served(fake):
+        yield fake
+
+
+@pytest.mark.parametrize("name", ["watch_jobs", "as_completed"])
+def test_dropping_it_in_another_thread_ends_the_polling_in_silence(fake_in_a_thread, name):
+    loop = asyncio.new_event_loop()
+    loop.set_debug(True)
+    client, stream = step_once(loop, fake_in_a_thread, name)
+    box = [stream]
+    del stream
+    thread = threading.Thread(target=box.clear)
+    thread.start()
+    thread.join()
+
+    async def finish():
+        await asyncio.sleep(0)
+        assert not client._manager.lifecycle.running
+        await client.aclose()
+
+    loop.run_until_complete(finish())
+    loop.close()
+
+
+@pytest.mark.parametrize("name", ["watch_jobs", "as_completed"])
+def test_dropping_it_after_its_loop_was_closed_is_silent(fake_in_a_thread, name):
+    loop = asyncio.new_event_loop()
+    client, stream = step_once(loop, fake_in_a_thread, name)
+    box = [stream]
+    del stream
+
+    async def finish():
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await client._manager.transport.close()
+
+    loop.run_until_complete(finish())
+    loop.close()
+    box.clear()
+    gc.collect()  # an unraisable exception would fail the test
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_an_on_change_may_drop_the_stream(fake, client, is_async):
+    fake.add_job("done")
+    fake.add_job("endless", ["queued", "queued", "queued", "running"])
+    box = []
+
+    def drop(report):
+        if report.status == "running":
+            box.clear()
+
+    async def drop_later(report):
+        drop(report)
+
+    async with nothing_left_behind(client, fake):
+        box.append(
+            client.as_completed(["done", "endless"], on_change=drop_later if is_async else drop)
+        )
+        assert (await anext(box[0])).job_id == "done"
+        while box:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)
+        requests = len(fake.requests)
+        await asyncio.sleep(0.05)
+        assert len(fake.requests) == requests
+
+
+async def test_a_job_that_nobody_watches_any_more_is_not_polled(fake):
+    for job_id in ("a", "b"):
+        fake.add_job(job_id, ["running"])
+    policy = PollPolicy(initial=0.05, factor=1, jitter=0)
+    async with fake.client(poll=policy) as client, JobMonitor(client) as monitor:
+        streams = {job_id: monitor.watch(job_id) for job_id in ("a", "b")}
+        for stream in streams.values():
+            await anext(stream)
+        await streams["b"].aclose()
+        assert len(monitor) == 1
+        await asyncio.sleep(0.2)
+        polled = [request.path.rpartition("/")[2] for request in fake.requests]
+        assert polled.count("b") == 1
+        assert polled.count("a") >= 3
+        await streams["a"].aclose()
+        assert len(monitor) == 0
+
+
+# ---- many jobs
+
+
+@pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
+async def test_each_change_of_each_job_is_an_outcome(fake, client, name):
+    fake.add_job("a", WORDS)
+    fake.add_job("b", ["running", "failed"], failure_reason="no GPU")
+    seen = {}
+    async with opened(name, client, ["a", "b", "a", "missing"]) as outcomes:
+        async for outcome in outcomes:
+            seen.setdefault(outcome.job_id, []).append(outcome)
+    assert [each.value.status for each in seen["a"]] == WORDS
+    assert [each.value.status for each in seen["b"]] == ["running", "failed"]
+    assert [type(each.error).__name__ for each in seen["missing"]] == ["JobNotFoundError"]
+
+
+@pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
+async def test_a_slow_reader_gets_the_newest_report_and_no_backlog(fake, client, name):
+    words = [f"step-{number}" for number in range(20)]
+    for job_id in ("a", "b"):
+        fake.add_job(job_id, [*words, "succeeded"], allow_unknown=True)
+    async with opened(name, client, ["a", "b"]) as outcomes:
+        await anext(outcomes)
+        while len(fake.requests) < 2 * (len(words) + 1):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        rest = await rest_of(outcomes)
+    assert [report.status for report in rest[-2:]] == ["succeeded"] * 2
+    assert len(rest) <= 4
+
+
+@pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
+async def test_at_the_timeout_each_unfinished_job_gets_its_error(fake, client, name):
+    fake.add_job("done")
+    for job_id in ("a", "b"):
+        fake.add_job(job_id, ["running"])
+    seen = {}
+    async with opened(name, client, ["done", "a", "b"], timeout=0.2) as outcomes:
+        async for outcome in outcomes:
+            seen[outcome.job_id] = outcome
+    assert seen["done"].ok
+    for job_id in ("a", "b"):
+        assert isinstance(seen[job_id].error, JobWaitTimeoutError)
+        assert seen[job_id].error.last_report.status == "running"
+        assert 0.2 <= seen[job_id].error.elapsed < 0.4
+
+
+@pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
+async def test_a_timeout_of_zero_polls_each_job_once(fake, client, name):
+    fake.add_job("done")
+    fake.add_job("endless", ["running"])
+    async with opened(name, client, ["done", "endless"], timeout=0) as outcomes:
+        items = [outcome async for outcome in outcomes]
+    by_job = {
+        job_id: [each for each in items if each.job_id == job_id] for job_id in ("done", "endless")
+    }
+    assert [each.value.status for each in by_job["done"]] == ["succeeded"]
+    assert by_job["endless"][0].value.status == "running"
+    assert isinstance(by_job["endless"][1].error, JobWaitTimeoutError)
+    assert len(fake.requests) == 2
+
+
+async def test_no_jobs_are_no_items(client):
+    for name in MANY:
+        async with opened(name, client, []) as stream:
+            assert await rest_of(stream) == []
+
+
+# ---- ids that come later
+
+
+async def submit(fake, count, *, seconds=0.01):
+    for number in range(count):
+        await asyncio.sleep(seconds)
+        fake.add_job(f"job-{number}", [("running", 0.05), "succeeded"])
+        yield f"job-{number}"
+        yield f"job-{number}"  # a duplicate is waited for once
+
+
+class Iterator:
+    """An asynchronous iterator that is no generator, and so has no `aclose`."""
+
+    def __init__(self, ids):
+        self._ids = ids
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        return await anext(self._ids)
+
+
+@pytest.mark.parametrize("name", ["watch_jobs", "as_completed"])
+@pytest.mark.parametrize("make", [lambda ids: ids, Iterator], ids=["generator", "iterator"])
+async def test_jobs_are_submitted_while_others_are_waited_for(fake, client, name, make):
+    finished = []
+    async with opened(name, client, make(submit(fake, 20))) as stream:
+        async for item in stream:
+            if item.value.is_terminal:
+                finished.append(item.job_id)
+    assert sorted(finished) == sorted(f"job-{number}" for number in range(20))
+
+
+@pytest.mark.parametrize("name", ["watch_jobs", "as_completed"])
+async def test_what_the_ids_raise_is_raised_after_a_clean_end(fake, client, name):
+    is_closed = False
+
+    async def broken():
+        nonlocal is_closed
+        try:
+            async for job_id in submit(fake, 3):
+                yield job_id
+            raise LookupError("the database is gone")
+        finally:
+            is_closed = True
+
+    async with nothing_left_behind(client, fake), opened(name, client, broken()) as stream:
+        with pytest.raises(LookupError, match="the database is gone"):
+            await rest_of(stream)
+    assert is_closed
+
+
+@pytest.mark.parametrize("bad", ["..", 5])
+async def test_an_invalid_id_that_comes_later_ends_the_stream(fake, client, bad):
+    is_closed = False
+
+    async def source():
+        nonlocal is_closed
+        try:
+            yield bad
+            await asyncio.sleep(60)
+        finally:
+            is_closed = True
+
+    with pytest.raises((TypeError, ValueError), match="job id"):
+        await rest_of(client.as_completed(source()))
+    assert is_closed
+
+
+@pytest.mark.parametrize("ending", ["aclose", "timeout", "close the client", "drop"])
+async def test_the_ids_are_read_no_further_after_the_end(fake, client, ending):
+    is_closed = False
+
+    async def source():
+        nonlocal is_closed
+        try:
+            async for job_id in submit(fake, 2):
+                yield job_id
+            await asyncio.sleep(60)
+        finally:
+            is_closed = True
+
+    timeout = 0.2 if ending == "timeout" else None
+    stream = client.as_completed(source(), timeout=timeout)
+    assert (await anext(stream)).ok
+    assert (await anext(stream)).ok
+    if ending == "aclose":
+        await stream.aclose()
+    elif ending == "timeout":
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
+    elif ending == "close the client":
+        await client.aclose()
+        with pytest.raises(ClientStateError):
+            await anext(stream)
+    else:
+        del stream
+    await asyncio.sleep(0)
+    assert is_closed
+
+
+async def test_a_reading_task_that_is_cancelled_from_outside_ends_the_stream(fake, client):
+    async def source():
+        yield "job-1"
+        await asyncio.sleep(60)
+
+    fake.add_job("job-1")
+    stream = client.as_completed(source())
+    assert (await anext(stream)).ok
+    (feeder,) = [each for each in asyncio.all_tasks() if "WaitBatch._feed" in repr(each)]
+    feeder.cancel()
+    with pytest.raises(ClientStateError, match="the task that reads the job ids was cancelled"):
+        await anext(stream)
+
+
+@pytest.mark.parametrize("call", ["get_jobs", "get_job_statuses", "monitor.watch_jobs"])
+async def test_an_asynchronous_iterable_is_refused_where_it_cannot_be_read(fake, client, call):
+    ids = submit(fake, 1)
+    with pytest.raises(TypeError, match="as_completed and watch_jobs take an asynchronous one"):
+        if call == "monitor.watch_jobs":
+            JobMonitor(client).watch_jobs(ids)
+        else:
+            await getattr(client, call)(ids)
+    await ids.aclose()
+
+
+async def test_last_polls_of_jobs_that_came_later_are_spread_too(fake, monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda lower, upper: upper)
+    fake.add_job("job-399", ["running"])
+
+    async def source():
+        for number in range(400):
+            yield f"job-{number}"
+
+    policy = attrs.evolve(FAST_POLL, initial=60, maximum=60, not_found_grace=0)
+    began = time.monotonic()
+    async with fake.client(poll=policy) as client:
+        outcomes = [each async for each in client.as_completed(source(), timeout=3)]
+    assert len(outcomes) == 400
+    polls = [each.time - began for each in fake.requests if each.path.endswith("/job-399")]
+    # Half a second for the 255 jobs that were known by then, and 0.1 s before the timeout; more
+    # if the first poll had to wait for a worker.
+    assert 1 < polls[1] < 2.7
