@@ -1,4 +1,4 @@
-"""How the benchmarks take turns and show their numbers."""
+"""The options of the benchmarks, and their tables."""
 
 from __future__ import annotations
 
@@ -8,23 +8,43 @@ import platform
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import aiohttp
 
 import sutro_async
+from tests.benchmarks._apart import NOW
 
 
 def parser(description: str, *, rounds: int) -> argparse.ArgumentParser:
     """Make the parser of the options that all benchmarks share."""
-    result = argparse.ArgumentParser(description=description)
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     result.add_argument("--json", action="store_true", help="one JSON object a line")
     result.add_argument("--rounds", type=int, default=rounds, help="rounds of each contender")
     return result
 
 
+def add_before(to: argparse.ArgumentParser) -> None:
+    """Add the option that names another source tree to compare with."""
+    to.add_argument("--before", type=Path, metavar="PATH", help="measure this source tree as well")
+
+
+def trees(options: argparse.Namespace) -> dict[str, Path]:
+    """Return the source trees to measure."""
+    before = {} if options.before is None else {"before": options.before.resolve()}
+    return {"now": NOW, **before}
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Minimum, median and maximum."""
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def progress(text: str) -> None:
+    """Say on stderr what has been measured, since a benchmark runs for minutes."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def show(title: str, rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
@@ -48,4 +68,6 @@ def _cell(value: object) -> str:
         return " / ".join(_cell(part) for part in value.values())
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if isinstance(value, int):
+        return f"{value:,}"
     return "-" if value is None else str(value)

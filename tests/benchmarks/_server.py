@@ -1,22 +1,20 @@
 """The server of the benchmarks, in a process of its own, so that it is not measured.
 
-Run as a program it prints its port, serves until its standard input ends, and then prints what it
-has seen as one JSON object.
+Run as a program it prints its port, and serves until its standard input ends.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from sutro_async.testing import FakeSutro
+from typing import Any, ClassVar
 
 JOB = {
     "model": "llama-3.1-8b",
@@ -40,11 +38,18 @@ JOB = {
 
 
 class Service(asyncio.Protocol):
-    """As little of a server as will do. The id of a job says when it ends: `NAME@MONOTONIC`."""
+    """As little of a server as will do.
+
+    The id of a job says when it succeeds: `NAME@MONOTONIC` at that time, `NAME~POLLS` at the
+    poll with that number, and any other never.
+    """
 
     requests = 0
+    connections = 0
+    polls: ClassVar[Counter[str]] = Counter()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        Service.connections += 1
         self.transport = transport
         self.received = b""
 
@@ -53,7 +58,6 @@ class Service(asyncio.Protocol):
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             path = self.received.split(b" ", 2)[1].decode()
             self.received = self.received[end + 4 :]
-            Service.requests += 1
             body = json.dumps(self.answer(path)).encode()
             self.transport.write(
                 b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
@@ -61,9 +65,12 @@ class Service(asyncio.Protocol):
             )
 
     def answer(self, path: str) -> dict[str, Any]:
-        job_id = path.rpartition("/")[2].replace("%40", "@")
-        end = job_id.partition("@")[2]
-        status = "SUCCEEDED" if end and float(end) <= time.monotonic() else "RUNNING"
+        if path == "/statistics":
+            Service.connections -= 1
+            return {"requests": Service.requests, "connections": Service.connections}
+        Service.requests += 1
+        job_id = path.rpartition("/")[2].replace("%40", "@").replace("%7E", "~")
+        status = "SUCCEEDED" if self.has_succeeded(job_id) else "RUNNING"
         if "/jobs/" in path:
             return {"job": {**JOB, "job_id": job_id, "status": status}}
         return {
@@ -72,54 +79,53 @@ class Service(asyncio.Protocol):
             "metadata": None,
         }
 
+    def has_succeeded(self, job_id: str) -> bool:
+        if when := job_id.partition("@")[2]:
+            return float(when) <= time.monotonic()
+        if polls := job_id.partition("~")[2]:
+            Service.polls[job_id] += 1
+            return Service.polls[job_id] >= int(polls)
+        return False
 
-async def serve(fake_jobs: int) -> None:
+
+async def serve() -> None:
     loop = asyncio.get_running_loop()
-    stop = loop.run_in_executor(None, sys.stdin.read)
-    if fake_jobs:
-        async with FakeSutro() as fake:
-            for number in range(fake_jobs):
-                fake.add_job(f"job-{number}", ["running", "running", "succeeded"])
-            print(fake.url.rpartition(":")[2], flush=True)
-            await stop
-            statistics = {"requests": len(fake.requests), "max_in_flight": fake.max_in_flight}
-    else:
-        server = await loop.create_server(Service, "127.0.0.1", 0, backlog=4096)
-        print(server.sockets[0].getsockname()[1], flush=True)
-        await stop
-        statistics = {"requests": Service.requests}
-    print(json.dumps(statistics), flush=True)
+    server = await loop.create_server(Service, "127.0.0.1", 0, backlog=4096)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)
 
 
 class Running:
-    """A running server: where it is, and once it has ended, what it has seen."""
+    """A running server: where it is, and what it has seen."""
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.statistics: dict[str, int] = {}
+
+    def statistics(self) -> dict[str, int]:
+        """How many requests and connections there were, this one not included."""
+        return statistics_of(self.url)
+
+
+def statistics_of(url: str) -> dict[str, int]:
+    with urllib.request.urlopen(f"{url}/statistics") as response:
+        counts: dict[str, int] = json.load(response)
+    return counts
 
 
 @contextmanager
-def running_server(*, fake_jobs: int = 0) -> Iterator[Running]:
-    """Run the server, with `fake_jobs` of them as a FakeSutro with so many jobs."""
+def running_server() -> Iterator[Running]:
+    """Run the server."""
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__, "--fake-jobs", str(fake_jobs)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     with process:
         assert process.stdin is not None
         assert process.stdout is not None
-        server = Running(f"http://127.0.0.1:{process.stdout.readline().strip()}")
         try:
-            yield server
+            yield Running(f"http://127.0.0.1:{process.stdout.readline().strip()}")
         finally:
             process.stdin.close()
-        server.statistics = json.loads(process.stdout.readline())
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--fake-jobs", type=int, default=0)
-    asyncio.run(serve(parser.parse_args().fake_jobs))
+    asyncio.run(serve())

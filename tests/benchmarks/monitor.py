@@ -38,7 +38,7 @@ def main() -> None:
         for name, through_monitor in contenders.items():
             with running_server() as server:
                 cpu = asyncio.run(watch(server.url, through_monitor=through_monitor))
-            measured[name].append((server.statistics["requests"], cpu))
+                measured[name].append((server.statistics()["requests"], cpu))
     rows = [
         {
             f"{WATCHERS} watchers, {JOBS} jobs, {SECONDS:g} s": name,

@@ -1,7 +1,11 @@
 """Requests a second of `get_job_status` and `get_job`, against what a user would write by hand.
 
-The contenders take turns in each round, so that a change of the machine's mood hits all of them;
-the ratio is that of requests a second to the hand-written loop's of the same round.
+    python -m tests.benchmarks.requests [--before PATH] [--rounds 40]
+
+In each round a contender and the hand-written loop alternate, in the same process; the ratio is
+that of the two of a round. Every few rounds a new process begins, and the source trees alternate.
+Targets: at least 0.95 of the hand-written loop's requests a second for `get_job_status`, and 0.9
+for `get_job`.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -16,15 +21,19 @@ import aiohttp
 import httpx
 
 from sutro_async import SutroClient
-from tests.benchmarks._report import parser, show, spread
+from tests.benchmarks._apart import measure_apart
+from tests.benchmarks._report import add_before, parser, progress, show, spread, trees
 from tests.benchmarks._server import running_server
 
 IN_FLIGHT = 50
-REQUESTS = 500  # short turns, so that noise hits both of a pair
+REQUESTS = 500  # short, so that noise affects both of a pair
+PAIRS_IN_A_PROCESS = 5
 KEY = "sk_benchmark"
 HEADERS = {"Authorization": f"Key {KEY}"}
+TARGETS = {"status": "at least 0.95", "job": "at least 0.9"}
 
-Ask = Callable[[], Awaitable[object]]
+Request = Callable[[], Awaitable[object]]
+Rates = list[list[float]]  # requests/s and CPU µs of the contender; the same of the loop by hand
 
 
 class Bare(asyncio.Protocol):
@@ -37,7 +46,7 @@ class Bare(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
 
-    def ask(self, request: bytes) -> asyncio.Future[object]:
+    def request(self, request: bytes) -> asyncio.Future[object]:
         self.answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self.answer
@@ -50,94 +59,118 @@ class Bare(asyncio.Protocol):
             self.answer.set_result(json.loads(body))
 
 
-async def bare_contender(url: str, path: str) -> Ask:
+async def bare_contender(url: str, path: str) -> Request:
     address = urlsplit(url)
     loop = asyncio.get_running_loop()
     idle = []
     for _ in range(IN_FLIGHT):
         _, protocol = await loop.create_connection(Bare, address.hostname, address.port)
         idle.append(protocol)
-    request = (
+    content = (
         f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nAuthorization: Key {KEY}\r\n\r\n"
     ).encode()
 
-    async def ask() -> None:
+    async def request() -> None:
         protocol = idle.pop()
-        await protocol.ask(request)
+        await protocol.request(content)
         idle.append(protocol)
 
-    return ask
+    return request
 
 
-async def measure(ask: Ask) -> tuple[float, float]:
+async def rate(request: Request, count: int) -> list[float]:
     """Return requests a second, and CPU microseconds a request."""
-    turns = iter(range(REQUESTS))
+    numbers = iter(range(count))
 
     async def work() -> None:
-        for _ in turns:
-            await ask()
+        for _ in numbers:
+            await request()
 
     began, cpu_began = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
     elapsed, cpu = time.perf_counter() - began, time.process_time() - cpu_began
-    return REQUESTS / elapsed, cpu / REQUESTS * 1e6
+    return [count / elapsed, cpu / count * 1e6]
 
 
-async def compare(url: str, rounds: int) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+async def compare(url: str, endpoint: str, pairs: int, *, others: bool) -> dict[str, list[Rates]]:
     async with (
         SutroClient(KEY, base_url=url, max_concurrency=IN_FLIGHT) as client,
         aiohttp.ClientSession(headers=HEADERS) as session,
         httpx.AsyncClient(headers=HEADERS, timeout=30) as httpx_client,
     ):
-        for what, path in (("status", "/v1/job-status/job-1"), ("job", "/v1/jobs/job-1")):
-            target = url + path
-            ours = client.get_job_status if what == "status" else client.get_job
+        path = {"status": "/v1/job-status/job-1", "job": "/v1/jobs/job-1"}[endpoint]
+        target = url + path
+        method = client.get_job_status if endpoint == "status" else client.get_job
 
-            async def by_hand(target: str = target) -> object:
-                async with session.get(target) as response:
-                    response.raise_for_status()
-                    return await response.json()
-
-            async def by_hand_headers(target: str = target) -> object:
-                async with session.get(target, headers=HEADERS) as response:
-                    response.raise_for_status()
-                    return await response.json()
-
-            async def by_httpx(target: str = target) -> object:
-                response = await httpx_client.get(target)
+        async def by_hand(**options: object) -> object:
+            async with session.get(target, **options) as response:
                 response.raise_for_status()
-                return response.json()
+                return await response.json()
 
-            contenders: dict[str, Ask] = {
-                "aiohttp by hand": by_hand,
-                "aiohttp by hand, headers each time": by_hand_headers,
-                "sutro_async": lambda ours=ours: ours("job-1"),
-                "httpx by hand": by_httpx,
-                "bare protocol": await bare_contender(url, path),
-            }
-            results: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-            for _ in range(rounds + 1):
-                for name, ask in contenders.items():
-                    results[name].append(await measure(ask))
-            hand = results["aiohttp by hand"][1:]
-            for name, measured in results.items():
-                pairs = zip(measured[1:], hand, strict=True)
-                rows.append(
-                    {
-                        f"{IN_FLIGHT} in flight, min / median / max": f"{what}: {name}",
-                        "requests/s": spread([rate for rate, _ in measured[1:]]),
-                        "CPU µs a request": spread([cpu for _, cpu in measured[1:]]),
-                        "ratio to by hand": spread([rate / other[0] for (rate, _), other in pairs]),
-                    }
-                )
-    return rows
+        async def by_httpx() -> object:
+            response = await httpx_client.get(target)
+            response.raise_for_status()
+            return response.json()
+
+        contenders: dict[str, Request] = {"sutro_async": lambda: method("job-1")}
+        if others:
+            contenders["by hand, headers each time"] = lambda: by_hand(headers=HEADERS)
+            contenders["httpx by hand"] = by_httpx
+            contenders["bare protocol"] = await bare_contender(url, path)
+        results: dict[str, list[Rates]] = {}
+        for name, request in contenders.items():
+            count = REQUESTS // 10 if name.startswith("httpx") else REQUESTS
+            await rate(request, count)
+            await rate(by_hand, count)
+            results[name] = []
+            for number in range(pairs):
+                order = [request, by_hand] if number % 2 else [by_hand, request]
+                measured = {each: await rate(each, count) for each in order}
+                results[name].append([measured[request], measured[by_hand]])
+    return results
+
+
+def measure(url: str, endpoint: str, pairs: int, *, others: bool) -> dict[str, list[Rates]]:
+    return asyncio.run(compare(url, endpoint, pairs, others=others))
 
 
 def main() -> None:
-    options = parser(__doc__ or "", rounds=60).parse_args()
+    arguments = parser(__doc__ or "", rounds=40)
+    add_before(arguments)
+    options = arguments.parse_args()
+    results: dict[str, list[Rates]] = defaultdict(list)
     with running_server() as server:
-        rows = asyncio.run(compare(server.url, options.rounds))
+        for number in range(-(-options.rounds // PAIRS_IN_A_PROCESS)):
+            for endpoint in TARGETS:
+                for tree, path in trees(options).items():
+                    measured = measure_apart(
+                        path,
+                        __spec__.name,
+                        url=server.url,
+                        endpoint=endpoint,
+                        pairs=PAIRS_IN_A_PROCESS,
+                        others=tree == "now",
+                    )
+                    for name, pairs in measured.items():
+                        label = f"{name}, {tree}" if name == "sutro_async" else name
+                        results[f"{endpoint}: {label}"] += pairs
+            progress(f"requests: {(number + 1) * PAIRS_IN_A_PROCESS} pairs")
+    rows = []
+    for label, pairs in sorted(results.items(), reverse=True):
+        endpoint = label.partition(":")[0]
+        for side, name in enumerate([label, f"{endpoint}: aiohttp by hand"]):
+            if side and not label.endswith(", now"):
+                continue
+            rows.append(
+                {
+                    f"{IN_FLIGHT} in flight, min / median / max": name,
+                    "requests/s": spread([pair[side][0] for pair in pairs]),
+                    "CPU µs a request": spread([pair[side][1] for pair in pairs]),
+                    "requests/s to by hand": spread([pair[side][0] / pair[1][0] for pair in pairs]),
+                    "CPU to by hand": spread([pair[side][1] / pair[1][1] for pair in pairs]),
+                    "target": TARGETS[endpoint] if label.endswith(", now") and not side else None,
+                }
+            )
     show("requests", rows, as_json=options.json)
 
 
