@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import enum
 import pickle
 
 import aiohttp
@@ -286,3 +287,30 @@ async def test_the_fixtures_that_ship_with_the_library(fake_sutro, sutro_client)
     fake_sutro.add_job("job-1", ["running", "succeeded"])
     async with asyncio.timeout(1):
         assert (await sutro_client.wait_for_job("job-1")).is_terminal
+
+
+class Jobs(str, enum.Enum):  # noqa: UP042 - unlike a StrEnum, its text is not its value
+    NIGHTLY = "nightly"
+
+
+async def test_of_a_subclass_of_str_the_characters_count(fake):
+    fake.add_job("nightly")
+    assert str(Jobs.NIGHTLY) != "nightly"
+    async with fake.client() as client, JobMonitor(client) as monitor:
+        reports = [
+            await client.get_job_status(Jobs.NIGHTLY),
+            await client.wait_for_job(Jobs.NIGHTLY),
+            await monitor.wait(Jobs.NIGHTLY),
+            *[report async for report in client.watch_job(Jobs.NIGHTLY)],
+        ]
+        reports += [each.result() async for each in client.as_completed([Jobs.NIGHTLY])]
+        assert {report.job_id for report in reports} == {"nightly"}
+        assert (await client.get_job(Jobs.NIGHTLY)).job_id == "nightly"
+        for outcomes in (
+            await client.get_jobs([Jobs.NIGHTLY, "nightly"]),
+            await client.get_job_statuses([Jobs.NIGHTLY, "nightly"]),
+            await client.wait_for_jobs([Jobs.NIGHTLY, "nightly"]),
+        ):
+            assert list(outcomes) == ["nightly"]
+            assert type(next(iter(outcomes))) is str
+    assert {request.path.rpartition("/")[2] for request in fake.requests} == {"nightly"}

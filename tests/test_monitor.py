@@ -417,6 +417,26 @@ async def test_a_poll_that_is_cancelled_from_outside_does_not_hang_its_watchers(
     assert len(monitor) == 0
 
 
+class ForeignError(Exception):
+    """An error of another library, which cannot be copied: its constructor takes two arguments."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+async def test_an_error_of_another_library_is_raised_as_it_is(client, monitor, monkeypatch):
+    error = ForeignError("no", "luck")
+
+    async def fail(path, **options):
+        raise error
+
+    monkeypatch.setattr(client._manager.transport, "get", fail)
+    waits = [monitor.wait("job-1"), anext(monitor.watch_jobs(["job-1"]))]
+    raised = await asyncio.gather(*waits, return_exceptions=True)
+    assert [each is error for each in raised] == [True, True]
+    assert len(monitor) == 0
+
+
 async def test_closing_the_client_ends_the_waits(fake, client, monitor):
     fake.add_job("job-1", ["running"])
     wait = asyncio.create_task(monitor.wait("job-1"))
