@@ -149,7 +149,7 @@ async def test_a_close_that_is_cancelled_closes_the_connections_all_the_same(fak
     await client.get_job("job-1")
 
     async def refuse_to_end():
-        async with client._manager.lifecycle.operation():
+        with client._manager.lifecycle.operation():
             for _ in range(3):
                 try:
                     await asyncio.sleep(0.05)

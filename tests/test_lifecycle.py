@@ -7,7 +7,7 @@ from sutro_async._http._lifecycle import Lifecycle
 
 
 async def run_until_closed(lifecycle, started=None):
-    async with lifecycle.operation():
+    with lifecycle.operation():
         if started:
             started.set()
         await asyncio.sleep(60)
@@ -32,7 +32,7 @@ async def test_closing_ends_what_runs_and_waits_for_its_end():
 
 async def test_an_operation_that_ends_by_itself_is_left_alone():
     lifecycle = Lifecycle()
-    async with lifecycle.operation():
+    with lifecycle.operation():
         pass
     await lifecycle.close()
 
@@ -41,7 +41,7 @@ async def test_nothing_begins_after_closing():
     lifecycle = Lifecycle()
     await lifecycle.close()
     with pytest.raises(ClientStateError, match="closed"):
-        async with lifecycle.operation():
+        with lifecycle.operation():
             pytest.fail("the operation began")
 
 
@@ -68,7 +68,7 @@ async def test_a_result_that_arrives_as_the_client_closes_is_kept():
     lifecycle = Lifecycle()
 
     async def finish_anyway():
-        async with lifecycle.operation():
+        with lifecycle.operation():
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
@@ -85,7 +85,7 @@ async def test_closing_while_a_time_out_strikes_leaves_no_cancellation_behind():
     lifecycle = Lifecycle()
 
     async def run():
-        async with lifecycle.operation():
+        with lifecycle.operation():
             async with asyncio.timeout(0.01):
                 await asyncio.sleep(60)
 

@@ -33,7 +33,7 @@ async def fetch(
         ConfigurationError: The session that was passed in cannot be used.
     """
     job_id = check_job_id(job_id)
-    async with manager.lifecycle.operation():
+    with manager.lifecycle.operation():
         try:
             return await manager.request(endpoint, job_id, options)
         except APIError as error:

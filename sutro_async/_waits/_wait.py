@@ -72,7 +72,7 @@ class Wait:
             raise poller.timed_out()
         self._step = self._manager.lifecycle.operation()
         try:
-            async with self._step:
+            with self._step:
                 report = poller.report if poller.is_over else await self._poll(poller)
                 assert report is not None  # noqa: S101 - `is_over` says so
                 report = await poller.add_reason(report)
@@ -153,8 +153,9 @@ class Wait:
             return
         scope = asyncio.timeout_at(self._deadline)
         try:
-            async with self._manager.lifecycle.operation(), scope:
-                await wait_until_done(pending)
+            with self._manager.lifecycle.operation():
+                async with scope:
+                    await wait_until_done(pending)
         except TimeoutError:
             _log.warning("job %r: the timeout of the wait cut on_change short", report.job_id)
         else:
