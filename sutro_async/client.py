@@ -16,6 +16,7 @@ from sutro_async._http import (
     STATUS,
     ClientSession,
     Options,
+    Pacer,
     SessionManager,
     Throttle,
     Transport,
@@ -80,8 +81,8 @@ class SutroClient:
                 "proxy cannot be combined with session: set the proxy on the session"
             )
         settings = resolve_settings(api_key, base_url, proxy, has_session=session is not None)
-        throttle = Throttle(max_concurrency, max_rate)
-        self._manager = SessionManager(Transport(settings, throttle, session), max_concurrency)
+        throttle = Throttle(Pacer(max_concurrency, max_rate))
+        self._manager = SessionManager(Transport(settings, session), throttle)
         self._options = Options(timeout=_request_timeout(timeout), retry=retry, poll=poll)
         self._is_clone = False
 

@@ -28,6 +28,7 @@ from sutro_async import (
     RetryPolicy,
     ServerError,
 )
+from sutro_async._http import Priority
 from sutro_async._numbers import timeout_seconds
 from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_POLL, nothing_left_behind
@@ -569,12 +570,12 @@ async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake
 
 async def test_an_outage_ends_during_a_pause(fake):
     fake.fail_next(99, status=500, job_id="job-1")
-    fake.fail_next(1, status=429, headers={"Retry-After": "30"}, job_id="job-2")
+    fake.fail_next(1, status=503, headers={"Retry-After": "30"}, job_id="job-2")
     policy = attrs.evolve(FAST_POLL, max_outage=0.2)
     async with fake.client(retry=RetryPolicy(attempts=1), poll=policy) as client:
         wait = asyncio.create_task(client.wait_for_job("job-1"))
         await asyncio.sleep(0.05)
-        with pytest.raises(RateLimitError):
+        with pytest.raises(ServerError):
             await client.get_job("job-2")
         # The time in the queue does not count, so it takes longer than `max_outage`.
         with takes(0.1, tolerance=1.5), pytest.raises(ServerError):
@@ -952,9 +953,11 @@ async def waiting_task(fake, client, moment):
     elif moment == "in back-off":
         fake.fail_next(1, status=500, headers={"Retry-After": "30"})
     elif moment == "in line":
-        await client._manager.transport._throttle.acquire()
+        await client._manager.throttle.acquire(Priority.CALL)
     elif moment == "in a pause":
-        client._manager.transport._throttle.pause(30)
+        fake.fail_next(1, status=429, headers={"Retry-After": "30"}, job_id="job-2")
+        with pytest.raises(RateLimitError):
+            await client.with_options(retry=RetryPolicy(attempts=1)).get_job("job-2")
     task = asyncio.create_task(client.wait_for_job("job-1", timeout=30))
     await asyncio.sleep(0.5)
     return task

@@ -4,7 +4,10 @@
   answer
 - `_fetch`: one logical GET, with its retries
 - `_transport`: one HTTP request; the only importer of aiohttp's client
-- `_throttle`: the limits that all requests of a client share
+- `_throttle`: the queue of all requests of a client
+- `_pacer`: when the next of them may be sent
+- `_rate`: the rate that the service accepts
+- `_gate`: whether the service is available
 - `_tls`: which certificate authorities are trusted
 - `_lifecycle`: which event loop a client belongs to, and what closing it ends
 - `_redaction`: takes the key out of errors and logs
@@ -13,7 +16,8 @@
 from sutro_async._http._fetch import fetch
 from sutro_async._http._lifecycle import Lifecycle, Operation
 from sutro_async._http._manager import JOB, STATUS, Endpoint, Options, ResponseT, SessionManager
-from sutro_async._http._throttle import Throttle
+from sutro_async._http._pacer import Pacer
+from sutro_async._http._throttle import HeldBack, Priority, Throttle
 from sutro_async._http._transport import ClientSession, Transport
 
 __all__ = [
@@ -21,9 +25,12 @@ __all__ = [
     "STATUS",
     "ClientSession",
     "Endpoint",
+    "HeldBack",
     "Lifecycle",
     "Operation",
     "Options",
+    "Pacer",
+    "Priority",
     "ResponseT",
     "SessionManager",
     "Throttle",

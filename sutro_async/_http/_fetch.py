@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import random
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic
 
 import tenacity
 
 from sutro_async._backoff import backoff
 from sutro_async._http._manager import Endpoint, Options, ResponseT, SessionManager
+from sutro_async._http._throttle import HeldBack, Priority
 from sutro_async._wire import check_job_id
 from sutro_async.errors import APIError, APIStatusError
+from sutro_async.policies import RetryPolicy
 
 __all__ = ["fetch"]
+
+# Seconds between two looks whether the service is available again.
+_HELD_BACK_SECONDS: Final = 0.25
 
 _log: Final = logging.getLogger("sutro_async")
 
 
 async def fetch(
-    manager: SessionManager, endpoint: Endpoint[ResponseT], job_id: str, options: Options
+    manager: SessionManager,
+    endpoint: Endpoint[ResponseT],
+    job_id: str,
+    options: Options,
+    *,
+    priority: Priority = Priority.CALL,
 ) -> ResponseT:
     """Send a request, and again after a transient failure, as the retry policy says.
 
@@ -33,30 +45,76 @@ async def fetch(
         ConfigurationError: The session that was passed in cannot be used.
     """
     job_id = check_job_id(job_id)
+    request: Callable[[int], Awaitable[ResponseT]]
+    if priority is Priority.CALL:
+        request = functools.partial(_request_at_once, manager, endpoint, job_id, options)
+    else:
+        request = _PatientRequest(manager, endpoint, job_id, options)
     with manager.lifecycle.operation():
         try:
-            return await manager.request(endpoint, job_id, options)
+            return await request(1)
         except APIError as error:
             failure = error
         # Only now is tenacity worth its price, which is a good part of a request's.
-        return await _retry(manager, endpoint, job_id, options, failure)
+        return await _retry(request, options.retry, failure)
 
 
-async def _retry(
+def _request_at_once(
     manager: SessionManager,
     endpoint: Endpoint[ResponseT],
     job_id: str,
     options: Options,
-    failure: APIError,
+    attempt: int,
+) -> Awaitable[ResponseT]:
+    return manager.request(endpoint, job_id, options, attempt=attempt)
+
+
+class _PatientRequest(Generic[ResponseT]):
+    """One of many: in an outage all its tries are held back, for as long as one back-off may be.
+
+    After that they are sent, so that a batch in an outage ends, each job with its own error.
+    """
+
+    def __init__(
+        self,
+        manager: SessionManager,
+        endpoint: Endpoint[ResponseT],
+        job_id: str,
+        options: Options,
+    ) -> None:
+        self._manager = manager
+        self._endpoint = endpoint
+        self._job_id = job_id
+        self._options = options
+        self._send_by: float | None = None
+
+    async def __call__(self, attempt: int) -> ResponseT:
+        loop = asyncio.get_running_loop()
+        priority = Priority.POLL
+        while True:
+            try:
+                return await self._manager.request(
+                    self._endpoint, self._job_id, self._options, attempt=attempt, priority=priority
+                )
+            except HeldBack:
+                if self._send_by is None:
+                    self._send_by = loop.time() + self._options.retry.maximum
+            left = self._send_by - loop.time()
+            if left <= 0:
+                priority = Priority.CALL
+            await asyncio.sleep(max(0.0, min(left, _HELD_BACK_SECONDS)))
+
+
+async def _retry(
+    request: Callable[[int], Awaitable[ResponseT]], policy: RetryPolicy, failure: APIError
 ) -> ResponseT:
-    policy = options.retry
     tries = itertools.count(1)
 
     async def attempt() -> ResponseT:
         number = next(tries)
         if number == 1:
             raise failure
-        return await manager.request(endpoint, job_id, options, attempt=number)
+        return await request(number)
 
     def delay(state: tenacity.RetryCallState) -> float:
         bound = backoff(policy.initial, 2, state.attempt_number - 1, policy.maximum)

@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import attrs
 
 from sutro_async._http._lifecycle import Lifecycle
+from sutro_async._http._throttle import Priority, Throttle
 from sutro_async._http._transport import Transport
 from sutro_async._wire import (
     Mismatch,
@@ -72,17 +73,17 @@ class SessionManager:
 
     Args:
         transport: Sends the requests.
-        max_concurrency: How many of them are in flight at most.
+        throttle: Says when.
 
     Attributes:
         transport: Sends the requests.
-        max_concurrency: How many of them are in flight at most.
+        throttle: Says when.
         lifecycle: What the client is doing now.
     """
 
-    def __init__(self, transport: Transport, max_concurrency: int) -> None:
+    def __init__(self, transport: Transport, throttle: Throttle) -> None:
         self.transport = transport
-        self.max_concurrency = max_concurrency
+        self.throttle = throttle
         self.lifecycle: Lifecycle = Lifecycle()
         self._last_answer_at = -math.inf
         self._unrecognised_words: set[str] = set()
@@ -95,8 +96,9 @@ class SessionManager:
         options: Options,
         *,
         attempt: int = 1,
+        priority: Priority = Priority.CALL,
         send_by: float = math.inf,
-        on_sent: Callable[[], None] | None = None,
+        on_sent: Callable[[float], None] | None = None,
         is_quoted: bool = False,
     ) -> ResponseT:
         """Send one request, and read its answer.
@@ -106,24 +108,45 @@ class SessionManager:
             job_id: Of which job.
             options: How.
             attempt: Which try it is, from 1 on, for the log.
-            send_by: When to send it even during a pause; seconds of the loop's clock.
-            on_sent: Called when it leaves the client's own queues.
+            priority: Which requests are sent first.
+            send_by: When to send a poll even during a pause or an outage; seconds of the loop's
+                clock.
+            on_sent: Called with the time when it leaves the client's own queue.
             is_quoted: Whether an error may quote the answer later, so that the key is taken out.
 
         Raises:
             APIError: There is no answer that can be used.
+            HeldBack: It is a poll, and the service is unavailable.
             ClientStateError: The client or its session is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        body = await self.transport.get(
-            endpoint.path(job_id),
-            job_id=job_id,
-            timeout=options.timeout,
-            max_pause=options.retry.max_retry_after,
-            attempt=attempt,
-            send_by=send_by,
-            on_sent=on_sent,
-        )
+        permit = await self.throttle.acquire(priority, send_by=send_by)
+        try:
+            if on_sent is not None:
+                on_sent(permit.sent_at)
+            response = self._read(
+                endpoint,
+                job_id,
+                # Not in a variable, lest the traceback of an error keeps it in memory.
+                await self.transport.get(
+                    endpoint.path(job_id), job_id=job_id, timeout=options.timeout, attempt=attempt
+                ),
+                is_quoted=is_quoted,
+            )
+        except APIError as error:
+            max_pause = options.retry.max_retry_after
+            self.throttle.note_error(_now(), error, permit, max_pause=max_pause)
+            raise
+        else:
+            self._last_answer_at = _now()
+            self.throttle.note_success(self._last_answer_at)
+            return response
+        finally:
+            self.throttle.release(permit)
+
+    def _read(
+        self, endpoint: Endpoint[ResponseT], job_id: str, body: bytes, *, is_quoted: bool
+    ) -> ResponseT:
         note = functools.partial(self._warn_of_mismatch, job_id)
         try:
             response = endpoint.parse(job_id, body, note)
@@ -136,7 +159,6 @@ class SessionManager:
         except APIError as error:
             failure = self._redacted(error, endpoint, job_id, body)
         else:
-            self._last_answer_at = asyncio.get_running_loop().time()
             if response.status is JobStatus.UNKNOWN:
                 self._warn_of_unknown_status(response)
             return response
@@ -195,3 +217,7 @@ def _error_of(endpoint: Endpoint[Any], job_id: str, body: bytes) -> APIError | N
     except APIError as error:
         return error
     return None  # the key was what could not be read
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

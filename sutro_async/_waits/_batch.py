@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from sutro_async._http import Endpoint, Options, ResponseT, SessionManager, fetch
+from sutro_async._http import Endpoint, Options, Priority, ResponseT, SessionManager, fetch
 from sutro_async._waits._callbacks import OnChange, notify
 from sutro_async._waits._outcomes import BatchErrors, Outcomes
 from sutro_async._waits._pace import PaceSettings
@@ -67,7 +67,7 @@ async def fetch_all(
     async def work() -> None:
         for job_id in remaining:
             try:
-                value = await fetch(manager, endpoint, job_id, options)
+                value = await fetch(manager, endpoint, job_id, options, priority=Priority.POLL)
             except SutroError as error:
                 if errors.note_error(job_id, error):
                     raise
@@ -76,7 +76,7 @@ async def fetch_all(
                 errors.note_success()
                 outcomes[job_id] = JobOutcome(job_id=job_id, value=value)
 
-    await _run_workers(min(manager.max_concurrency, len(ids)), work)
+    await _run_workers(min(manager.throttle.max_concurrency, len(ids)), work)
     return {job_id: outcomes[job_id] for job_id in ids}
 
 
@@ -142,7 +142,7 @@ class WaitBatch:
         self._timeout = timeout
         self._on_change = on_change
         self._every_change = every_change
-        self._schedule = Schedule(manager.max_concurrency, self)
+        self._schedule = Schedule(manager.throttle.max_concurrency, self)
         self._unfinished: dict[str, JobPoller] = {}
         self._outcomes = Outcomes()
         self._feeder: asyncio.Task[None] | None = None

@@ -22,6 +22,7 @@ __all__ = ["FailureKind", "Pace", "PaceSettings", "Verdict"]
 _FIRST_BACKOFF: Final = 0.5
 _LAST_POLL_MARGIN: Final = 0.1
 _RUSH_SECONDS: Final = 0.002
+_LONGEST_HOLD: Final = 2.0
 
 # The sum of many intervals misses a bound by less than that.
 _ROUNDING: Final = 1e-6
@@ -105,11 +106,13 @@ class Pace:
     Attributes:
         answered_at: When the latest poll was answered or failed; the beginning before the first.
         next_poll_at: When the next poll is due; infinity after the last one.
-        send_by: When the next poll is to be sent even while the client is paused, since there is
+        is_held_back: Whether polls were held back in an outage since the latest one.
+        send_by: When the next poll is to be sent even during a pause or an outage, since there is
             no time for another after it.
     """
 
     __slots__ = (
+        "_earliest",
         "_failures",
         "_outage",
         "_poll_seconds",
@@ -117,6 +120,7 @@ class Pace:
         "_settings",
         "_unchanged_polls",
         "answered_at",
+        "is_held_back",
         "next_poll_at",
         "send_by",
     )
@@ -124,11 +128,13 @@ class Pace:
     def __init__(self, settings: PaceSettings, now: float) -> None:
         self.answered_at = now
         self.next_poll_at = now
+        self.is_held_back = False
         self.send_by = math.inf
         if settings.timeout and settings.deadline is not None:
             self.send_by = settings.deadline - settings.shortest_lead
         self._settings = settings
         self._unchanged_polls = 0
+        self._earliest = -math.inf
         self._failures = 0
         self._poll_seconds = 0.0
         self._outage: _Streak | None = None
@@ -149,6 +155,8 @@ class Pace:
         """
         policy = self._settings.policy
         self.answered_at = now
+        self.is_held_back = False
+        self._earliest = -math.inf
         self._failures = 0
         self._outage = self._refusal = None
         self._poll_seconds = poll_seconds
@@ -172,6 +180,7 @@ class Pace:
             if streak is not None:
                 streak.note_queued(min(queued, now - self.answered_at))
         self.answered_at = now
+        self.is_held_back = False
         if kind is FailureKind.FINAL:
             return Verdict.GIVE_UP
         left = self._seconds_left(now, kind)
@@ -182,7 +191,9 @@ class Pace:
         delay = settings.uniform(bound / 2, bound)
         # A longer one is not waited for: no wait is silent for longer than that.
         longest = max(settings.max_retry_after, self._interval())
-        self._schedule(now, max(delay, min(retry_after, longest)), give_up_at=now + left)
+        retry_after = min(retry_after, longest)
+        self._earliest = now + retry_after
+        self._schedule(now, max(delay, retry_after), give_up_at=now + left)
         if settings.timeout == 0 or self.next_poll_at == math.inf:
             # No other answer will come, and "no such job" is one, unlike all other failures.
             if kind is FailureKind.REFUSED:
@@ -190,6 +201,36 @@ class Pace:
             if settings.timeout == 0:
                 return Verdict.TIME_OUT
         return Verdict.POLL_AGAIN
+
+    def hold_back(self, now: float) -> None:
+        """Postpone the poll that is due: the service is unavailable, and others find out more.
+
+        That is an outage of this job, too, so `max_outage` counts from here on if the job has not
+        failed by itself before.
+        """
+        settings = self._settings
+        self.is_held_back = True
+        left = self._seconds_left(now, FailureKind.OUTAGE)
+        # Drawn from a wide range, so that polls that were held back together come apart.
+        delay = min(self._interval(), _LONGEST_HOLD) * settings.uniform(0.5, 1.5)
+        self._schedule(now, max(delay, self._earliest - now), give_up_at=now + left)
+
+    def resume(self, now: float, available_since: float) -> bool:
+        """Spread polls that were held back over the interval that they had before the outage.
+
+        Args:
+            now: The time.
+            available_since: When the outage ended.
+
+        Returns:
+            Whether the poll that is due was postponed once more.
+        """
+        self.is_held_back = False
+        resume_at = available_since + self._settings.uniform(0, self._interval())
+        if max(now, self._earliest) >= min(resume_at, self.send_by):
+            return False
+        self.next_poll_at = min(resume_at, self.send_by)
+        return True
 
     def _seconds_left(self, now: float, kind: FailureKind) -> float:
         """Seconds that a kind of failure may still last."""

@@ -127,8 +127,11 @@ class Schedule:
                 self._wake_at(when)
                 return None
             heapq.heappop(self._due)
-            if not poller.is_discarded:
+            if poller.is_discarded:
+                continue
+            if not poller.postpone(now):
                 return poller
+            heapq.heappush(self._due, (poller.pace.next_poll_at, next(self._order), poller))
         return None
 
     # ---- polling

@@ -69,7 +69,7 @@ class SharedPolls:
         self._manager = manager
         self._options = options
         self._watches: dict[JobPoller, set[Watch]] = {}
-        self._schedule = Schedule(manager.max_concurrency, self)
+        self._schedule = Schedule(manager.throttle.max_concurrency, self)
         manager.lifecycle.add(self)
 
     # ---- for watches

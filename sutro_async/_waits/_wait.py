@@ -110,7 +110,8 @@ class Wait:
         """Poll until there is a report to return."""
 
         async def poll() -> JobStatusReport:
-            report = await poller.poll()
+            is_postponed = poller.postpone(asyncio.get_running_loop().time())
+            report = None if is_postponed else await poller.poll()
             if report is None:
                 raise _PollAgain
             return report

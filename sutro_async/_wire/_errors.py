@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from sutro_async._wire._html import describe_html
 from sutro_async._wire._json import MalformedError, load
 from sutro_async.errors import (
     APIStatusError,
@@ -59,7 +60,8 @@ def parse_error(
     if 300 <= status < 400:
         message = f"{_redirect(headers)}; redirects are not followed, so check the base_url"
     else:
-        message = error_message(fields) or _text(content) or "no explanation"
+        page = describe_html(content) if isinstance(content, str) else None
+        message = error_message(fields) or page or _text(content) or "no explanation"
     error_class = _ERRORS.get(status, ServerError if 500 <= status < 600 else APIStatusError)
     return error_class(
         job_id=job_id,

@@ -9,6 +9,7 @@ import re
 import reprlib
 from typing import Any, Final
 
+from sutro_async._wire._html import describe_html
 from sutro_async.errors import one_line
 
 __all__ = ["MAX_BODY_BYTES", "MalformedError", "abbreviate", "as_text", "load"]
@@ -110,7 +111,8 @@ def _parse(text: str) -> object:
         # Its traceback is as deep as the body.
         raise MalformedError(_TOO_DEEP) from None
     except json.JSONDecodeError as error:
-        raise MalformedError(f"not JSON: {abbreviate(text)} ({error.msg})") from _excerpt(error)
+        reason = describe_html(text) or f"{abbreviate(text)} ({error.msg})"
+        raise MalformedError(f"not JSON: {reason}") from _excerpt(error)
     except MalformedError:
         raise
     except ValueError as error:  # an integer of more digits than Python converts
