@@ -185,6 +185,25 @@ async def test_calls_do_not_starve_polls():
     assert [number for number in order if number >= 3] == list(range(3, 103))
 
 
+async def test_calls_that_overlap_do_not_starve_polls_after_a_pause():
+    """The window stays at one as long as no call succeeds."""
+    throttle = make_throttle()
+    pause(throttle, 0.001)
+
+    async def call_again_and_again(seconds):
+        while True:
+            async with slot(throttle) as permit:
+                await asyncio.sleep(seconds)
+                fail(throttle, parse_error("a", 500, {}, b""), permit)
+
+    callers = [asyncio.create_task(call_again_and_again(0.002 + n / 1000)) for n in range(3)]
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(1), slot(throttle, POLL):
+        pass
+    await cancel(*callers)
+    check_nothing_is_left(throttle)
+
+
 # ---- the rate
 
 
