@@ -807,6 +807,28 @@ def test_last_polls_of_a_batch_that_is_held_back_stay_spread():
         assert sum(begin - 0.1 <= now < begin + 4.9 for now in last_polls) > waits / 6
 
 
+def test_time_held_back_does_not_count_for_a_refusal():
+    """A proxy may answer with 404 before and after the outage, during one deployment."""
+    pace = make_pace(not_found_grace=5, max_outage=300)
+    assert fail(pace, 0, REFUSED) is POLL_AGAIN
+    hold_back(pace, 1)  # until 2
+    hold_back(pace, 2)
+    hold_back(pace, 3)
+    assert fail(pace, 4, REFUSED) is POLL_AGAIN
+    assert fail(pace, 7.99, REFUSED) is POLL_AGAIN
+    assert fail(pace, 8, REFUSED) is GIVE_UP
+
+
+def test_time_until_polls_resume_does_not_count_for_a_refusal():
+    pace = make_pace(not_found_grace=5, max_outage=300, initial=4)
+    assert fail(pace, 0, REFUSED) is POLL_AGAIN
+    hold_back(pace, 1)  # until 3
+    assert resume(pace, 3, available_since=3)  # until 5
+    assert pace.next_poll_at == about(5)
+    assert fail(pace, 8.99, REFUSED) is POLL_AGAIN
+    assert fail(pace, 9, REFUSED) is GIVE_UP
+
+
 @pytest.mark.parametrize(
     ("interval", "uniform", "available_since", "now", "due_at"),
     [
@@ -1203,6 +1225,15 @@ def test_interval_after_a_good_report_is_the_policys(wait):
             assert delay >= interval * (1 - policy.jitter) - TOLERANCE
 
 
+def note_holds(holds, began_at, queued_since):
+    for hold in holds:
+        if OUTAGE not in began_at:  # it is one of the job, too
+            began_at[OUTAGE] = hold.now
+            queued_since[OUTAGE] = 0.0
+        if REFUSED in began_at:
+            queued_since[REFUSED] += hold.next_poll_at - hold.now
+
+
 @reproducible
 @given(wait_with_failures)
 def test_wait_gives_up_exactly_when_failures_have_lasted_long_enough(wait):
@@ -1210,10 +1241,7 @@ def test_wait_gives_up_exactly_when_failures_have_lasted_long_enough(wait):
     began_at = {}
     queued_since = {}
     for step in wait.steps:
-        for hold in step.holds:
-            if OUTAGE not in began_at:  # it is one of the job, too
-                began_at[OUTAGE] = hold.now
-                queued_since[OUTAGE] = 0.0
+        note_holds(step.holds, began_at, queued_since)
         kind = step.event.kind
         if kind is None:
             began_at.clear()

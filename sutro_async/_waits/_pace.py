@@ -222,6 +222,8 @@ class Pace:
             self.is_held_back = True
             left = max(0.0, self._seconds_left(now, FailureKind.OUTAGE))
             self._schedule(now, delay, give_up_at=now + left)
+        if self._refusal is not None:
+            self._refusal.note_queued(self.next_poll_at - now)
 
     def resume(self, now: float, available_since: float) -> bool:
         """Spread polls that were held back over the interval that they had before the outage.
@@ -238,6 +240,8 @@ class Pace:
         if max(now, self._earliest) >= min(resume_at, self.send_by):
             return False
         self.next_poll_at = min(resume_at, self.send_by)
+        if self._refusal is not None:
+            self._refusal.note_queued(self.next_poll_at - now)
         return True
 
     def _seconds_left(self, now: float, kind: FailureKind) -> float:
