@@ -107,7 +107,8 @@ class Pacer:
     def _note_answer(self, now: float) -> None:
         if self.gate.is_closed:
             self.window = 1
-        elif self.window < self.max_concurrency:
+        elif now >= self.paused_until:
+            # Earlier answers are those of requests from before the pause.
             self.window = min(2 * self.window, self.max_concurrency)
         self.gate.note_success(now)
 

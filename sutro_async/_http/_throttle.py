@@ -225,13 +225,14 @@ class Throttle:
     def _next_waiters(self) -> _Waiters | None:
         """Choose between calls and polls; None while the window allows neither."""
         window = self._pacer.window
-        may_poll = self._polls and self.in_flight < window
-        if may_poll and self._calls_in_a_row >= _CALLS_IN_A_ROW:
-            return self._polls
         # One more than polls, so that a poll without an answer does not hold up a call.
-        if self._calls and self.in_flight <= window:
+        may_call = self.in_flight <= window
+        if self._polls and self._calls_in_a_row >= _CALLS_IN_A_ROW:
+            # By the same rule, or calls that overlap would leave no place for a poll.
+            return self._polls if may_call else None
+        if self._calls and may_call:
             return self._calls
-        return self._polls if may_poll else None
+        return self._polls if self._polls and self.in_flight < window else None
 
     def _take_slot(self, now: float) -> None:
         self.in_flight += 1

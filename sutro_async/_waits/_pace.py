@@ -208,12 +208,22 @@ class Pace:
         That is an outage of this job, too, so `max_outage` counts from here on if the job has not
         failed by itself before.
         """
-        settings = self._settings
-        self.is_held_back = True
-        left = self._seconds_left(now, FailureKind.OUTAGE)
+        if now >= self.send_by:  # it left the queue just when it had to be sent
+            self.next_poll_at = now
+            return
         # Drawn from a wide range, so that polls that were held back together come apart.
-        delay = min(self._interval(), _LONGEST_HOLD) * settings.uniform(0.5, 1.5)
-        self._schedule(now, max(delay, self._earliest - now), give_up_at=now + left)
+        delay = min(self._interval(), _LONGEST_HOLD) * self._settings.uniform(0.5, 1.5)
+        delay = max(delay, self._earliest - now)
+        if self.is_held_back:
+            # The last poll stays when it is: drawn again and again, those of a batch would crowd
+            # at the end of the timeout.
+            self.next_poll_at = min(now + delay, self.send_by)
+        else:
+            self.is_held_back = True
+            left = max(0.0, self._seconds_left(now, FailureKind.OUTAGE))
+            self._schedule(now, delay, give_up_at=now + left)
+        if self._refusal is not None:
+            self._refusal.note_queued(self.next_poll_at - now)
 
     def resume(self, now: float, available_since: float) -> bool:
         """Spread polls that were held back over the interval that they had before the outage.
@@ -230,6 +240,8 @@ class Pace:
         if max(now, self._earliest) >= min(resume_at, self.send_by):
             return False
         self.next_poll_at = min(resume_at, self.send_by)
+        if self._refusal is not None:
+            self._refusal.note_queued(self.next_poll_at - now)
         return True
 
     def _seconds_left(self, now: float, kind: FailureKind) -> float:
