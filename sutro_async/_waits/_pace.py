@@ -24,6 +24,9 @@ _LAST_POLL_MARGIN: Final = 0.1
 _RUSH_SECONDS: Final = 0.002
 _LONGEST_HOLD: Final = 2.0
 
+# The bounds of the random share of it.
+_HOLD_SHARES: Final = (0.5, 1.5)
+
 # The sum of many intervals misses a bound by less than that.
 _ROUNDING: Final = 1e-6
 
@@ -212,7 +215,7 @@ class Pace:
         self.is_held_back = True
         left = self._seconds_left(now, FailureKind.OUTAGE)
         # Drawn from a wide range, so that polls that were held back together come apart.
-        delay = min(self._interval(), _LONGEST_HOLD) * settings.uniform(0.5, 1.5)
+        delay = min(self._interval(), _LONGEST_HOLD) * settings.uniform(*_HOLD_SHARES)
         self._schedule(now, max(delay, self._earliest - now), give_up_at=now + left)
 
     def resume(self, now: float, available_since: float) -> bool:
@@ -226,11 +229,13 @@ class Pace:
             Whether the poll that is due was postponed once more.
         """
         self.is_held_back = False
-        resume_at = available_since + self._settings.uniform(0, self._interval())
-        if max(now, self._earliest) >= min(resume_at, self.send_by):
-            return False
+        interval = self._interval()
+        # It counts from when this wait comes to know of the end: counted from the end itself, the
+        # times of those that come to know late would be past, and their polls a burst.
+        known_at = min(now, available_since + min(interval, _LONGEST_HOLD) * max(_HOLD_SHARES))
+        resume_at = max(known_at + self._settings.uniform(0, interval), self._earliest)
         self.next_poll_at = min(resume_at, self.send_by)
-        return True
+        return self.next_poll_at > now
 
     def _seconds_left(self, now: float, kind: FailureKind) -> float:
         """Seconds that a kind of failure may still last."""
