@@ -24,6 +24,9 @@ _LAST_POLL_MARGIN: Final = 0.1
 _RUSH_SECONDS: Final = 0.002
 _LONGEST_HOLD: Final = 2.0
 
+# The bounds of the random share of it.
+_HOLD_SHARES: Final = (0.5, 1.5)
+
 # The sum of many intervals misses a bound by less than that.
 _ROUNDING: Final = 1e-6
 
@@ -212,7 +215,7 @@ class Pace:
             self.next_poll_at = now
             return
         # Drawn from a wide range, so that polls that were held back together come apart.
-        delay = min(self._interval(), _LONGEST_HOLD) * self._settings.uniform(0.5, 1.5)
+        delay = min(self._interval(), _LONGEST_HOLD) * self._settings.uniform(*_HOLD_SHARES)
         delay = max(delay, self._earliest - now)
         if self.is_held_back:
             # The last poll stays when it is: drawn again and again, those of a batch would crowd
@@ -236,12 +239,17 @@ class Pace:
             Whether the poll that is due was postponed once more.
         """
         self.is_held_back = False
-        resume_at = available_since + self._settings.uniform(0, self._interval())
-        if max(now, self._earliest) >= min(resume_at, self.send_by):
+        interval = self._interval()
+        # It counts from when this wait comes to know of the end: counted from the end itself, the
+        # times of those that come to know late would be past, and their polls a burst.
+        known_at = min(now, available_since + min(interval, _LONGEST_HOLD) * max(_HOLD_SHARES))
+        resume_at = max(known_at + self._settings.uniform(0, interval), self._earliest)
+        resume_at = min(resume_at, self.send_by)
+        if resume_at <= now:
             return False
-        self.next_poll_at = min(resume_at, self.send_by)
+        self.next_poll_at = resume_at
         if self._refusal is not None:
-            self._refusal.note_queued(self.next_poll_at - now)
+            self._refusal.note_queued(resume_at - now)
         return True
 
     def _seconds_left(self, now: float, kind: FailureKind) -> float:
