@@ -189,5 +189,12 @@ def is_ours(callback: object) -> bool:
     name = getattr(callback, "__qualname__", "")
     return any(
         part in name
-        for part in ("Timeout", "Schedule", "WaitBatch", "_set_result_unless_cancelled", "Throttle")
+        for part in (
+            "Timeout",
+            "RequestTimer",
+            "Schedule",
+            "WaitBatch",
+            "_set_result_unless_cancelled",
+            "Throttle",
+        )
     )

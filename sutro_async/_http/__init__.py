@@ -8,15 +8,18 @@
 - `_pacer`: when the next of them may be sent
 - `_rate`: the rate that the service accepts
 - `_gate`: whether the service is available
+- `_request_timer`: the timeouts of requests, with one timer for all
 - `_tls`: which certificate authorities are trusted
 - `_lifecycle`: which event loop a client belongs to, and what closing it ends
+- `_scope`: what a timeout and closing have in common: they interrupt a task from outside
 - `_redaction`: takes the key out of errors and logs
 """
 
 from sutro_async._http._fetch import fetch
-from sutro_async._http._lifecycle import Lifecycle, Operation
+from sutro_async._http._lifecycle import Lifecycle
 from sutro_async._http._manager import JOB, STATUS, Endpoint, Options, ResponseT, SessionManager
 from sutro_async._http._pacer import Pacer
+from sutro_async._http._scope import Scope
 from sutro_async._http._throttle import HeldBack, Priority, Throttle
 from sutro_async._http._transport import ClientSession, Transport
 
@@ -27,11 +30,11 @@ __all__ = [
     "Endpoint",
     "HeldBack",
     "Lifecycle",
-    "Operation",
     "Options",
     "Pacer",
     "Priority",
     "ResponseT",
+    "Scope",
     "SessionManager",
     "Throttle",
     "Transport",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import functools
 import logging
-import math
 import time
 from typing import Any, Final
 
@@ -18,6 +16,7 @@ from yarl import URL
 
 from sutro_async._config import Settings
 from sutro_async._http._redaction import Redaction
+from sutro_async._http._request_timer import RequestTimer
 from sutro_async._http._tls import ssl_context
 from sutro_async._proxy import Proxy
 from sutro_async._version import __version__
@@ -61,6 +60,12 @@ _DEFAULT_URL_HINT: Final = (
 )
 
 
+# `RequestTimer` has its place. But aiohttp refuses a session of another event loop only where it
+# has a timer to set, so a session that was passed in gets one of some months.
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout()
+_EFFECTIVELY_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
+
+
 class _BodyTooLargeError(Exception):
     """The body is larger than any description of a job."""
 
@@ -84,6 +89,7 @@ class Transport:
 
     def __init__(self, settings: Settings, session: ClientSession | None) -> None:
         self.base_url: str = settings.base_url
+        self._timer = RequestTimer()
         if session is not None and not isinstance(session, ClientSession):
             raise ConfigurationError("session must be an aiohttp.ClientSession")
         self._session = session
@@ -121,17 +127,18 @@ class Transport:
         if self._session is None:
             self._session = self._make_session()
         try:
-            response = await self._session.get(
-                # Encoded already; yarl would take %2F for a slash that need not be encoded.
-                URL(self.base_url + path, encoded=True),
-                headers=self._headers_of_request,
-                timeout=_client_timeout(timeout),
-                **self._proxy_options,
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=True,
-            )
-            body = await _read_body(response)
+            with self._timer.timeout(timeout):
+                response = await self._session.get(
+                    # Encoded already; yarl would take %2F for a slash that need not be encoded.
+                    URL(self.base_url + path, encoded=True),
+                    headers=self._headers_of_request,
+                    timeout=_NO_TIMEOUT if self._owns_session else _EFFECTIVELY_NO_TIMEOUT,
+                    **self._proxy_options,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    auto_decompress=True,
+                )
+                body = await _read_body(response)
         except _ERRORS_OF_AIOHTTP as error:
             _log_request(path, "no answer", sent_at, attempt)
             failure = self._to_sutro_error(error, job_id, timeout)
@@ -303,12 +310,6 @@ async def _read_chunks(response: aiohttp.ClientResponse) -> bytes:
             chunks.clear()
             raise _BodyTooLargeError
     return b"".join(chunks)
-
-
-@functools.lru_cache(maxsize=16)
-def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    # By default aiohttp rounds a timeout above five seconds up to a whole second of the clock.
-    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=math.inf)
 
 
 def _is_retryable(error: Exception) -> bool:

@@ -213,7 +213,7 @@ class WaitBatch:
 
     def interrupt(self) -> None:
         """End the batch with `ClientStateError`."""
-        self.on_crash(self._manager.lifecycle.closed_error())
+        self.on_crash(self._manager.lifecycle.interruption())
 
     async def wait_ended(self) -> None:
         """Wait until what was running has ended."""

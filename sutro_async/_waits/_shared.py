@@ -154,7 +154,7 @@ class SharedPolls:
 
     def interrupt(self) -> None:
         """End every watch with `ClientStateError`."""
-        self.on_crash(self._manager.lifecycle.closed_error())
+        self.on_crash(self._manager.lifecycle.interruption())
 
     async def wait_ended(self) -> None:
         """Wait until no poll runs."""

@@ -111,14 +111,12 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> Jo
         raise _invalid(job_id, "$.job.job_id", repr(job_id), record.get("job_id"), content)
     word = record.get("status")
     _require_status_word(job_id, "$.job.status", word, content)
+    extra = {}
+    if not record.keys() <= _JOB_FIELDS:
+        extra = {name: value for name, value in record.items() if name not in _JOB_FIELDS}
+    reason = _normalize_reason(record, "$.job", on_mismatch)
     job, mismatches = structure_job(
-        {
-            # Null means the same as absence, and an absent field costs nothing.
-            **{name: value for name, value in record.items() if value is not None},
-            "raw_status": word,
-            "failure_reason": _normalize_reason(record, "$.job", on_mismatch),
-            "extra": {k: v for k, v in record.items() if k not in _JOB_FIELDS},
-        }
+        {**record, "raw_status": word, "failure_reason": reason, "extra": extra}
     )
     for name, expected in mismatches.items():
         on_mismatch(Mismatch(path=f"$.job.{name}", expected=expected, value=record[name]))
