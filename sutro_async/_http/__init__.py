@@ -3,6 +3,7 @@
 - `_manager`: `SessionManager`, which all calls of a client share: it sends a request and reads the
   answer
 - `_fetch`: one logical GET, with its retries
+- `_listing`: the list of jobs, page by page
 - `_transport`: one HTTP request; the only importer of aiohttp's client
 - `_throttle`: the queue of all requests of a client
 - `_pacer`: when the next of them may be sent
@@ -15,6 +16,7 @@
 
 from sutro_async._http._fetch import fetch
 from sutro_async._http._lifecycle import Lifecycle, Operation
+from sutro_async._http._listing import JobListing
 from sutro_async._http._manager import (
     JOB,
     STATUS,
@@ -22,7 +24,6 @@ from sutro_async._http._manager import (
     Options,
     ResponseT,
     SessionManager,
-    job_page,
     status_page,
 )
 from sutro_async._http._pacer import Pacer
@@ -35,6 +36,7 @@ __all__ = [
     "ClientSession",
     "Endpoint",
     "HeldBack",
+    "JobListing",
     "Lifecycle",
     "Operation",
     "Options",
@@ -45,6 +47,5 @@ __all__ = [
     "Throttle",
     "Transport",
     "fetch",
-    "job_page",
     "status_page",
 ]
