@@ -60,6 +60,7 @@ def test_it_is_the_type_of_every_stream(fake, client):
         client.watch_job("job-1"),
         client.watch_jobs(["job-1"]),
         client.as_completed(["job-1"]),
+        client.list_jobs(),
         monitor.watch("job-1"),
         monitor.watch_jobs(["job-1"]),
     ):

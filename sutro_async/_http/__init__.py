@@ -3,6 +3,7 @@
 - `_manager`: `SessionManager`, which all calls of a client share: it sends a request and reads the
   answer
 - `_fetch`: one logical GET, with its retries
+- `_listing`: the list of jobs, page by page
 - `_transport`: one HTTP request; the only importer of aiohttp's client
 - `_throttle`: the queue of all requests of a client
 - `_pacer`: when the next of them may be sent
@@ -17,7 +18,16 @@
 
 from sutro_async._http._fetch import fetch
 from sutro_async._http._lifecycle import Lifecycle
-from sutro_async._http._manager import JOB, STATUS, Endpoint, Options, ResponseT, SessionManager
+from sutro_async._http._listing import JobListing
+from sutro_async._http._manager import (
+    JOB,
+    STATUS,
+    Endpoint,
+    Options,
+    ResponseT,
+    SessionManager,
+    status_page,
+)
 from sutro_async._http._pacer import Pacer
 from sutro_async._http._scope import Scope
 from sutro_async._http._throttle import HeldBack, Priority, Throttle
@@ -29,6 +39,7 @@ __all__ = [
     "ClientSession",
     "Endpoint",
     "HeldBack",
+    "JobListing",
     "Lifecycle",
     "Options",
     "Pacer",
@@ -39,4 +50,5 @@ __all__ = [
     "Throttle",
     "Transport",
     "fetch",
+    "status_page",
 ]
