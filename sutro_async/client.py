@@ -24,6 +24,7 @@ from sutro_async._http import (
 )
 from sutro_async._numbers import check_number, timeout_seconds
 from sutro_async._waits import OnChange, Stream, Wait, WaitBatch, check_callback, fetch_all
+from sutro_async._wire import check_job_id
 from sutro_async.errors import ConfigurationError
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
@@ -166,7 +167,7 @@ class SutroClient:
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await fetch(self._manager, STATUS, job_id, self._options)
+        return await fetch(self._manager, STATUS, check_job_id(job_id), self._options)
 
     async def get_job(self, job_id: str) -> Job:
         """Get the record of a job (API reference: "Fetch Job Details").
@@ -179,7 +180,7 @@ class SutroClient:
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await fetch(self._manager, JOB, job_id, self._options)
+        return await fetch(self._manager, JOB, check_job_id(job_id), self._options)
 
     async def wait_for_job(
         self,

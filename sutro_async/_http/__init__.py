@@ -15,7 +15,16 @@
 
 from sutro_async._http._fetch import fetch
 from sutro_async._http._lifecycle import Lifecycle, Operation
-from sutro_async._http._manager import JOB, STATUS, Endpoint, Options, ResponseT, SessionManager
+from sutro_async._http._manager import (
+    JOB,
+    STATUS,
+    Endpoint,
+    Options,
+    ResponseT,
+    SessionManager,
+    job_page,
+    status_page,
+)
 from sutro_async._http._pacer import Pacer
 from sutro_async._http._throttle import HeldBack, Priority, Throttle
 from sutro_async._http._transport import ClientSession, Transport
@@ -36,4 +45,6 @@ __all__ = [
     "Throttle",
     "Transport",
     "fetch",
+    "job_page",
+    "status_page",
 ]

@@ -32,6 +32,7 @@ from sutro_async.errors import (
     InvalidResponseError,
     SutroError,
     one_line,
+    subject,
 )
 
 __all__ = ["ClientSession", "Transport"]
@@ -103,12 +104,12 @@ class Transport:
         self._has_headers_built_in = self._owns_session and settings.proxy is None
         self._headers_of_request = None if self._has_headers_built_in else self._headers
 
-    async def get(self, path: str, *, job_id: str, timeout: float, attempt: int) -> bytes:
+    async def get(self, path: str, *, job_id: str | None, timeout: float, attempt: int) -> bytes:
         """Make one request and return the body of its answer, which has status 200.
 
         Args:
             path: Where, below the base URL; percent-encoded.
-            job_id: The job that it is about, for the messages of errors.
+            job_id: The job that it is about, for the messages of errors; None for list-jobs.
             timeout: Seconds for the request.
             attempt: Which try it is, from 1 on, for the log.
 
@@ -164,26 +165,26 @@ class Transport:
             await self._session.close()
 
     def _error_from_response(
-        self, job_id: str, response: aiohttp.ClientResponse, body: bytes
+        self, job_id: str | None, response: aiohttp.ClientResponse, body: bytes
     ) -> APIError:
         """Make an error of an answer with a status other than 200."""
         headers, body = self.redaction.refusal(response.headers, body)
         return parse_error(job_id, response.status, headers, body)
 
-    def _to_sutro_error(self, error: Exception, job_id: str, timeout: float) -> SutroError:
+    def _to_sutro_error(self, error: Exception, job_id: str | None, timeout: float) -> SutroError:
         """Make an error of ours out of one of aiohttp's, with that as its cause."""
         ours: SutroError
         if isinstance(error, _ConnectionLostError) and isinstance(error.__cause__, Exception):
             error = error.__cause__
         if isinstance(error, TimeoutError):
             ours = APITimeoutError(
-                f"job {job_id!r}: no answer from {self._peer()} within {timeout:g} s",
+                f"{subject(job_id)}: no answer from {self._peer()} within {timeout:g} s",
                 job_id=job_id,
             )
         elif isinstance(error, aiohttp.ClientError | OSError):
             _remove_request_headers(error)
             ours = APIConnectionError(
-                f"job {job_id!r}: {self._problem(error)}",
+                f"{subject(job_id)}: {self._problem(error)}",
                 job_id=job_id,
                 retryable=_is_retryable(error),
             )

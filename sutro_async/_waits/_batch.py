@@ -45,7 +45,7 @@ def unique_ids(job_ids: Iterable[str]) -> list[str]:
 
 async def fetch_all(
     manager: SessionManager,
-    endpoint: Endpoint[ResponseT],
+    endpoint: Endpoint[str, ResponseT],
     job_ids: Iterable[str],
     options: Options,
 ) -> dict[str, JobOutcome[ResponseT]]:

@@ -15,7 +15,7 @@ import cattrs
 from sutro_async._wire._json import as_text
 from sutro_async.models import FailureReason, Job, JobStatus, JobStatusReport, JSONObject
 
-__all__ = ["converter", "structure_job", "structure_report"]
+__all__ = ["converter", "is_same_status", "structure_job", "structure_report"]
 
 T = TypeVar("T")
 
@@ -160,6 +160,12 @@ _SPELLINGS: Final = {
 
 def _status(value: str, _: object) -> JobStatus:
     return _SPELLINGS.get(value.lower(), JobStatus.UNKNOWN)
+
+
+def is_same_status(word: str, other: str) -> bool:
+    """Whether two status words mean the same, whatever their case and spelling."""
+    word, other = word.lower(), other.lower()
+    return _SPELLINGS.get(word, word) == _SPELLINGS.get(other, other)
 
 
 def _reason(value: Mapping[str, Any], _: object) -> FailureReason:

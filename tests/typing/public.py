@@ -126,7 +126,7 @@ def errors(error: Exception) -> None:
     elif isinstance(error, InvalidResponseError):
         assert_type(error.path, str)
     elif isinstance(error, APIError):
-        assert_type(error.job_id, str)
+        assert_type(error.job_id, str | None)
         assert_type(error.last_report, JobStatusReport | None)
         assert_type(error.retryable, bool)
     elif isinstance(error, JobWaitTimeoutError):
