@@ -12,15 +12,16 @@ import enum
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from typing import Final
 
 from sutro_async._backoff import backoff
-from sutro_async._http import HeldBack, Options, Priority, SessionManager, list_page
+from sutro_async._http import HeldBack, Options, Priority, SessionManager, status_page
 from sutro_async._waits._poller import JobPoller
 from sutro_async._waits._schedule import Schedule
-from sutro_async._wire import StatusPage, is_same_status, parse_statuses
+from sutro_async._wire import StatusPage, is_same_status
 from sutro_async.errors import APIError
 from sutro_async.models import JobStatusReport
 
@@ -83,6 +84,8 @@ class Sweeper:
         self._pollers = pollers
         self._words: dict[str, str] = {}
         self._is_running = False
+        if options.poll.bulk_from is not None:
+            schedule.after_poll = self._on_polled
 
     def on_added(self) -> None:
         """Begin if there are enough jobs now."""
@@ -90,10 +93,10 @@ class Sweeper:
             self._is_running = True
             self._schedule.run_beside(self._run())
 
-    def on_polled(self, poller: JobPoller, now: float) -> None:
+    def _on_polled(self, poller: JobPoller) -> None:
         """Leave a job that was polled to the next sweep, if the last one has shown it."""
         if poller.job_id in self._words:
-            poller.pace.cover(now)
+            poller.pace.cover(asyncio.get_running_loop().time())
 
     def _has_enough_jobs(self) -> bool:
         bulk_from = self._options.poll.bulk_from
@@ -120,15 +123,17 @@ class Sweeper:
         words: dict[str, str] = {}
         pages = 0
         try:
-            async for page in self._pages(max(1, len(missing) // _JOBS_A_PAGE)):
-                pages += 1
-                for job_id, word in page.statuses:
-                    if job_id in missing:
-                        missing.discard(job_id)
-                        words[job_id] = word
-                        self._apply(job_id, word)
-                if not missing:
-                    break
+            maximum = max(1, len(missing) // _JOBS_A_PAGE)
+            async with aclosing(self._pages(maximum)) as list_pages:
+                async for page in list_pages:
+                    pages += 1
+                    for job_id, word in page.statuses:
+                        if job_id in missing:
+                            missing.discard(job_id)
+                            words[job_id] = word
+                            self._apply(job_id, word)
+                    if not missing:
+                        break
         except HeldBack:
             return True  # in an outage of the service
         except APIError as error:
@@ -139,7 +144,7 @@ class Sweeper:
         self._words = words
         return not missing or len(words) >= _LEAST_FOUND_A_PAGE * pages
 
-    async def _pages(self, maximum: int) -> AsyncIterator[StatusPage]:
+    async def _pages(self, maximum: int) -> AsyncGenerator[StatusPage, None]:
         cursors: set[str | None] = set()
         cursor: str | None = None
         while cursor not in cursors and len(cursors) < maximum:

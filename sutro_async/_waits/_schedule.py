@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import itertools
 import math
-from collections.abc import Container, Coroutine
+from collections.abc import Callable, Container, Coroutine
 from typing import Any, Protocol
 
 from sutro_async._waits._callbacks import log_failure
@@ -41,9 +41,13 @@ class Schedule:
     Args:
         workers: How many polls may run at once.
         owner: Is notified of reports and ends.
+
+    Attributes:
+        after_poll: Called with a job that is to be polled again, before its next poll is entered.
     """
 
     def __init__(self, workers: int, owner: Owner) -> None:
+        self.after_poll: Callable[[JobPoller], None] | None = None
         self._max_workers = workers
         self._owner = owner
         self._due: list[tuple[float, int, JobPoller]] = []
@@ -150,6 +154,7 @@ class Schedule:
         """Put a poll back that is not due any more, or is postponed in an outage."""
         if poller.pace.next_poll_at <= now and not poller.postpone(now):
             return False
+        assert poller.entry is not None  # noqa: S101 - it is in the heap
         heapq.heappush(self._due, (poller.pace.next_poll_at, poller.entry, poller))
         return True
 
@@ -188,6 +193,8 @@ class Schedule:
         elif poller.polls_once:
             self._owner.on_end(poller, poller.timed_out())
         else:
+            if self.after_poll is not None:
+                self.after_poll(poller)
             self.add(poller)
 
     # ---- when tasks end
