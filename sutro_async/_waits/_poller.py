@@ -35,6 +35,7 @@ class JobPoller:
         pace: When to poll it.
         report: The newest report, if there was one.
         failure: The error of the latest poll, if it failed.
+        entry: The number of its entry in a schedule; None while it has none, as during a poll.
         is_discarded: Whether it is not to be polled any more.
     """
 
@@ -44,6 +45,7 @@ class JobPoller:
         "_options",
         "_polls",
         "_settings",
+        "entry",
         "failure",
         "is_discarded",
         "job_id",
@@ -63,6 +65,7 @@ class JobPoller:
         self.pace = Pace(settings, now)
         self.report: JobStatusReport | None = None
         self.failure: APIError | None = None
+        self.entry: int | None = None
         self.is_discarded = False
         self._manager = manager
         self._options = options

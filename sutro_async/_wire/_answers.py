@@ -145,14 +145,14 @@ def read_record(record: Mapping[str, Any], path: str, on_mismatch: OnMismatch) -
     return job
 
 
-def load_object(job_id: str | None, body: bytes) -> dict[str, Any]:
+def load_object(job_id: str | None, body: bytes, *, is_hint: bool = False) -> dict[str, Any]:
     """Parse a body, which has to be a JSON object.
 
     Raises:
         InvalidResponseError: It is not one.
     """
     try:
-        content = load(body)
+        content = load(body, is_hint=is_hint)
     except MalformedError as error:
         raise InvalidResponseError(job_id=job_id, path="$", reason=str(error)) from error.__cause__
     if not isinstance(content, dict):
