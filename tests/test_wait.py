@@ -568,6 +568,21 @@ async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake
     assert len(polls(fake)) == 2
 
 
+async def test_a_429_counts_as_an_outage_while_the_service_is_unavailable(autojump_clock, fake):
+    """Good answers from before the outage do not show that the service is there."""
+    ids = [f"job-{number}" for number in range(7)]
+    for job_id in ids:
+        fake.add_job(job_id, timeline=["running"])
+    policy = PollPolicy(initial=2, maximum=2, max_outage=8)
+    async with fake.client(poll=policy) as client:
+        task = asyncio.create_task(client.wait_for_jobs(ids))
+        await asyncio.sleep(1)
+        fake.fail_next(9999, status=429)
+        with takes(policy.max_outage, tolerance=5):
+            outcomes = await task
+    assert {type(outcome.error) for outcome in outcomes.values()} == {RateLimitError}
+
+
 async def test_an_outage_ends_during_a_pause(fake):
     fake.fail_next(99, status=500, job_id="job-1")
     fake.fail_next(1, status=503, headers={"Retry-After": "30"}, job_id="job-2")

@@ -206,11 +206,18 @@ class JobPoller:
     def _kind_of(self, error: APIError) -> FailureKind:
         if isinstance(error, JobNotFoundError | PermissionDeniedError):
             return FailureKind.REFUSED
-        if isinstance(error, RateLimitError) and self._manager.answers_since(self.pace.answered_at):
+        if isinstance(error, RateLimitError) and self._has_answers():
             return FailureKind.RATE_LIMITED
         if error.retryable or isinstance(error, InvalidResponseError):
             return FailureKind.OUTAGE
         return FailureKind.FINAL
+
+    def _has_answers(self) -> bool:
+        """Whether the client gets good answers, so that the service is there."""
+        # A poll that was held back for long says little: the answers may be from before the outage.
+        if self._manager.throttle.service_is_unavailable:
+            return False
+        return self._manager.answers_since(self.pace.answered_at)
 
 
 def _retry_after(error: APIError) -> float:
