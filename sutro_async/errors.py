@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from sutro_async._plain import plain
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # at run time, `models` adds the name: it is of the layer above
     from sutro_async.models import JobStatusReport
 
 __all__ = [

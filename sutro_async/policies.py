@@ -26,6 +26,16 @@ def _number(
     return validate
 
 
+def _whole_number(minimum: int) -> Callable[[object, attrs.Attribute[Any], Any], None]:
+    """Make a validator for whole numbers from a minimum on."""
+
+    def validate(policy: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        name = f"{type(policy).__name__}.{attribute.name}"
+        check_whole_number(name, value, minimum=minimum)
+
+    return validate
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """How one logical GET is tried again after a transient failure.
@@ -45,14 +55,10 @@ class RetryPolicy:
         ConfigurationError: A number is out of its range.
     """
 
-    attempts: int = attrs.field(default=4)
+    attempts: int = attrs.field(default=4, validator=_whole_number(1))
     initial: float = attrs.field(default=0.5, validator=_number(0))
     maximum: float = attrs.field(default=8.0, validator=_number(0))
     max_retry_after: float = attrs.field(default=60.0, validator=_number(0, infinite=True))
-
-    @attempts.validator
-    def _check_whole(self, _: attrs.Attribute[int], value: int) -> None:
-        check_whole_number("RetryPolicy.attempts", value, minimum=1)
 
 
 @attrs.frozen(kw_only=True)

@@ -33,6 +33,33 @@ AUTOJUMP_THRESHOLD = 0.002
 _home_numbers = itertools.count()
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--loop",
+        choices=["plain", "eager", "uvloop"],
+        default="plain",
+        help="the event loop of all tests; with eager tasks: Python 3.12 or later",
+    )
+
+
+def pytest_configure(config):
+    """Set the loop of all tests, of those that start loops or threads of their own as well."""
+    kind = config.getoption("loop")
+    if kind == "uvloop":
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    elif kind == "eager":
+
+        class EagerPolicy(asyncio.DefaultEventLoopPolicy):
+            def new_event_loop(self):
+                loop = super().new_event_loop()
+                loop.set_task_factory(asyncio.eager_task_factory)
+                return loop
+
+        asyncio.set_event_loop_policy(EagerPolicy())
+
+
 def pytest_collection_finish():
     """Spare the tests that take the time the long pauses of a collection of all that is loaded."""
     gc.collect()
@@ -60,8 +87,11 @@ async def autojump_clock(monkeypatch):
     Server and client share the loop, and a loopback connection hands over at once what is sent:
     a loop with nothing to do for `AUTOJUMP_THRESHOLD` can only be waiting for its next timer.
     Not for tests that wait for threads or other processes, whose work the loop does not see.
+    On uvloop, whose clock cannot be set, the test takes the time that it takes; it gets False then.
     """
-    selector = asyncio.get_running_loop()._selector
+    selector = getattr(asyncio.get_running_loop(), "_selector", None)
+    if selector is None:
+        return False
     select, monotonic = selector.select, time.monotonic
     skipped = 0.0
 
@@ -81,6 +111,7 @@ async def autojump_clock(monkeypatch):
     monkeypatch.setattr(selector, "select", select_or_jump)
     monkeypatch.setattr(time, "monotonic", now)  # where the loop reads the time, too
     monkeypatch.setattr("sutro_async.testing._server.monotonic", now)
+    return True
 
 
 @pytest.fixture
@@ -158,9 +189,8 @@ def mocked(monkeypatch) -> Iterator[aioresponses]:
 @asynccontextmanager
 async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
     """Check that what the block does leaves no task, no connection in use and no timer behind."""
-    loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks()
-    timers = set(loop._scheduled)
+    timers = scheduled_timers()
     yield
     # The server shares the loop, and ends its own timers once it sees that the client has left.
     async with asyncio.timeout(1):
@@ -173,10 +203,15 @@ async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
         assert not session.connector._acquired
     new_timers = [
         timer
-        for timer in set(loop._scheduled) - timers
+        for timer in scheduled_timers() - timers
         if not timer.cancelled() and is_ours(timer._callback)
     ]
     assert not new_timers
+
+
+def scheduled_timers() -> set[asyncio.TimerHandle]:
+    """The timers of the running event loop; those of uvloop cannot be listed."""
+    return set(getattr(asyncio.get_running_loop(), "_scheduled", ()))
 
 
 def is_servers(task: asyncio.Task) -> bool:

@@ -359,6 +359,21 @@ async def test_an_on_change_whose_task_is_cancelled_does_not_end_the_wait(fake, 
     assert caplog.text.count("on_change failed; the wait continues") == 2
 
 
+async def test_a_timer_need_not_know_its_time(fake, client, monkeypatch):
+    """The timers of uvloop do not, where their time has passed when they are made."""
+
+    class Timer:
+        def __init__(self, timer):
+            self.cancel = timer.cancel
+
+    loop = asyncio.get_running_loop()
+    call_at = loop.call_at
+    monkeypatch.setattr(loop, "call_at", lambda *args, **options: Timer(call_at(*args, **options)))
+    add_jobs(fake)
+    outcomes = await client.wait_for_jobs(MANY)
+    assert all(outcome.ok for outcome in outcomes.values())
+
+
 # ---- leaving
 
 
@@ -565,6 +580,7 @@ async def test_an_on_change_that_keeps_cancellations_to_itself_does_not_hold_up_
 async def test_never_more_in_flight_than_max_concurrency(fake):
     ids = [f"job-{number}" for number in range(500)]
     add_jobs(fake, ids, ["running", "succeeded"])
+    fake.fail_next(100, delay=0.01)
     async with fake.client(max_concurrency=7, poll=FAST_POLL) as client:
         outcomes = await client.wait_for_jobs(ids)
     assert all(outcome.ok for outcome in outcomes.values())
@@ -620,6 +636,7 @@ async def test_a_retry_after_too_long_to_wait_for_is_that_jobs_outcome(fake):
 async def test_thousands_of_waits_find_every_end_once(fake):
     ids = [f"job-{number}" for number in range(2000)]
     add_jobs(fake, ids, ["succeeded"])
+    fake.fail_next(100, delay=0.01)
     seen = set()
     async with fake.client(max_concurrency=20) as client:
         async for outcome in client.as_completed(ids):

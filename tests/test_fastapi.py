@@ -20,6 +20,7 @@ import attrs
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, HTTPException
+from fastapi.exceptions import FastAPIError
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel
 
@@ -375,6 +376,32 @@ async def test_one_of_them_may_be_overridden_alone_and_by_a_mock(client):
         app.dependency_overrides = {get_sutro_client: lambda: mock}
         assert (await browser.get("/jobs/job-1/status")).json()["status"] == "running"
     gc.collect()  # which warns of what was not awaited
+
+
+async def test_the_client_is_what_any_other_dependency_gives(fake, client):
+    async def dependency():
+        return client
+
+    app = FastAPI()
+
+    @app.get("/status")
+    async def status(client: SutroClient = Depends(dependency)) -> str:  # noqa: B008, FAST002
+        return (await client.get_job_status("job-1")).status
+
+    fake.add_job("job-1")
+    async with browser_of(app) as browser:
+        assert (await browser.get("/status")).json() == "succeeded"
+    assert "parameters" not in app.openapi()["paths"]["/status"]["get"]
+
+
+def test_the_class_is_no_dependency_since_visitors_would_choose_key_and_url():
+    app = FastAPI()
+    with pytest.raises(FastAPIError, match=r"RetryPolicy.* is a valid Pydantic field type"):
+
+        @app.get("/status")
+        async def status(client: SutroClient = Depends(SutroClient)): ...  # noqa: B008, FAST002
+
+    assert "/status" not in app.openapi()["paths"]
 
 
 # ---- problems

@@ -56,6 +56,7 @@ class Schedule:
         self._held: dict[asyncio.Future[Any], JobPoller] = {}
         self._beside: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._is_closed = False
 
     def add(self, poller: JobPoller) -> None:
@@ -120,9 +121,11 @@ class Schedule:
         if self._is_closed or len(self._workers) >= self._max_workers:
             return  # a worker takes what is due when it is free
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        # The timer would not tell: that of uvloop, for a time that has passed, has no `when`.
+        self._timer_at = when
         self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
