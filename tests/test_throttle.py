@@ -72,7 +72,7 @@ async def test_a_slot_is_given_back_after_an_error():
         pass
 
 
-@pytest.mark.usefixtures("autojump_clock")
+@pytest.mark.usefixtures("fast_clock")
 @pytest.mark.parametrize("rate", [1, 5, 100])
 async def test_the_rate_is_kept_and_made_use_of(rate):
     throttle = Throttle(1, rate)
