@@ -54,15 +54,6 @@ def quick_garbage_collection():
     gc.unfreeze()
 
 
-@pytest.fixture
-def fast_clock(autojump_clock, monkeypatch):
-    """Set the clock forward wherever nothing happens; the shortest wait that the selector knows.
-
-    Many timers expire in these tests, and each wait for one costs so much.
-    """
-    monkeypatch.setattr("tests.conftest.AUTOJUMP_THRESHOLD", 0.001)
-
-
 @pytest.fixture(autouse=True)
 def quiet():
     """Keep thousands of expected warnings from being written down by pytest."""
