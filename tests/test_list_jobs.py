@@ -463,6 +463,18 @@ async def test_closing_ends_the_step_of_another_task(fake, ending, moment):
             throttle.release(permit)
 
 
+async def test_closing_waits_until_the_step_has_ended(fake, client):
+    fake.fail_next(delay=math.inf)
+    stream = client.list_jobs()
+    step = asyncio.create_task(anext(stream))
+    await until(lambda: fake.in_flight)
+    await stream.aclose()
+    assert not client._manager.lifecycle.running
+    assert client._manager.throttle.in_flight == 0
+    with pytest.raises(StopAsyncIteration):
+        await step
+
+
 async def test_it_ends_with_the_client_also_in_the_middle_of_a_page(fake):
     add_jobs(fake, 3)
     client = fake.client()
