@@ -151,17 +151,7 @@ async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
     fake, client, caplog, wait, fault
 ):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    answer = fake._answer
-    is_broken = False
-
-    def break_records(request, endpoint, job_id, fault_of_server):
-        nonlocal is_broken
-        if endpoint == "job-status" and not is_broken:
-            is_broken = True
-            fake.fail_next(1, **fault)
-        return answer(request, endpoint, job_id, fault_of_server)
-
-    fake._answer = break_records
+    fake.fail_next(1, endpoint="jobs", **fault)
     with caplog.at_level(logging.WARNING, "sutro_async"):
         report = await wait(client, "job-1")
     assert (report.status, report.failure) == (JobStatus.FAILED, None)
@@ -232,41 +222,20 @@ async def test_cancelling_while_the_record_is_read_releases_all_resources(fake, 
 
 async def test_a_watch_cancelled_while_the_record_is_read_goes_on(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    restore = hang_up_records(fake)
+    hang_up_records(fake)
     reports = client.watch_job("job-1")
     step = asyncio.create_task(anext(reports))
     while not records_read(fake):
         await asyncio.sleep(0.001)
     step.cancel()
     await asyncio.gather(step, return_exceptions=True)
-    restore()
+    fake.clear_faults()
     assert str((await anext(reports)).failure) == "Out of memory (row 41)"
 
 
 def hang_up_records(fake):
     """Let records never be answered."""
-    take = fake._faults.take
-    record = fake._record
-
-    def note(request):
-        nonlocal is_record
-        is_record = "/jobs/" in request.raw_path
-        return record(request)
-
-    def hang(job_id):
-        from sutro_async.testing._faults import Fault
-
-        return Fault(delay=math.inf) if is_record else take(job_id)
-
-    is_record = False
-    fake._record = note
-    fake._faults = type("Faults", (), {"take": staticmethod(hang), "left": 0})()
-
-    def restore():
-        nonlocal hang
-        fake._faults = type("Faults", (), {"take": staticmethod(take), "left": 0})()
-
-    return restore
+    fake.fail_next(1000, endpoint="jobs", delay=math.inf)
 
 
 # ---- mismatches in the log
