@@ -239,6 +239,7 @@ class WaitBatch:
             self.on_crash(end)
             return
         self._unfinished.pop(poller.job_id, None)
+        self._sweeper.on_removed()
         self._end_if_finished()
 
     def on_crash(self, error: BaseException) -> None:

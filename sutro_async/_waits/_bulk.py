@@ -11,6 +11,7 @@ import asyncio
 import enum
 import itertools
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Mapping
 from collections.abc import Set as AbstractSet
@@ -83,15 +84,22 @@ class Sweeper:
         self._schedule = schedule
         self._pollers = pollers
         self._words: dict[str, str] = {}
-        self._is_running = False
+        self._failed_at = -math.inf
+        self._task: asyncio.Task[None] | None = None
         if options.poll.bulk_from is not None:
             schedule.after_poll = self._on_polled
 
     def on_added(self) -> None:
         """Begin if there are enough jobs now."""
-        if not self._is_running and self._has_enough_jobs():
-            self._is_running = True
-            self._schedule.run_beside(self._run())
+        if self._task is None and self._has_enough_jobs():
+            self._task = self._schedule.run_beside(self._run())
+
+    def on_removed(self) -> None:
+        """End, and let the other jobs be polled one by one, if there are not enough any more."""
+        if self._task is not None and not self._has_enough_jobs():
+            self._task.cancel()
+            self._task = None
+            self._poll_one_by_one(set(self._words))
 
     def _on_polled(self, poller: JobPoller) -> None:
         """Leave a job that was polled to the next sweep, if the last one has shown it."""
@@ -106,16 +114,17 @@ class Sweeper:
         policy = self._options.poll
         longest = min(policy.maximum, _LONGEST_INTERVAL)
         for sweeps in itertools.count():
-            if not self._has_enough_jobs():
-                break
-            interval = backoff(policy.initial, policy.factor, sweeps, longest)
-            if not await self._sweep():
+            if not self._is_resting() and not await self._sweep():
+                self._failed_at = asyncio.get_running_loop().time()
                 self._poll_one_by_one(set(self._words))
-                interval = _REST_SECONDS
+            interval = backoff(policy.initial, policy.factor, sweeps, longest)
             jitter = random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311 - no secret
             await asyncio.sleep(interval * jitter)
-        self._is_running = False
-        self._poll_one_by_one(set(self._words))
+
+    def _is_resting(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        was_outage = self._manager.throttle.available_since > self._failed_at
+        return now < self._failed_at + _REST_SECONDS and not was_outage
 
     async def _sweep(self) -> bool:
         """Read the list until all jobs were seen; return whether it is worth reading again soon."""

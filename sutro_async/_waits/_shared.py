@@ -116,6 +116,7 @@ class SharedPolls:
     def _forget(self, poller: JobPoller) -> set[Watch]:
         if self.pollers.get(poller.job_id) is poller:
             del self.pollers[poller.job_id]
+            self._sweeper.on_removed()
         return self._watches.pop(poller, set())
 
     async def close(self, error: Exception) -> None:
