@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 
 import attrs
 
+from sutro_async import errors
 from sutro_async._plain import plain
 from sutro_async.errors import JobCancelledError, JobFailedError, SutroError, copied
 
@@ -276,3 +277,8 @@ class JobOutcome(Generic[T]):
             raise copied(self.error)
         assert self.value is not None  # noqa: S101 - one of the two is set
         return self.value
+
+
+# Annotations of errors name this class, which is defined above them: `typing.get_type_hints`, and
+# so FastAPI, looks it up among the names of their module.
+vars(errors)["JobStatusReport"] = JobStatusReport

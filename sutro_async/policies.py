@@ -26,6 +26,16 @@ def _number(
     return validate
 
 
+def _whole_number(minimum: int) -> Callable[[object, attrs.Attribute[Any], Any], None]:
+    """Make a validator for whole numbers from a minimum on."""
+
+    def validate(policy: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        name = f"{type(policy).__name__}.{attribute.name}"
+        check_whole_number(name, value, minimum=minimum)
+
+    return validate
+
+
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
     """How one logical GET is tried again after a transient failure.
@@ -45,14 +55,10 @@ class RetryPolicy:
         ConfigurationError: A number is out of its range.
     """
 
-    attempts: int = attrs.field(default=4)
+    attempts: int = attrs.field(default=4, validator=_whole_number(1))
     initial: float = attrs.field(default=0.5, validator=_number(0))
     maximum: float = attrs.field(default=8.0, validator=_number(0))
     max_retry_after: float = attrs.field(default=60.0, validator=_number(0, infinite=True))
-
-    @attempts.validator
-    def _check_whole(self, _: attrs.Attribute[int], value: int) -> None:
-        check_whole_number("RetryPolicy.attempts", value, minimum=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -78,6 +84,9 @@ class PollPolicy:
         not_found_grace: Seconds that 404 and 403 must last to be believed: a job can be younger
             than the index that it is looked up in, and a proxy can answer in place of the service
             during a deployment.
+        bulk_from: From so many waiting jobs of one batch or monitor on, list-jobs is read to find
+            out which of them have changed, so that the others need no poll of their own; None
+            never reads it.
 
     Raises:
         ConfigurationError: A number is out of its range, or `initial` is greater than `maximum`.
@@ -89,6 +98,12 @@ class PollPolicy:
     jitter: float = attrs.field(default=0.1, validator=_number(0, 1))
     max_outage: float = attrs.field(default=300.0, validator=_number(0, infinite=True))
     not_found_grace: float = attrs.field(default=5.0, validator=_number(0))
+    bulk_from: int | None = attrs.field(default=None)
+
+    @bulk_from.validator
+    def _check_bulk_from(self, _: attrs.Attribute[int | None], value: int | None) -> None:
+        if value is not None:
+            check_whole_number("PollPolicy.bulk_from", value, minimum=1)
 
     def __attrs_post_init__(self) -> None:
         if self.initial > self.maximum:

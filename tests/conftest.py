@@ -5,7 +5,6 @@ import gc
 import itertools
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
@@ -17,20 +16,58 @@ from aioresponses import aioresponses, core
 
 from sutro_async import PollPolicy, RetryPolicy, SutroClient
 from sutro_async.testing import FakeSutro
+from tests.fast_loop import FastLoop
 
 pytest_plugins = ["sutro_async.testing.fixtures"]
 
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
-hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
+hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
 FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
 
-# Seconds.
-AUTOJUMP_THRESHOLD = 0.002
-
 _home_numbers = itertools.count()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--loop",
+        choices=["plain", "eager", "uvloop"],
+        default="plain",
+        help="the event loop of all tests; with eager tasks: Python 3.12 or later",
+    )
+
+
+def pytest_configure(config):
+    """Set the loop of all tests, of those that start loops or threads of their own as well."""
+    kind = config.getoption("loop")
+    if kind == "uvloop":
+        import uvloop
+
+        asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    elif kind == "eager":
+
+        class EagerPolicy(asyncio.DefaultEventLoopPolicy):
+            def new_event_loop(self):
+                loop = super().new_event_loop()
+                loop.set_task_factory(asyncio.eager_task_factory)
+                return loop
+
+        asyncio.set_event_loop_policy(EagerPolicy())
+
+
+def pytest_asyncio_loop_factories(config, item):
+    # The clock of uvloop cannot be set: there such a test takes the time that it takes.
+    if "fast_clock" not in item.fixturenames or config.getoption("loop") == "uvloop":
+        return {"plain": asyncio.new_event_loop}
+    return {"fast": eager_fast_loop if config.getoption("loop") == "eager" else FastLoop}
+
+
+def eager_fast_loop():
+    loop = FastLoop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
 
 
 def pytest_collection_finish():
@@ -52,35 +89,16 @@ def clean_environment(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / f"home-{next(_home_numbers)}"))
 
 
+def now() -> float:
+    """The time of the running event loop, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
 @pytest.fixture
-async def autojump_clock(monkeypatch):
-    """Set the clock forward wherever the event loop would do nothing but wait for a timer.
-
-    While anything happens the clock runs as ever, so that work that takes too long still does.
-    Server and client share the loop, and a loopback connection hands over at once what is sent:
-    a loop with nothing to do for `AUTOJUMP_THRESHOLD` can only be waiting for its next timer.
-    Not for tests that wait for threads or other processes, whose work the loop does not see.
-    """
-    selector = asyncio.get_running_loop()._selector
-    select, monotonic = selector.select, time.monotonic
-    skipped = 0.0
-
-    def now():
-        return monotonic() + skipped
-
-    def select_or_jump(timeout=None):
-        nonlocal skipped
-        if timeout is None or timeout <= AUTOJUMP_THRESHOLD:
-            return select(timeout)
-        due = now() + timeout
-        events = select(AUTOJUMP_THRESHOLD)
-        if not events:
-            skipped += max(0.0, due - now())
-        return events
-
-    monkeypatch.setattr(selector, "select", select_or_jump)
-    monkeypatch.setattr(time, "monotonic", now)  # where the loop reads the time, too
-    monkeypatch.setattr("sutro_async.testing._server.monotonic", now)
+async def fast_clock(monkeypatch):
+    """Run a test in an event loop that sleeps less than its clock says."""
+    # Of the jobs of a fake, too.
+    monkeypatch.setattr("sutro_async.testing._server.monotonic", asyncio.get_running_loop().time)
 
 
 @pytest.fixture
@@ -158,9 +176,8 @@ def mocked(monkeypatch) -> Iterator[aioresponses]:
 @asynccontextmanager
 async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
     """Check that what the block does leaves no task, no connection in use and no timer behind."""
-    loop = asyncio.get_running_loop()
     tasks = asyncio.all_tasks()
-    timers = set(loop._scheduled)
+    timers = scheduled_timers()
     yield
     # The server shares the loop, and ends its own timers once it sees that the client has left.
     async with asyncio.timeout(1):
@@ -173,10 +190,15 @@ async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
         assert not session.connector._acquired
     new_timers = [
         timer
-        for timer in set(loop._scheduled) - timers
+        for timer in scheduled_timers() - timers
         if not timer.cancelled() and is_ours(timer._callback)
     ]
     assert not new_timers
+
+
+def scheduled_timers() -> set[asyncio.TimerHandle]:
+    """The timers of the running event loop; those of uvloop cannot be listed."""
+    return set(getattr(asyncio.get_running_loop(), "_scheduled", ()))
 
 
 def is_servers(task: asyncio.Task) -> bool:
@@ -189,5 +211,12 @@ def is_ours(callback: object) -> bool:
     name = getattr(callback, "__qualname__", "")
     return any(
         part in name
-        for part in ("Timeout", "Schedule", "WaitBatch", "_set_result_unless_cancelled", "Throttle")
+        for part in (
+            "Timeout",
+            "RequestTimer",
+            "Schedule",
+            "WaitBatch",
+            "_set_result_unless_cancelled",
+            "Throttle",
+        )
     )

@@ -150,12 +150,7 @@ def test_wait_as_json_tells_the_reason_of_the_record(run_json, silent_failure):
 def test_a_record_that_cannot_be_read_costs_status_nothing(
     service, run, silent_failure, monkeypatch
 ):
-    answer = service._answer
-
-    def without_records(request, endpoint, job_id, fault):
-        return (404, None) if endpoint == "jobs" else answer(request, endpoint, job_id, fault)
-
-    monkeypatch.setattr(service, "_answer", without_records)
+    service.fail_next(100, endpoint="jobs", status=404)
     assert run("status", "job-1") == (1, "job-1  failed\n", "")
     assert run("wait", "job-1")[0] == 1
 
@@ -204,15 +199,15 @@ def test_ids_come_from_arguments_and_from_standard_input_once(service, run, monk
     assert len(service.requests) == 3
 
 
-def test_10_000_ids_on_standard_input(service, run, monkeypatch):
-    ids = [f"job-{number}" for number in range(10_000)]
+def test_2000_ids_on_standard_input(service, run, monkeypatch):
+    ids = [f"job-{number}" for number in range(2000)]
     for job_id in ids:
         service.add_job(job_id, ["running"])
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*ids, *ids])))
     status, output, errors = run("status", "-")
     assert (status, errors) == (0, "")
     assert output == "".join(f"{job_id:<8}  running\n" for job_id in ids)
-    assert len(service.requests) == 10_000
+    assert len(service.requests) == 2000
 
 
 def test_nothing_more_is_asked_after_a_403(service, run, monkeypatch):
@@ -441,16 +436,7 @@ def test_a_time_out_may_have_a_unit(service, run):
 def test_a_summary_does_without_records_that_cannot_be_read(service, run, monkeypatch):
     service.add_job("a")
     service.add_job("b")
-    answer = service._answer
-    monkeypatch.setattr(
-        service,
-        "_answer",
-        lambda request, endpoint, job_id, fault: (
-            (410, None)
-            if (endpoint, job_id) == ("jobs", "a")
-            else answer(request, endpoint, job_id, fault)
-        ),
-    )
+    service.fail_next(100, endpoint="jobs", job_id="a", status=410)
     status, output, _ = run("wait", "a", "b")
     assert status == 0
     assert "not counting 1 of which the record was not read" in output
@@ -458,13 +444,7 @@ def test_a_summary_does_without_records_that_cannot_be_read(service, run, monkey
 
 def hang_up_records(service, monkeypatch):
     """Let requests for records hang as soon as a status has been answered."""
-    answer = service._answer
-
-    def then_silence(request, endpoint, job_id, fault):
-        service.fail_next(1, delay=60)
-        return answer(request, endpoint, job_id, fault)
-
-    monkeypatch.setattr(service, "_answer", then_silence)
+    service.fail_next(100, endpoint="jobs", delay=60)
 
 
 def test_a_service_that_falls_silent_does_not_hold_up_the_summary(service, run, monkeypatch):
@@ -602,8 +582,8 @@ def test_a_change_that_does_not_show_is_no_line(service, run, monkeypatch):
     service.add_job("a", ["running", "running", "succeeded"])
     answer = service._answer
 
-    def with_count(request, endpoint, job_id, fault):
-        status, body = answer(request, endpoint, job_id, fault)
+    def with_count(request, target, fault):
+        status, body = answer(request, target, fault)
         note = f"seen {len(service.requests)} times".encode()
         return status, body.replace(b"Job status with job_id a retrieved.", note)
 

@@ -832,16 +832,17 @@ def test_time_until_polls_resume_does_not_count_for_a_refusal():
 @pytest.mark.parametrize(
     ("interval", "uniform", "available_since", "now", "due_at"),
     [
-        # A poll that was due earlier than its share of the interval is postponed to it.
+        # From when it is known that the outage has ended, at the latest three seconds after it.
         (10, highest, 20, 20, 30),
         (10, middle, 20, 20, 25),
-        (10, middle, 20, 24.9, 25),
-        (500, middle, 20, 21, 270),
-        # Else it is made now.
+        (10, middle, 20, 22, 27),
+        (10, middle, 20, 24.9, 28),
+        (500, middle, 20, 21, 271),
+        (0.5, highest, 20, 21, 21.25),
+        # A poll that is later than that is made now.
         (10, lowest, 20, 20, None),
-        (10, middle, 20, 25, None),
-        (10, middle, 20, 26, None),
-        (0.5, highest, 20, 21, None),
+        (10, middle, 20, 28, None),
+        (0.5, highest, 20, 21.3, None),
     ],
 )
 def test_held_back_polls_resume_within_the_interval(
@@ -887,7 +888,7 @@ def test_poll_that_is_overdue_is_not_postponed():
     assert not resume(pace, 10, available_since=3)
 
 
-@pytest.mark.parametrize(("retry_after", "due_at"), [(10, 15), (15.1, None)])
+@pytest.mark.parametrize(("retry_after", "due_at"), [(10, 15), (15.1, 18), (18.1, None)])
 def test_resuming_honours_retry_after(retry_after, due_at):
     pace = make_pace(initial=10)
     fail(pace, 0, retry_after=retry_after)
@@ -1281,7 +1282,8 @@ def test_poll_is_held_back_for_a_while_but_not_beyond_its_last_moment(wait):
         for hold in step.holds:
             assert hold.now <= hold.next_poll_at <= hold.send_by + TOLERANCE
             if hold.available_since is not None:
-                assert hold.next_poll_at <= hold.available_since + interval + TOLERANCE
+                known_at = hold.available_since + 1.5 * min(interval, 2)
+                assert hold.next_poll_at <= known_at + interval + TOLERANCE
             elif hold.next_poll_at < hold.send_by:
                 delay = hold.next_poll_at - hold.now
                 usual = min(interval, 2)

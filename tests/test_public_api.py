@@ -1,8 +1,13 @@
 """What users may import, and what importing it costs them."""
 
+import importlib
+import inspect
 import json
 import subprocess
 import sys
+import typing
+
+import pytest
 
 import sutro_async
 from sutro_async import errors, models, policies, testing
@@ -69,6 +74,24 @@ def test_each_public_module_exports_what_the_package_does():
     assert testing.__all__ == ["FakeSutro", "RecordedRequest"]
 
 
+def test_the_client_has_the_methods_that_the_design_names():
+    assert {name for name in vars(sutro_async.SutroClient) if not name.startswith("_")} == {
+        "aclose",
+        "as_completed",
+        "base_url",
+        "get_job",
+        "get_job_status",
+        "get_job_statuses",
+        "get_jobs",
+        "list_jobs",
+        "wait_for_job",
+        "wait_for_jobs",
+        "watch_job",
+        "watch_jobs",
+        "with_options",
+    }
+
+
 def test_every_public_name_is_documented():
     for name in PUBLIC - {"__version__", "TERMINAL_STATUSES"}:
         value = getattr(sutro_async, name)
@@ -76,6 +99,72 @@ def test_every_public_name_is_documented():
         for attribute, member in vars(value).items():
             if callable(member) and not attribute.startswith("_"):
                 assert member.__doc__, f"{name}.{attribute}"
+
+
+MODULES = [
+    "sutro_async",
+    "sutro_async.errors",
+    "sutro_async.models",
+    "sutro_async.policies",
+    "sutro_async.testing",
+    "sutro_async.testing.fixtures",
+    "sutro_async.fastapi",
+    "sutro_async.cli",
+]
+
+
+def public_callables(module_name):
+    """Each public class and function, and each function that is a member of such a class."""
+    found = {}
+    module = importlib.import_module(module_name)
+    for name in getattr(module, "__all__", None) or vars(module):
+        value = getattr(module, name)
+        is_ours = getattr(value, "__module__", "").startswith("sutro_async")
+        if is_ours and (inspect.isclass(value) or inspect.isfunction(value)):
+            found[f"{module_name}.{name}"] = value
+    for path, value in tuple(found.items()):
+        for cls in value.__mro__ if inspect.isclass(value) else ():
+            if cls.__module__.startswith("sutro_async"):
+                found |= {
+                    f"{path}.{name}": function
+                    for name, member in vars(cls).items()
+                    if inspect.isfunction(function := getattr(member, "fget", member))
+                }
+    return found
+
+
+def test_the_public_callables_are_all_found():
+    found = {path for module_name in MODULES for path in public_callables(module_name)}
+    for path in (
+        "sutro_async.SutroClient",
+        "sutro_async.SutroClient.__init__",
+        "sutro_async.SutroClient.base_url",
+        "sutro_async.JobMonitor.watch_jobs",
+        "sutro_async.JobOutcome.__init__",
+        "sutro_async.errors.JobFailedError.__init__",
+        "sutro_async.testing.FakeSutro.add_job",
+        "sutro_async.fastapi.sutro_lifespan",
+        "sutro_async.cli.main",
+    ):
+        assert path in found
+
+
+@pytest.mark.parametrize("module_name", MODULES)
+def test_the_annotations_of_every_public_callable_resolve(module_name):
+    for path, value in public_callables(module_name).items():
+        hints = typing.get_type_hints(value, include_extras=True)
+        unresolved = [each for each in hints.values() if isinstance(each, str | typing.ForwardRef)]
+        assert not unresolved, path
+        if not inspect.isclass(value):
+            signature = inspect.signature(value, eval_str=True)
+            assert hints.keys() <= {*signature.parameters, "return"}, path
+
+
+def test_annotations_resolve_to_the_public_classes():
+    hints = typing.get_type_hints(sutro_async.JobWaitTimeoutError.__init__)
+    assert hints["last_report"] == sutro_async.JobStatusReport | None
+    hints = typing.get_type_hints(sutro_async.SutroClient.__init__)
+    assert hints["retry"] is sutro_async.RetryPolicy
 
 
 def test_importing_it_loads_no_extra_and_no_server():

@@ -2,9 +2,9 @@
 
 import asyncio
 import gzip
+import itertools
 import json
 import logging
-import math
 import pickle
 import socket
 import ssl
@@ -33,6 +33,8 @@ from sutro_async import (
 from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_POLL
 from tests.raw_server import REPORT, SUCCEEDED, answer, raw_server
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 URL_ = "https://api.sutro.sh/job-status/job-1"
 RUNNING = {"message": "", "job_status": "running", "metadata": {}}
@@ -155,13 +157,68 @@ async def test_the_time_out_bounds_the_whole_request_however_the_bytes_drip():
 
 
 async def test_the_timeout_of_a_request_is_not_rounded_up(mocked):
-    mocked.get(URL_, payload=RUNNING)
+    loop = asyncio.get_running_loop()
+    timers = []
+
+    def note_timers(url, **options):
+        timers.extend(t.when() - loop.time() for t in loop._scheduled if not t.cancelled())
+
+    mocked.get(URL_, payload=RUNNING, callback=note_timers)
     async with make_client(timeout=7.25) as client:
         await client.get_job_status("job-1")
-    (call,) = mocked.requests["GET", URL(URL_)]
-    assert call.kwargs["timeout"] == aiohttp.ClientTimeout(
-        total=7.25, sock_read=None, ceil_threshold=math.inf
-    )
+    assert timers == [pytest.approx(7.25, abs=0.1)]
+
+
+@pytest.mark.parametrize("seconds", [None, 0.01, 60], ids=["none", "shorter", "longer"])
+async def test_timeouts_of_a_session_that_was_passed_in_do_not_count(seconds):
+    async def answer_late(reader, writer):
+        await asyncio.sleep(0.05)
+        writer.write(answer(REPORT))
+
+    timeout = aiohttp.ClientTimeout(total=seconds, sock_read=seconds)
+    async with (
+        raw_server(answer_late, hang) as server,
+        aiohttp.ClientSession(timeout=timeout) as session,
+        make_client(server.url, session=session, timeout=0.3) as client,
+    ):
+        assert (await client.get_job_status("job-1")).status == "running"
+        with pytest.raises(APITimeoutError, match=r"within 0.3 s"):
+            await client.get_job_status("job-1")
+
+
+async def send_in_pieces(reader, writer):
+    for piece in (answer(REPORT)[:20], answer(REPORT)[20:-20], answer(REPORT)[-20:]):
+        writer.write(piece)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("is_timeout", [True, False], ids=["timeout", "cancellation"])
+async def test_request_that_is_interrupted_at_any_await_releases_everything(is_timeout):
+    loop = asyncio.get_running_loop()
+    async with raw_server(send_in_pieces) as server:
+        for turns in itertools.count(1):
+            async with make_client(server.url) as client:
+                transport = client._manager.transport
+                task = asyncio.create_task(client.get_job_status("job-1"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if task.done():
+                    assert task.result().status == "running"
+                    break
+                (timeout,) = transport._timer._in_flight
+                (timeout.interrupt if is_timeout else task.cancel)()
+                await asyncio.wait({task})
+                if is_timeout:
+                    assert isinstance(task.exception(), APITimeoutError)
+                    assert isinstance(task.exception().__cause__, TimeoutError)
+                    assert task.cancelling() == 0
+                else:
+                    assert task.cancelled()
+                assert not transport._timer._in_flight
+                assert not transport._session.connector._acquired
+                assert not [t for t in loop._scheduled if "RequestTimer" in repr(t)]
+    assert turns > 5
 
 
 async def test_standing_in_line_does_not_count_against_the_time_out(fake):

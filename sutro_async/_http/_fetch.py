@@ -13,9 +13,8 @@ from typing import Final, Generic
 import tenacity
 
 from sutro_async._backoff import backoff
-from sutro_async._http._manager import Endpoint, Options, ResponseT, SessionManager
+from sutro_async._http._manager import Endpoint, JobIdT, Options, ResponseT, SessionManager
 from sutro_async._http._throttle import HeldBack, Priority
-from sutro_async._wire import check_job_id
 from sutro_async.errors import APIError, APIStatusError
 from sutro_async.policies import RetryPolicy
 
@@ -29,22 +28,26 @@ _log: Final = logging.getLogger("sutro_async")
 
 async def fetch(
     manager: SessionManager,
-    endpoint: Endpoint[ResponseT],
-    job_id: str,
+    endpoint: Endpoint[JobIdT, ResponseT],
+    job_id: JobIdT,
     options: Options,
     *,
     priority: Priority = Priority.CALL,
 ) -> ResponseT:
     """Send a request, and again after a transient failure, as the retry policy says.
 
+    Args:
+        manager: Sends it.
+        endpoint: What is requested.
+        job_id: Of which job, a valid id; None for a page of the list.
+        options: How.
+        priority: Which requests are sent first.
+
     Raises:
-        TypeError: The job id is not a string.
-        ValueError: The job id is invalid.
         APIError: No try brought an answer that can be used; the error is that of the last one.
         ClientStateError: The client is closed, or belongs to another event loop.
         ConfigurationError: The session that was passed in cannot be used.
     """
-    job_id = check_job_id(job_id)
     request: Callable[[int], Awaitable[ResponseT]]
     if priority is Priority.CALL:
         request = functools.partial(_request_at_once, manager, endpoint, job_id, options)
@@ -61,15 +64,15 @@ async def fetch(
 
 def _request_at_once(
     manager: SessionManager,
-    endpoint: Endpoint[ResponseT],
-    job_id: str,
+    endpoint: Endpoint[JobIdT, ResponseT],
+    job_id: JobIdT,
     options: Options,
     attempt: int,
 ) -> Awaitable[ResponseT]:
     return manager.request(endpoint, job_id, options, attempt=attempt)
 
 
-class _PatientRequest(Generic[ResponseT]):
+class _PatientRequest(Generic[JobIdT, ResponseT]):
     """One of many: in an outage all its tries are held back, for as long as one back-off may be.
 
     After that they are sent, so that a batch in an outage ends, each job with its own error.
@@ -78,8 +81,8 @@ class _PatientRequest(Generic[ResponseT]):
     def __init__(
         self,
         manager: SessionManager,
-        endpoint: Endpoint[ResponseT],
-        job_id: str,
+        endpoint: Endpoint[JobIdT, ResponseT],
+        job_id: JobIdT,
         options: Options,
     ) -> None:
         self._manager = manager

@@ -40,7 +40,7 @@ class OutageGate:
         self.opened_at = -math.inf
         self._uniform = uniform
         self._failures = 0
-        self._failed_jobs: set[str] = set()
+        self._failed_jobs: set[str | None] = set()
         self._is_probing = False
         self._probes = 0
         self._next_probe_at = math.inf
@@ -57,13 +57,13 @@ class OutageGate:
             self.closed_at = None
             self.opened_at = now
 
-    def note_failure(self, now: float, job_id: str, *, sent_at: float) -> None:
+    def note_failure(self, now: float, job_id: str | None, *, sent_at: float) -> None:
         """Take note of a failure that indicates that the service is unavailable.
 
         Args:
             now: When the request failed.
             job_id: The job that it was about: one whose answers are always broken says nothing
-                about the others.
+                about the others. None for list-jobs, which counts as one more job.
             sent_at: When it was sent. A failure from before the gate opened is old news.
         """
         if self.closed_at is not None or sent_at < self.opened_at:

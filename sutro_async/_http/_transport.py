@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import functools
 import logging
-import math
 import time
 from typing import Any, Final
 
@@ -18,6 +16,7 @@ from yarl import URL
 
 from sutro_async._config import Settings
 from sutro_async._http._redaction import Redaction
+from sutro_async._http._request_timer import RequestTimer
 from sutro_async._http._tls import ssl_context
 from sutro_async._proxy import Proxy
 from sutro_async._version import __version__
@@ -32,6 +31,7 @@ from sutro_async.errors import (
     InvalidResponseError,
     SutroError,
     one_line,
+    subject,
 )
 
 __all__ = ["ClientSession", "Transport"]
@@ -61,6 +61,12 @@ _DEFAULT_URL_HINT: Final = (
 )
 
 
+# `RequestTimer` has its place. But aiohttp refuses a session of another event loop only where it
+# has a timer to set, so a session that was passed in gets one of some months.
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout()
+_EFFECTIVELY_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
+
+
 class _BodyTooLargeError(Exception):
     """The body is larger than any description of a job."""
 
@@ -84,6 +90,7 @@ class Transport:
 
     def __init__(self, settings: Settings, session: ClientSession | None) -> None:
         self.base_url: str = settings.base_url
+        self._timer = RequestTimer()
         if session is not None and not isinstance(session, ClientSession):
             raise ConfigurationError("session must be an aiohttp.ClientSession")
         self._session = session
@@ -103,12 +110,12 @@ class Transport:
         self._has_headers_built_in = self._owns_session and settings.proxy is None
         self._headers_of_request = None if self._has_headers_built_in else self._headers
 
-    async def get(self, path: str, *, job_id: str, timeout: float, attempt: int) -> bytes:
+    async def get(self, path: str, *, job_id: str | None, timeout: float, attempt: int) -> bytes:
         """Make one request and return the body of its answer, which has status 200.
 
         Args:
             path: Where, below the base URL; percent-encoded.
-            job_id: The job that it is about, for the messages of errors.
+            job_id: The job that it is about, for the messages of errors; None for list-jobs.
             timeout: Seconds for the request.
             attempt: Which try it is, from 1 on, for the log.
 
@@ -121,17 +128,18 @@ class Transport:
         if self._session is None:
             self._session = self._make_session()
         try:
-            response = await self._session.get(
-                # Encoded already; yarl would take %2F for a slash that need not be encoded.
-                URL(self.base_url + path, encoded=True),
-                headers=self._headers_of_request,
-                timeout=_client_timeout(timeout),
-                **self._proxy_options,
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=True,
-            )
-            body = await _read_body(response)
+            with self._timer.timeout(timeout):
+                response = await self._session.get(
+                    # Encoded already; yarl would take %2F for a slash that need not be encoded.
+                    URL(self.base_url + path, encoded=True),
+                    headers=self._headers_of_request,
+                    timeout=_NO_TIMEOUT if self._owns_session else _EFFECTIVELY_NO_TIMEOUT,
+                    **self._proxy_options,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    auto_decompress=True,
+                )
+                body = await _read_body(response)
         except _ERRORS_OF_AIOHTTP as error:
             _log_request(path, "no answer", sent_at, attempt)
             failure = self._to_sutro_error(error, job_id, timeout)
@@ -164,26 +172,26 @@ class Transport:
             await self._session.close()
 
     def _error_from_response(
-        self, job_id: str, response: aiohttp.ClientResponse, body: bytes
+        self, job_id: str | None, response: aiohttp.ClientResponse, body: bytes
     ) -> APIError:
         """Make an error of an answer with a status other than 200."""
         headers, body = self.redaction.refusal(response.headers, body)
         return parse_error(job_id, response.status, headers, body)
 
-    def _to_sutro_error(self, error: Exception, job_id: str, timeout: float) -> SutroError:
+    def _to_sutro_error(self, error: Exception, job_id: str | None, timeout: float) -> SutroError:
         """Make an error of ours out of one of aiohttp's, with that as its cause."""
         ours: SutroError
         if isinstance(error, _ConnectionLostError) and isinstance(error.__cause__, Exception):
             error = error.__cause__
         if isinstance(error, TimeoutError):
             ours = APITimeoutError(
-                f"job {job_id!r}: no answer from {self._peer()} within {timeout:g} s",
+                f"{subject(job_id)}: no answer from {self._peer()} within {timeout:g} s",
                 job_id=job_id,
             )
         elif isinstance(error, aiohttp.ClientError | OSError):
             _remove_request_headers(error)
             ours = APIConnectionError(
-                f"job {job_id!r}: {self._problem(error)}",
+                f"{subject(job_id)}: {self._problem(error)}",
                 job_id=job_id,
                 retryable=_is_retryable(error),
             )
@@ -303,12 +311,6 @@ async def _read_chunks(response: aiohttp.ClientResponse) -> bytes:
             chunks.clear()
             raise _BodyTooLargeError
     return b"".join(chunks)
-
-
-@functools.lru_cache(maxsize=16)
-def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    # By default aiohttp rounds a timeout above five seconds up to a whole second of the clock.
-    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=math.inf)
 
 
 def _is_retryable(error: Exception) -> bool:

@@ -23,6 +23,10 @@ _FIRST_BACKOFF: Final = 0.5
 _LAST_POLL_MARGIN: Final = 0.1
 _RUSH_SECONDS: Final = 0.002
 _LONGEST_HOLD: Final = 2.0
+_LONGEST_COVER: Final = 300.0
+
+# The bounds of the random share of it.
+_HOLD_SHARES: Final = (0.5, 1.5)
 
 # The sum of many intervals misses a bound by less than that.
 _ROUNDING: Final = 1e-6
@@ -106,6 +110,7 @@ class Pace:
     Attributes:
         answered_at: When the latest poll was answered or failed; the beginning before the first.
         next_poll_at: When the next poll is due; infinity after the last one.
+        is_covered: Whether list-jobs shows the job as unchanged, so that it needs no poll.
         is_held_back: Whether polls were held back in an outage since the latest one.
         send_by: When the next poll is to be sent even during a pause or an outage, since there is
             no time for another after it.
@@ -120,6 +125,7 @@ class Pace:
         "_settings",
         "_unchanged_polls",
         "answered_at",
+        "is_covered",
         "is_held_back",
         "next_poll_at",
         "send_by",
@@ -128,6 +134,7 @@ class Pace:
     def __init__(self, settings: PaceSettings, now: float) -> None:
         self.answered_at = now
         self.next_poll_at = now
+        self.is_covered = False
         self.is_held_back = False
         self.send_by = math.inf
         if settings.timeout and settings.deadline is not None:
@@ -155,7 +162,7 @@ class Pace:
         """
         policy = self._settings.policy
         self.answered_at = now
-        self.is_held_back = False
+        self.is_covered = self.is_held_back = False
         self._earliest = -math.inf
         self._failures = 0
         self._outage = self._refusal = None
@@ -180,7 +187,7 @@ class Pace:
             if streak is not None:
                 streak.note_queued(min(queued, now - self.answered_at))
         self.answered_at = now
-        self.is_held_back = False
+        self.is_covered = self.is_held_back = False
         if kind is FailureKind.FINAL:
             return Verdict.GIVE_UP
         left = self._seconds_left(now, kind)
@@ -212,7 +219,7 @@ class Pace:
             self.next_poll_at = now
             return
         # Drawn from a wide range, so that polls that were held back together come apart.
-        delay = min(self._interval(), _LONGEST_HOLD) * self._settings.uniform(0.5, 1.5)
+        delay = min(self._interval(), _LONGEST_HOLD) * self._settings.uniform(*_HOLD_SHARES)
         delay = max(delay, self._earliest - now)
         if self.is_held_back:
             # The last poll stays when it is: drawn again and again, those of a batch would crowd
@@ -236,12 +243,54 @@ class Pace:
             Whether the poll that is due was postponed once more.
         """
         self.is_held_back = False
-        resume_at = available_since + self._settings.uniform(0, self._interval())
-        if max(now, self._earliest) >= min(resume_at, self.send_by):
+        interval = self._interval()
+        # It counts from when this wait comes to know of the end: counted from the end itself, the
+        # times of those that come to know late would be past, and their polls a burst.
+        known_at = min(now, available_since + min(interval, _LONGEST_HOLD) * max(_HOLD_SHARES))
+        resume_at = max(known_at + self._settings.uniform(0, interval), self._earliest)
+        resume_at = min(resume_at, self.send_by)
+        if resume_at <= now:
             return False
-        self.next_poll_at = min(resume_at, self.send_by)
+        self.next_poll_at = resume_at
         if self._refusal is not None:
-            self._refusal.note_queued(self.next_poll_at - now)
+            self._refusal.note_queued(resume_at - now)
+        return True
+
+    def cover(self, now: float) -> None:
+        """Postpone the next poll: list-jobs shows the job, and it is read again before.
+
+        Not for ever, since a list can lag behind; and not while the job's own polls fail.
+        """
+        self._unchanged_polls += 1
+        if self.is_covered or self.has_failed or self.is_held_back or now >= self.send_by:
+            return
+        self.is_covered = True
+        self._schedule(now, _LONGEST_COVER * self._settings.uniform(0.8, 1))
+
+    def uncover(self, now: float) -> bool:
+        """Poll the job by itself again, within the interval that it would have by now.
+
+        Returns:
+            Whether the next poll was brought forward.
+        """
+        if not self.is_covered:
+            return False
+        self.is_covered = False
+        self.next_poll_at = min(
+            self.next_poll_at, now + self._settings.uniform(0, self._interval())
+        )
+        return True
+
+    def poll_now(self, now: float) -> bool:
+        """Poll at once: list-jobs shows that the job has changed.
+
+        Returns:
+            Whether the next poll was brought forward.
+        """
+        if self.has_failed or self.is_held_back or not now < self.next_poll_at < math.inf:
+            return False
+        self.is_covered = False
+        self.next_poll_at = now
         return True
 
     def _seconds_left(self, now: float, kind: FailureKind) -> float:

@@ -35,6 +35,7 @@ class JobPoller:
         pace: When to poll it.
         report: The newest report, if there was one.
         failure: The error of the latest poll, if it failed.
+        entry: The number of its entry in a schedule; None while it has none, as during a poll.
         is_discarded: Whether it is not to be polled any more.
     """
 
@@ -44,6 +45,7 @@ class JobPoller:
         "_options",
         "_polls",
         "_settings",
+        "entry",
         "failure",
         "is_discarded",
         "job_id",
@@ -63,6 +65,7 @@ class JobPoller:
         self.pace = Pace(settings, now)
         self.report: JobStatusReport | None = None
         self.failure: APIError | None = None
+        self.entry: int | None = None
         self.is_discarded = False
         self._manager = manager
         self._options = options
@@ -203,11 +206,18 @@ class JobPoller:
     def _kind_of(self, error: APIError) -> FailureKind:
         if isinstance(error, JobNotFoundError | PermissionDeniedError):
             return FailureKind.REFUSED
-        if isinstance(error, RateLimitError) and self._manager.answers_since(self.pace.answered_at):
+        if isinstance(error, RateLimitError) and self._has_answers():
             return FailureKind.RATE_LIMITED
         if error.retryable or isinstance(error, InvalidResponseError):
             return FailureKind.OUTAGE
         return FailureKind.FINAL
+
+    def _has_answers(self) -> bool:
+        """Whether the client gets good answers, so that the service is there."""
+        # A poll that was held back for long says little: the answers may be from before the outage.
+        if self._manager.throttle.service_is_unavailable:
+            return False
+        return self._manager.answers_since(self.pace.answered_at)
 
 
 def _retry_after(error: APIError) -> float:
