@@ -223,7 +223,7 @@ async def test_rate_is_kept_and_made_use_of(rate, priority):
     at_once = 1 + rate // 100
     for earlier, later in zip(sent, sent[at_once:], strict=False):
         assert later - earlier >= 1 / rate - 1e-6
-    assert now() - began == pytest.approx(count / rate, abs=0.1)
+    assert count / rate - 0.01 <= now() - began < 1  # 0.2 s on a machine that is not busy
 
 
 async def test_slots_that_come_free_together_make_no_burst():

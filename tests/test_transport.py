@@ -6,7 +6,9 @@ import itertools
 import json
 import logging
 import pickle
+import socket
 import ssl
+import struct
 import traceback
 
 import aiohttp
@@ -29,6 +31,7 @@ from sutro_async import (
     SutroClient,
 )
 from sutro_async.testing import FakeSutro
+from tests.conftest import FAST_POLL
 from tests.raw_server import REPORT, SUCCEEDED, answer, raw_server
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -243,6 +246,98 @@ async def test_an_answer_that_nobody_has_asked_for_is_not_taken_for_the_next():
             while not connection.should_close:
                 await asyncio.sleep(0.001)
         assert (await client.get_job_status("job-2")).status == "running"
+
+
+async def test_all_connections_with_an_answer_that_was_not_requested_are_replaced():
+    async def answer_twice(reader, writer):
+        writer.write(answer(REPORT))
+        await asyncio.sleep(0.02)
+        writer.write(answer(SUCCEEDED))
+
+    script = [*[answer_twice] * 3, answer(REPORT)]
+    async with raw_server(*script) as server, make_client(server.url) as client:
+        await asyncio.gather(*(client.get_job_status(f"job-{number}") for number in range(3)))
+        (connections,) = client._manager.transport._session.connector._conns.values()
+        assert len(connections) == 3
+        async with asyncio.timeout(1):
+            while not all(connection.should_close for connection, _ in connections):
+                await asyncio.sleep(0.001)
+        assert (await client.get_job_status("job-4")).status == "running"
+        assert not client._manager.transport._session.connector._acquired
+    assert len(server.requests) == 4
+
+
+# ---- lost connections
+
+
+async def reset(reader, writer):
+    linger_for_no_time = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time
+    )
+    writer.close()
+
+
+async def disconnect(reader, writer):
+    writer.close()
+
+
+LOST = [(reset, aiohttp.ClientOSError), (disconnect, aiohttp.ServerDisconnectedError)]
+each_loss = pytest.mark.parametrize(("lose", "cause"), LOST, ids=["reset", "disconnect"])
+
+
+@each_loss
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize("before", [0, 1], ids=["new connection", "kept connection"])
+async def test_request_whose_connection_is_lost_is_sent_once_a_try(lose, cause, attempts, before):
+    retry = RetryPolicy(attempts=attempts, initial=0.001)
+    async with (
+        raw_server(*[answer(REPORT)] * before, lose) as server,
+        SutroClient(KEY, base_url=server.url, retry=retry) as client,
+    ):
+        for _ in range(before):
+            await client.get_job_status("job-1")
+        with pytest.raises(APIConnectionError, match="no answer from http://127") as caught:
+            await client.get_job_status("job-1")
+        assert not client._manager.transport._session.connector._acquired
+    assert len(server.requests) == before + attempts
+    assert caught.value.retryable
+    assert not isinstance(caught.value, APITimeoutError)
+    # The error of aiohttp itself.
+    assert type(caught.value.__cause__) is cause
+    assert KEY not in repr(caught.value.__cause__) + str(vars(caught.value.__cause__))
+
+
+@each_loss
+async def test_aiohttp_repeats_a_request_on_a_session_that_was_passed_in(lose, cause):
+    async with (
+        raw_server(lose) as server,
+        aiohttp.ClientSession() as session,
+        make_client(server.url, session=session) as client,
+    ):
+        with pytest.raises(APIConnectionError) as caught:
+            await client.get_job_status("job-1")
+    assert len(server.requests) == 2
+    assert type(caught.value.__cause__) is cause
+
+
+async def test_polls_go_on_when_a_kept_connection_is_lost():
+    async with (
+        raw_server(answer(REPORT), disconnect, answer(SUCCEEDED)) as server,
+        SutroClient(KEY, base_url=server.url, poll=FAST_POLL) as client,
+    ):
+        assert (await client.wait_for_job("job-1")).status == "succeeded"
+    assert len(server.requests) == 3
+
+
+async def test_refused_connection():
+    async with raw_server(answer(REPORT)) as server:
+        pass
+    async with make_client(server.url) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await client.get_job_status("job-1")
+    assert type(caught.value.__cause__) is aiohttp.ClientConnectorError
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("fault", ["disconnect", "reset", "truncate"])

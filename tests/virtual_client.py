@@ -176,7 +176,7 @@ class VirtualClient:
         )
         was_closed = gate.is_closed
         self._pacer.note_error(now, error, sent_at=sent_at, max_pause=MAX_RETRY_AFTER)
-        is_rate = self._good_at > job.pace.answered_at
+        is_rate = not gate.is_closed and self._good_at > job.pace.answered_at
         kind = FailureKind.RATE_LIMITED if is_rate else FailureKind.OUTAGE
         verdict = job.pace.note_failure(now, kind, retry_after=self._retry_after or 0.0)
         if verdict is Verdict.GIVE_UP:
