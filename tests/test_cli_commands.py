@@ -582,8 +582,8 @@ def test_a_change_that_does_not_show_is_no_line(service, run, monkeypatch):
     service.add_job("a", ["running", "running", "succeeded"])
     answer = service._answer
 
-    def with_count(request, target, fault):
-        status, body = answer(request, target, fault)
+    def with_count(*arguments):
+        status, body = answer(*arguments)
         note = f"seen {len(service.requests)} times".encode()
         return status, body.replace(b"Job status with job_id a retrieved.", note)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sutro_async._wire import (
@@ -217,11 +217,33 @@ def test_an_id_can_come_twice_on_a_page():
             ("$.jobs", "expected a list, got 5; the service says: overloaded"),
         ),
         (b"<html><title>Bad gateway</title>", ("$", "not JSON: Bad gateway")),
-        (b'{"jobs": [' + b"[" * 70 + b"]" * 70 + b"]}", ("$", "nested deeper than 64 levels")),
+        (b"\xff", ("$", "not valid UTF-8")),
+        (b'{"jobs": ' + b"[" * 100_000, ("$", "nested deeper than 64 levels")),
     ],
 )
 def test_a_body_that_is_no_page_is_malformed(parse, body, problem):
     assert problem_of(parse, body) == problem
+
+
+NOT_STRICT = [
+    (b'{"jobs": [{"job_id": "a", "status": "r"}, ' + b"[" * 70 + b"]" * 70 + b"]}", "nested deep"),
+    (b'{"jobs": [{"job_id": "a", "status": "r", "job_cost": NaN}]}', "NaN is not JSON"),
+    (b'{"jobs": [{"job_id": "a", "status": "r", "x": 1, "x": 2}]}', "the same name twice"),
+]
+
+
+@pytest.mark.parametrize(("body", "reason"), NOT_STRICT, ids=["deep", "NaN", "twice"])
+def test_json_that_is_not_strict_is_malformed_but_for_a_sweep(body, reason):
+    path, problem = problem_of(parse_jobs, body)
+    assert path == "$"
+    assert reason in problem
+    assert parse_statuses(body).statuses == (("a", "r"),)
+
+
+def test_half_a_character_in_a_cursor_can_be_sent():
+    body = rb'{"jobs": [], "next_cursor": "a\ud800b"}'
+    assert page_path(parse_jobs(body).next_cursor, 5) == "/list-jobs?limit=5&cursor=a%EF%BF%BDb"
+    assert page_path(parse_statuses(body).next_cursor, 5) == "/list-jobs?limit=5&cursor=a%3Fb"
 
 
 @both_readers
@@ -274,10 +296,12 @@ def test_each_entry_is_read_as_the_record_that_it_is_or_skipped(listed):
 
 
 @reproducible
-@given(st.lists(entries, max_size=5), st.text() | json_values)
+@given(st.lists(entries, max_size=5), st.text(st.characters()) | json_values)
 def test_a_sweep_reads_what_the_list_reads(listed, cursor):
     body = encode(*listed, next_cursor=cursor)
     page = parse_statuses(body)
+    assert page_path(page.next_cursor, 5).isascii()
+    assume(b"\\ud" not in body)  # half characters are replaced where the list is read whole
     cursor = json.loads(body)["next_cursor"]
     if cursor is not None and not isinstance(cursor, str):
         assert problem_of(parse_jobs, body)[0] == "$.next_cursor"

@@ -63,7 +63,10 @@ def page_path(cursor: str | None, limit: int) -> str:
         limit: Jobs a page, 1 to 100.
     """
     path = f"/list-jobs?limit={limit}"
-    return path if cursor is None else f"{path}&cursor={quote(cursor, safe='')}"
+    if cursor is None:
+        return path
+    # A sweep lets half a character pass, which no URL can hold.
+    return f"{path}&cursor={quote(cursor, safe='', errors='replace')}"
 
 
 def _segment(job_id: str) -> str:

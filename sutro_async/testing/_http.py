@@ -5,18 +5,18 @@ import re
 import socket
 import struct
 from collections.abc import Mapping
-from typing import Literal, Self, cast
+from typing import cast
 from urllib.parse import unquote
 
 import attrs
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from sutro_async.testing._faults import Ending, Endpoint
+from sutro_async.testing._faults import Ending
 
 # The id is taken from the path as sent: once decoded, a slash in it could not be told apart.
 _PATH = re.compile(
-    r"(?:/v1)?/(?:(?P<endpoint>job-status|jobs)/(?P<job_id>[^/?]+)|list-jobs)(?:\?(?P<query>.*))?"
+    r"(?:/v1)?/(?:(?P<endpoint>job-status|jobs)/(?P<job_id>[^/?]+)|list-jobs)(?:\?.*)?"
 )
 _REDACTED = "[redacted]"
 # Closing a socket with a linger time of zero sends a TCP reset.
@@ -57,31 +57,12 @@ def record(request: web.Request, *, api_key: str, now: float) -> RecordedRequest
     )
 
 
-@attrs.frozen(kw_only=True)
-class Target:
-    """What a path names.
-
-    Attributes:
-        endpoint: The endpoint; empty where it names none.
-        job_id: The job; empty where it names none.
-        query: The query, as sent.
-    """
-
-    endpoint: Endpoint | Literal[""] = ""
-    job_id: str = ""
-    query: str = ""
-
-    @classmethod
-    def parse(cls, path: str) -> Self:
-        """Read a path as sent."""
-        match = _PATH.fullmatch(path)
-        if match is None:
-            return cls()
-        return cls(
-            endpoint=cast("Endpoint", match["endpoint"] or "list-jobs"),
-            job_id=unquote(match["job_id"] or ""),
-            query=match["query"] or "",
-        )
+def parse_path(path: str) -> tuple[str, str]:
+    """Give the endpoint and the job id that a path names; each empty where it names none."""
+    match = _PATH.fullmatch(path)
+    if match is None:
+        return "", ""
+    return match["endpoint"] or "list-jobs", unquote(match["job_id"] or "")
 
 
 def make_response(status: int, body: bytes, headers: Mapping[str, str]) -> web.Response:

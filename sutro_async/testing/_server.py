@@ -13,7 +13,7 @@ from aiohttp import web
 
 from sutro_async import SutroClient
 from sutro_async.testing._faults import Endpoint, Fault, FaultQueue, error_body
-from sutro_async.testing._http import RecordedRequest, Target, make_response, record, send
+from sutro_async.testing._http import RecordedRequest, make_response, parse_path, record, send
 from sutro_async.testing._jobs import UNSET, Dialect, FakeJob, Step, require_text
 from sutro_async.testing._listing import list_answer
 
@@ -281,8 +281,8 @@ class FakeSutro:
     async def _handle(self, request: web.Request) -> web.Response:
         now = asyncio.get_running_loop().time()
         self.requests.append(record(request, api_key=self.api_key, now=now))
-        target = Target.parse(request.raw_path)
-        fault = self._faults.take(target.endpoint, target.job_id) or _NO_FAULT
+        endpoint, job_id = parse_path(request.raw_path)
+        fault = self._faults.take(endpoint, job_id) or _NO_FAULT
         # It is there: the handler of a lost connection is cancelled, even before its first step.
         transport = cast("asyncio.Transport", request.transport)
         self._busy.add(transport)
@@ -294,9 +294,9 @@ class FakeSutro:
                 return web.Response()
             status, body = fault.status, fault.body
             if status is None:
-                status, body = self._answer(request, target, fault)
+                status, body = self._answer(request, endpoint, job_id, fault)
             if body is None:
-                body = error_body(status, target.job_id)
+                body = error_body(status, job_id)
             response = make_response(status, body, fault.headers)
             # That a client leaves while it is answered is no error of the server.
             with suppress(ConnectionError):
@@ -306,25 +306,25 @@ class FakeSutro:
             self._busy.discard(transport)
 
     def _answer(
-        self, request: web.Request, target: Target, fault: Fault
+        self, request: web.Request, endpoint: str, job_id: str, fault: Fault
     ) -> tuple[int, bytes | None]:
         """Give status and body as the service would; no body stands for the usual one."""
-        if not target.endpoint:
+        if not endpoint:
             return 404, None
         if request.method != "GET":
             return 405, None
         if request.headers.get("Authorization") != f"Key {self.api_key}":
             return 401, None
         now = monotonic()
-        if target.endpoint == "list-jobs":
-            status, content = list_answer(
-                self._jobs, target.query, lambda job: self._entry(job, now)
-            )
+        if endpoint == "list-jobs":
+            # As sent: once decoded, a plus sign could not be told from a space.
+            query = request.raw_path.partition("?")[2]
+            status, content = list_answer(self._jobs, query, lambda job: self._entry(job, now))
             return status, json.dumps(content).encode()
-        job = self._jobs.get(target.job_id)
+        job = self._jobs.get(job_id)
         if job is None:
             return 404, None
-        if target.endpoint == "jobs":
+        if endpoint == "jobs":
             body = {"job": job.record(self.dialect, now)}
         else:
             # An answer that will be cut tells the client nothing.
