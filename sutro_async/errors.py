@@ -84,6 +84,9 @@ def _rebuild(
     error = cls.__new__(cls)
     error.args = args
     error.__dict__.update(fields)
+    notes = fields.get("__notes__")
+    if isinstance(notes, list):
+        error.__notes__ = notes.copy()  # lest notes on a copy pile up on the original
     return error
 
 
@@ -330,7 +333,13 @@ def detached(error: SutroErrorT) -> SutroErrorT:
 
 
 def copied(error: SutroErrorT) -> SutroErrorT:
-    """Copy an error, so that raising it adds no frames to the original."""
-    duplicate = copy.copy(error)
+    """Copy an error, so that raising it adds no frames to the original.
+
+    A subclass of somebody else's that cannot be copied is returned as it is.
+    """
+    try:
+        duplicate = copy.copy(error)
+    except Exception:  # noqa: BLE001 - whatever its constructor raises
+        return error
     duplicate.__cause__ = error.__cause__
     return duplicate

@@ -98,12 +98,9 @@ class PollPolicy:
     jitter: float = attrs.field(default=0.1, validator=_number(0, 1))
     max_outage: float = attrs.field(default=300.0, validator=_number(0, infinite=True))
     not_found_grace: float = attrs.field(default=5.0, validator=_number(0))
-    bulk_from: int | None = attrs.field(default=None)
-
-    @bulk_from.validator
-    def _check_bulk_from(self, _: attrs.Attribute[int | None], value: int | None) -> None:
-        if value is not None:
-            check_whole_number("PollPolicy.bulk_from", value, minimum=1)
+    bulk_from: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_whole_number(1))
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.initial > self.maximum:

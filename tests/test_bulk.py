@@ -1,4 +1,4 @@
-"""Bulk: list-jobs as a hint which of many jobs have changed. Reports and ends stay what they were."""
+"""Bulk: list-jobs as a hint which jobs have changed. Reports and ends stay what they were."""
 
 import asyncio
 import json

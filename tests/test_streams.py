@@ -98,7 +98,7 @@ async def test_a_cancelled_step_loses_nothing(fake, name, moment):
 
 @every_stream
 async def test_a_heartbeat_around_its_steps_loses_nothing(fake, name):
-    fake.add_job("job-1", [("queued", 0.1), ("running", 0.1), "succeeded"])
+    fake.add_job("job-1", [word for word in WORDS for _ in range(4)])
     seen = []
     async with fake.client(poll=FAST_POLL) as client, opened(name, client, ["job-1"]) as stream:
         while True:

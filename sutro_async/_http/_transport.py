@@ -75,6 +75,7 @@ _ERRORS_OF_AIOHTTP: Final = (
     aiohttp.ClientError,
     OSError,  # a TimeoutError is one too
     RuntimeError,
+    StopAsyncIteration,  # of a session's middleware; the stream would take it for its end
     ValueError,
     _BodyTooLargeError,
 )
@@ -199,12 +200,11 @@ class Transport:
             ours = InvalidResponseError(
                 job_id=job_id, path="$", reason=f"larger than {MAX_BODY_BYTES // 2**20} MiB"
             )
-        elif isinstance(error, RuntimeError):
+        elif isinstance(error, RuntimeError | StopAsyncIteration):
             ours = ClientStateError(f"the session cannot be used: {_describe(error)}")
         else:
             ours = ConfigurationError(
-                f"the session cannot be used: {_describe(error)}"
-                " (credentials of its own, from .netrc for instance, do not go with a key)"
+                f"the session cannot be used: {_describe(error)}{_credentials_hint(error)}"
             )
         ours.__cause__ = error
         return ours
@@ -344,6 +344,12 @@ def _describe(error: Exception) -> str:
     # The str of an aiohttp.ClientResponseError begins with a status that nobody has sent.
     text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
     return one_line(text) or type(error).__name__
+
+
+def _credentials_hint(error: Exception) -> str:
+    if not str(error).startswith("Cannot combine AUTH"):
+        return ""
+    return " (credentials of its own, from .netrc for instance, do not go with a key)"
 
 
 def _remove_request_headers(error: Exception) -> None:

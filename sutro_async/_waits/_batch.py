@@ -89,7 +89,7 @@ async def _run_workers(count: int, work: Callable[[], Coroutine[Any, Any, None]]
         pending = set(workers)
         while pending and error is None:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            error = next(filter(None, map(_error_of, done)), None)
+            error = next((each for each in map(_error_of, done) if each is not None), None)
     finally:
         for worker in workers:
             worker.cancel()
@@ -171,8 +171,7 @@ class WaitBatch:
         if self._expired:
             return self._expired.popleft().outcome_at_timeout(self._expired_at)
         await self.aclose()
-        if self._outcomes.error is not None:
-            raise self._outcomes.error
+        self._outcomes.raise_error()
         raise StopAsyncIteration
 
     async def collect(self) -> dict[str, JobOutcome[JobStatusReport]]:
@@ -188,11 +187,14 @@ class WaitBatch:
             await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop polling, and wait until what was running has ended."""
+        """Stop polling, and wait until what was running has ended.
+
+        Raises:
+            BaseException: A callback has raised one that must not be lost.
+        """
         self.cancel()
-        await self._schedule.wait_closed()
-        if self._feeder is not None:
-            await asyncio.wait({self._feeder})
+        await self.wait_ended()
+        self._outcomes.raise_crash()
 
     def cancel(self) -> None:
         """Stop polling."""
@@ -219,7 +221,9 @@ class WaitBatch:
 
     async def wait_ended(self) -> None:
         """Wait until what was running has ended."""
-        await self.aclose()
+        await self._schedule.wait_closed()
+        if self._feeder is not None:
+            await asyncio.wait({self._feeder})
 
     # ---- for the schedule
 
@@ -303,7 +307,7 @@ class WaitBatch:
             if feeder.cancelled()
             else feeder.exception()
         )
-        if error is not None and not self._is_closed:
+        if error is not None and not (self._is_closed and isinstance(error, Exception)):
             self.on_crash(error)
         self._end_if_finished()
 

@@ -45,27 +45,43 @@ def notify(on_change: OnChange, report: JobStatusReport) -> asyncio.Future[Any] 
         return None
 
 
-async def wait_until_done(pending: asyncio.Future[Any]) -> None:
-    """Wait for what `notify` returned, and cancel it if the waiting is cancelled."""
+async def wait_until_done(pending: asyncio.Future[Any], report: JobStatusReport) -> None:
+    """Wait for what `notify` returned, and cancel it if the waiting is cancelled.
+
+    Raises:
+        BaseException: It raised one that must not be kept, such as a `KeyboardInterrupt`.
+    """
     try:
         await asyncio.wait({pending})
     except asyncio.CancelledError:
         pending.cancel()
         await asyncio.wait({pending})
+        log_failure(pending, report, is_over=True)
         raise
+    log_failure(pending, report)
 
 
-def log_failure(done: asyncio.Future[Any], report: JobStatusReport) -> None:
+def log_failure(
+    done: asyncio.Future[Any], report: JobStatusReport, *, is_over: bool = False
+) -> None:
     """Log the exception of an `on_change` that has ended.
+
+    Args:
+        done: What `notify` returned.
+        report: The report that it was about.
+        is_over: Whether the wait is over, so that it was cancelled.
 
     Raises:
         BaseException: It is one that must not be kept, such as a `KeyboardInterrupt`.
     """
+    if is_over and done.cancelled():
+        return
     try:
         done.result()
     except (Exception, asyncio.CancelledError):  # noqa: BLE001 - logged
-        _log_exception(report)
+        _log_exception(report, is_over=is_over)
 
 
-def _log_exception(report: JobStatusReport) -> None:
-    _log.exception("job %r: on_change failed; the wait continues", report.job_id)
+def _log_exception(report: JobStatusReport, *, is_over: bool = False) -> None:
+    then = " when it was cancelled" if is_over else "; the wait continues"
+    _log.exception("job %r: on_change failed%s", report.job_id, then)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from types import TracebackType
 from typing import Final
 
 from sutro_async.errors import (
@@ -59,6 +60,8 @@ class Outcomes:
         self._items: OrderedDict[tuple[str, bool], JobOutcome[JobStatusReport]] = OrderedDict()
         self._changed = asyncio.Event()
         self._is_ended = False
+        self._is_raised = False
+        self._traceback: TracebackType | None = None
 
     def note_success(self) -> None:
         """Take note of a good answer about some job."""
@@ -85,10 +88,30 @@ class Outcomes:
         self._changed.set()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing will be added any more."""
-        self.error = self.error or error
+        """Say that nothing will be added any more.
+
+        Of several errors the first counts, but one that ends the program comes before others.
+        """
+        if error is not None and (self.error is None or _is_crash(error) > _is_crash(self.error)):
+            self.error = error
+            self._traceback = error.__traceback__
+            self._is_raised = False
         self._is_ended = True
         self._changed.set()
+
+    def raise_error(self) -> None:
+        """Raise the error that ended the batch, if one did.
+
+        Other readers may raise the same one: it does not keep their frames.
+        """
+        if self.error is not None:
+            self._is_raised = True
+            raise self.error.with_traceback(self._traceback)
+
+    def raise_crash(self) -> None:
+        """Raise that error if it must not be lost, and was not raised before."""
+        if self.error is not None and _is_crash(self.error) and not self._is_raised:
+            self.raise_error()
 
     async def get(self) -> JobOutcome[JobStatusReport] | None:
         """Wait for an outcome, and take it; None after the last one."""
@@ -98,3 +121,11 @@ class Outcomes:
             self._changed.clear()
             await self._changed.wait()
         return self._items.popitem(last=False)[1]
+
+
+def _is_crash(error: BaseException) -> bool:
+    """Whether an error ends the program, as `pytest.fail` does.
+
+    Asyncio itself raises a `KeyboardInterrupt` or `SystemExit` of a task out of the event loop.
+    """
+    return not isinstance(error, Exception | KeyboardInterrupt | SystemExit)

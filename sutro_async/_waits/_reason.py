@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import Final
 
 import attrs
@@ -25,14 +26,13 @@ async def add_reason(
     The status answer is promised to tell a reason only where a job failed during its
     initialization (API reference: "Checking Job Status").
 
-    Best effort: one request, in no more than so many seconds. If it fails, the report is returned
-    as it is.
+    Best effort: one request, with the usual timeout of one, in no more than so many seconds in all.
+    If it fails, the report is returned as it is.
     """
     if report.status is not JobStatus.FAILED or _has_reason(report.failure) or seconds <= 0:
         return report
-    seconds = min(seconds, options.timeout)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(None if seconds == math.inf else seconds):
             job = await manager.request(JOB, report.job_id, options, is_quoted=True)
     except SutroError as error:
         problem = str(error)

@@ -8,6 +8,7 @@ lives while polls are due, so an idle schedule is one timer.
 from __future__ import annotations
 
 import asyncio
+import functools
 import heapq
 import itertools
 import math
@@ -53,8 +54,9 @@ class Schedule:
         self._due: list[tuple[float, int, JobPoller]] = []
         self._order = itertools.count()
         self._workers: dict[asyncio.Task[None], JobPoller] = {}
-        self._held: dict[asyncio.Future[Any], JobPoller] = {}
         self._beside: set[asyncio.Task[None]] = set()
+        # Not by their futures: an `on_change` may return the same one for several jobs.
+        self._held: dict[JobPoller, asyncio.Future[Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._is_closed = False
@@ -81,7 +83,7 @@ class Schedule:
     def discard(self, poller: JobPoller) -> None:
         """Stop polling a job; a poll that is running is cancelled."""
         poller.is_discarded = True
-        for task, current in (*self._workers.items(), *self._held.items()):
+        for task, current in self._running():
             if current is poller:
                 task.cancel()
         while self._due and self._due[0][2].is_discarded:
@@ -92,8 +94,7 @@ class Schedule:
 
     async def wait_discarded(self, pollers: Container[JobPoller]) -> None:
         """Wait until no poll of discarded jobs runs."""
-        tasks = (*self._workers.items(), *self._held.items())
-        if running := [task for task, poller in tasks if poller in pollers]:
+        if running := {task for task, poller in self._running() if poller in pollers}:
             await asyncio.wait(running)
 
     def cancel(self) -> None:
@@ -105,14 +106,20 @@ class Schedule:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for task in (*self._workers, *self._held, *self._beside):
+        for task in self._tasks():
             task.cancel()
 
     async def wait_closed(self) -> None:
         """Wait until nothing runs."""
-        while tasks := {*self._workers, *self._held, *self._beside}:
+        while tasks := self._tasks():
             await asyncio.wait(tasks)
             await asyncio.sleep(0)  # until their callbacks have run
+
+    def _tasks(self) -> set[asyncio.Future[Any]]:
+        return {*self._workers, *self._held.values(), *self._beside}
+
+    def _running(self) -> list[tuple[asyncio.Future[Any], JobPoller]]:
+        return [*self._workers.items(), *((task, poller) for poller, task in self._held.items())]
 
     # ---- what is due
 
@@ -185,8 +192,8 @@ class Schedule:
             self._continue(poller)
             return
         # No worker waits for it, so a slow `on_change` delays its own job only.
-        self._held[pending] = poller
-        pending.add_done_callback(self._on_held_done)
+        self._held[poller] = pending
+        pending.add_done_callback(functools.partial(self._on_held_done, poller))
 
     def _continue(self, poller: JobPoller) -> None:
         if poller.is_discarded or self._is_closed:
@@ -222,13 +229,12 @@ class Schedule:
         if not self._is_closed:
             self._start_workers()
 
-    def _on_held_done(self, pending: asyncio.Future[Any]) -> None:
-        poller = self._held.pop(pending)
+    def _on_held_done(self, poller: JobPoller, pending: asyncio.Future[Any]) -> None:
+        del self._held[poller]
         assert poller.report is not None  # noqa: S101 - it has just changed
-        if self._is_closed or poller.is_discarded:
-            return
+        is_over = self._is_closed or poller.is_discarded
         try:
-            log_failure(pending, poller.report)
+            log_failure(pending, poller.report, is_over=is_over)
         except BaseException as error:  # noqa: BLE001 - the owner raises it
             self._owner.on_crash(error)
             return

@@ -205,8 +205,7 @@ class Watch:
             outcome = await self._outcomes.get()
         if outcome is not None:
             return outcome
-        if self._outcomes.error is not None:
-            raise self._outcomes.error
+        self._outcomes.raise_error()
         raise StopAsyncIteration
 
     async def next_report(self) -> JobStatusReport:
@@ -220,11 +219,16 @@ class Watch:
         return outcome.result()
 
     async def aclose(self) -> None:
-        """Leave the polls, and wait until those for this watch alone have ended."""
+        """Leave the polls, and wait until those for this watch alone have ended.
+
+        Raises:
+            BaseException: A poll has raised one that must not be lost.
+        """
         pollers = set(self._pollers)
         self.leave()
         if self._polls is not None:
             await self._polls.wait_left(pollers)
+        self._outcomes.raise_crash()
 
     def leave(self) -> None:
         """Leave the polls."""

@@ -10,7 +10,7 @@ from typing import Final
 import tenacity
 
 from sutro_async._http import Options, Scope, SessionManager
-from sutro_async._waits._callbacks import OnChange, log_failure, notify, wait_until_done
+from sutro_async._waits._callbacks import OnChange, notify, wait_until_done
 from sutro_async._waits._pace import PaceSettings
 from sutro_async._waits._poller import JobPoller
 from sutro_async._wire import check_job_id
@@ -156,8 +156,6 @@ class Wait:
         try:
             with self._manager.lifecycle.operation():
                 async with scope:
-                    await wait_until_done(pending)
+                    await wait_until_done(pending, report)
         except TimeoutError:
             _log.warning("job %r: the timeout of the wait cut on_change short", report.job_id)
-        else:
-            log_failure(pending, report)

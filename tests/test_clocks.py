@@ -1,0 +1,255 @@
+"""The clocks of a wait, and the client's own queues: what is queued is not late."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import math
+import time
+
+import attrs
+import pytest
+
+from sutro_async import (
+    JobMonitor,
+    JobWaitTimeoutError,
+    PollPolicy,
+    RateLimitError,
+    RetryPolicy,
+)
+from tests.conftest import FAST_POLL
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+IDS = [f"job-{number}" for number in range(10)]
+
+# Seconds. Each clock would run out before a request has left the queue.
+CLOCK = 0.3
+QUEUE = 0.6
+
+
+async def single_waits(client, ids, **options):
+    waits = (client.wait_for_job(job_id, **options) for job_id in ids)
+    return await asyncio.gather(*waits, return_exceptions=True)
+
+
+async def wait_for_jobs(client, ids, **options):
+    outcomes = await client.wait_for_jobs(ids, **options)
+    return [outcome.value or outcome.error for outcome in outcomes.values()]
+
+
+async def monitored(client, ids, **options):
+    async with JobMonitor(client) as monitor:
+        waits = (monitor.wait(job_id, **options) for job_id in ids)
+        return await asyncio.gather(*waits, return_exceptions=True)
+
+
+WAITS = {each.__name__: each for each in (single_waits, wait_for_jobs, monitored)}
+every_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+every_queue = pytest.mark.parametrize("queue", ["slots", "rate", "pause"])
+
+
+@contextlib.asynccontextmanager
+async def queueing_client(fake, queue, **options):
+    """A client in whose queue ten requests take `QUEUE` seconds; not yet if by a pause."""
+    if queue == "slots":
+        options["max_concurrency"] = 1  # the delay of the answers is up to the test
+    elif queue == "rate":
+        options["max_rate"] = len(IDS) / QUEUE
+    options = {"poll": FAST_POLL, "retry": RetryPolicy(attempts=1), **options}
+    async with fake.client(**options) as client:
+        yield client
+
+
+async def run(wait, fake, client, queue, **options):
+    """Wait for the ten jobs; return what they end with."""
+    task = asyncio.create_task(wait(client, IDS, **options))
+    if queue == "pause":
+        while len(fake.requests) < len(IDS):
+            await asyncio.sleep(0.001)
+        # Before the next polls, which follow after a back-off.
+        fake.fail_next(1, job_id="other", status=429, headers={"Retry-After": str(QUEUE)})
+        with pytest.raises(RateLimitError):
+            await client.get_job_status("other")
+    async with asyncio.timeout(60):
+        found = await task
+    assert len(found) == len(IDS)
+    return found
+
+
+def requests_about(fake, job_id):
+    """When they arrived."""
+    return [each.time for each in fake.requests if each.path.endswith(f"/{job_id}")]
+
+
+def longest_gap(fake):
+    """Seconds between two requests about the same job."""
+    times = [requests_about(fake, job_id) for job_id in IDS]
+    return max(later - earlier for each in times for earlier, later in itertools.pairwise(each))
+
+
+@every_wait
+@every_queue
+@pytest.mark.parametrize(("clock", "status"), [("max_outage", 502), ("not_found_grace", 404)])
+async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, queue, clock, status):
+    """Each job fails twice, and queues in between for longer than failures may last."""
+    delay = QUEUE / len(IDS) if queue == "slots" else 0.0
+    for job_id in IDS:
+        fake.add_job(job_id)
+        fake.fail_next(2, job_id=job_id, status=status, delay=delay)
+    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, **{clock: CLOCK})
+    async with queueing_client(fake, queue, poll=poll) as client:
+        found = await run(wait, fake, client, queue)
+    assert [report.status for report in found] == ["succeeded"] * len(IDS)
+    assert longest_gap(fake) > 0.9 * CLOCK
+
+
+@every_wait
+@every_queue
+async def test_queueing_does_not_count_for_the_timeout_of_a_request(fake, caplog, wait, queue):
+    for job_id in IDS:
+        fake.add_job(job_id, ["running", "running", "succeeded"])
+    if queue == "slots":
+        fake.fail_next(1000, delay=QUEUE / len(IDS))
+    async with queueing_client(fake, queue, timeout=CLOCK) as client:
+        found = await run(wait, fake, client, queue)
+    assert [report.status for report in found] == ["succeeded"] * len(IDS)
+    assert longest_gap(fake) > CLOCK
+    assert not [each for each in caplog.messages if "no answer" in each]
+
+
+@pytest.mark.parametrize("call", ["get_jobs", "get_job_statuses"])
+@every_queue
+async def test_queueing_does_not_count_for_the_timeout_of_many_requests(fake, call, queue):
+    for job_id in IDS:
+        fake.add_job(job_id)
+    if queue == "slots":
+        fake.fail_next(1000, delay=QUEUE / len(IDS))
+    began_at = time.monotonic()
+    async with queueing_client(fake, queue, timeout=CLOCK) as client:
+        if queue == "pause":
+            fake.fail_next(1, job_id="other", status=429, headers={"Retry-After": str(QUEUE)})
+            with pytest.raises(RateLimitError):
+                await client.get_job_status("other")
+        outcomes = await getattr(client, call)(IDS)
+    assert [outcome.ok for outcome in outcomes.values()] == [True] * len(IDS)
+    assert time.monotonic() - began_at > CLOCK
+
+
+@every_wait
+@every_queue
+async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
+    fake, wait, queue, caplog
+):
+    """All jobs fail at once, so that the requests for their records queue up."""
+    for job_id in IDS:
+        fake.add_job(job_id, ["running", "failed"], failure_reason="no GPU", status_reason=False)
+    if queue == "slots":
+        fake.fail_next(1000, delay=QUEUE / len(IDS))
+    async with queueing_client(fake, queue, timeout=CLOCK) as client:
+        found = await run(wait, fake, client, queue)
+    assert [str(report.failure) for report in found] == ["no GPU"] * len(IDS)
+    assert longest_gap(fake) > CLOCK
+
+
+@every_wait
+@every_queue
+@pytest.mark.parametrize(("clock", "status"), [("max_outage", 502), ("not_found_grace", 404)])
+async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue, clock, status):
+    delay = QUEUE / len(IDS) if queue == "slots" else 0.0
+    for job_id in IDS:
+        fake.add_job(job_id)
+        fake.fail_next(100, job_id=job_id, status=status, delay=delay)
+    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, **{clock: CLOCK / 10})
+    async with queueing_client(fake, queue, poll=poll) as client:
+        found = await run(wait, fake, client, queue)
+    assert [error.status_code for error in found] == [status] * len(IDS)
+    for job_id in IDS:
+        assert len(requests_about(fake, job_id)) >= 2
+
+
+@every_wait
+@every_queue
+async def test_the_timeout_of_a_wait_includes_queueing(fake, wait, queue):
+    for job_id in IDS:
+        fake.add_job(job_id, ["running"])
+    if queue == "slots":
+        fake.fail_next(1000, delay=QUEUE / len(IDS))
+    began_at = time.monotonic()
+    async with queueing_client(fake, queue) as client:
+        found = await run(wait, fake, client, queue, timeout=CLOCK)
+    assert {type(error) for error in found} == {JobWaitTimeoutError}
+    assert CLOCK <= time.monotonic() - began_at < CLOCK + 0.1
+    assert all(CLOCK <= error.elapsed < CLOCK + 0.1 for error in found)
+
+
+# ---- Retry-After
+
+# Longer than anybody waits, in every form; a form that cannot be read is none at all.
+ABSURD = {
+    "a day": {"Retry-After": "86400"},
+    "many digits": {"Retry-After": "9" * 30},
+    "more digits than a float takes": {"Retry-After": "9" * 400},
+    "a date in 7,000 years": {"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"},
+    "a date beyond the last": {"Retry-After": "Fri, 31 Dec 9999 23:59:60 GMT"},
+    "a date in the year 10000": {"Retry-After": "Sat, 01 Jan 10000 00:00:00 GMT"},
+    "a date west of all": {"Retry-After": "Fri, 31 Dec 9999 23:59:59 -2359"},
+    "a date at which no zone is": {"Retry-After": "Fri, 31 Dec 2100 23:59:59 +9999"},
+    "a date for a clock in the past": {
+        "Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT",
+        "Date": "Mon, 01 Jan 0001 00:00:00 GMT",
+    },
+    "negative": {"Retry-After": "-5"},
+    "not a number": {"Retry-After": "nan"},
+    "infinite": {"Retry-After": "inf"},
+    "milliseconds": {"Retry-After-Ms": "86400000"},
+}
+
+
+async def longest_silence(fake, wait, **fault):
+    """Seconds between two polls of a wait that gets absurd answers, and may wait for half one."""
+    fake.add_job("job-0")
+    fake.fail_next(3, **fault)
+    poll = attrs.evolve(FAST_POLL, max_outage=math.inf)
+    retry = RetryPolicy(attempts=1, max_retry_after=0.5)
+    async with fake.client(poll=poll, retry=retry) as client:
+        (report,) = await wait(client, ["job-0"])
+    assert report.status == "succeeded"
+    assert len(requests_about(fake, "job-0")) == 4
+    return longest_gap(fake)
+
+
+@every_wait
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("headers", ABSURD.values(), ids=ABSURD)
+async def test_no_wait_is_silent_for_longer_than_max_retry_after(fake, wait, status, headers):
+    assert await longest_silence(fake, wait, status=status, headers=headers) < 0.6
+
+
+@every_wait
+@pytest.mark.parametrize("seconds", [1e30, -5, math.nan, True, None, "soon", [86400], 10**400])
+async def test_nor_with_an_absurd_body(fake, wait, seconds):
+    body = json.dumps({"detail": "slow down", "retry_after": seconds})
+    assert await longest_silence(fake, wait, status=429, body=body) < 0.6
+
+
+@pytest.mark.parametrize("headers", ABSURD.values(), ids=ABSURD)
+async def test_a_single_call_does_not_wait_for_an_absurd_retry_after(fake, headers):
+    fake.add_job("job-1")
+    fake.fail_next(1, status=429, headers=headers)
+    began_at = time.monotonic()
+    async with fake.client(retry=RetryPolicy(initial=0.01, maximum=0.01)) as client:
+        with contextlib.suppress(RateLimitError):
+            assert (await client.get_job_status("job-1")).is_terminal
+    assert time.monotonic() - began_at < 1
+
+
+async def test_a_retry_after_may_be_as_long_as_the_interval(fake):
+    """So that a policy with long intervals does not poll a service that has asked for peace."""
+    fake.add_job("job-1")
+    fake.fail_next(1, status=503, headers={"Retry-After": "86400"})
+    poll = PollPolicy(initial=600, maximum=600, max_outage=math.inf)
+    async with fake.client(poll=poll) as client:
+        await client.wait_for_job("job-1")
+    first, second = requests_about(fake, "job-1")
+    assert 590 < second - first < 601
