@@ -7,10 +7,12 @@ async with SutroClient() as client:
 ```
 """
 
-import logging
-
 # First of all: the imports below take most of the start of the command.
 from sutro_async import _ctrl_c as _ctrl_c
+
+# isort: split
+import logging
+
 from sutro_async._version import __version__
 from sutro_async._waits import Stream
 from sutro_async.client import SutroClient

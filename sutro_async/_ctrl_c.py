@@ -6,16 +6,15 @@ In every other program this module does nothing.
 
 from __future__ import annotations
 
+# Nothing else: until `install` has run, Ctrl-C leaves a traceback.
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from pathlib import PurePath
 
 __all__ = ["install"]
 
 
-def install(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
+def install(argv: list[str], orig_argv: list[str]) -> bool:
     """Let SIGINT exit with status 130, if this process is the command; return whether it is.
 
     Args:
@@ -23,7 +22,7 @@ def install(argv: Sequence[str], orig_argv: Sequence[str]) -> bool:
         orig_argv: `sys.orig_argv`, which names the module of `python -m`.
     """
     program = argv[0] if argv else ""
-    is_script = PurePath(program).stem == "sutro-async"
+    is_script = program.replace("\\", "/").endswith(("/sutro-async", "/sutro-async.exe"))
     is_module = program == "-m" and orig_argv[-len(argv)] == "sutro_async"
     if not (is_script or is_module):
         return False

@@ -222,9 +222,9 @@ def test_the_key_can_be_in_a_file(service, run, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (None, "--key-file '.*key' cannot be read: No such file or directory"),
-        (b"", "--key-file '.*key' is empty"),
-        (b"\xff\xfe", "--key-file '.*key' is not a text file"),
+        (None, "Invalid value for '--key-file': '.*key': No such file or directory"),
+        (b" \n", "--key-file must be a non-empty string"),
+        (b"\xff\xfe", "--key-file has a character outside ASCII"),
         (b"sk_secret sk_wrong", "--key-file has white space or a control character inside"),
     ],
 )
@@ -967,10 +967,14 @@ class BrokenOutput(io.StringIO):
         raise io.UnsupportedOperation
 
 
-def test_an_output_that_nobody_reads_ends_the_command(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["wait", "a"], ["status", "a", "--json"], ["fake"]]
+)
+def test_an_output_that_nobody_reads_ends_the_command(service, monkeypatch, capsys, arguments):
+    service.add_job("a", ["running"])
     monkeypatch.setattr(sys, "stdout", BrokenOutput(BrokenPipeError()))
-    assert cli.main(["--version"]) == 141
-    assert capsys.readouterr().err == ""
+    assert cli.main(arguments) == 141
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):

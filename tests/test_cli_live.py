@@ -229,15 +229,16 @@ def test_the_raw_word_is_shown_where_it_is_wanted(watch):
 def test_no_color_takes_the_colours_and_leaves_the_table(
     service, fast_command, make_terminal, monkeypatch
 ):
-    for no_color in ("", "1"):
-        service.add_job(f"job-{no_color}", [("running", 0.3), "succeeded"])
-        monkeypatch.setenv("NO_COLOR", no_color)
+    for has_colours in (True, False):
+        service.add_job(f"job-{has_colours}", [("running", 0.3), "succeeded"])
+        if not has_colours:
+            monkeypatch.setenv("NO_COLOR", "1")
         terminal = make_terminal()
         assert open_output(None, raw=False).is_live
-        assert cli.main(["wait", f"job-{no_color}"]) == 0
+        assert cli.main(["wait", f"job-{has_colours}"]) == 0
         assert "0 of 1 finished" in terminal.getvalue()
         colours = re.findall(r"\x1b\[(?:\d+;)*3\d", terminal.getvalue())
-        assert bool(colours) is not bool(no_color)
+        assert bool(colours) is has_colours
 
 
 @pytest.mark.parametrize("term", ["dumb", "unknown"])

@@ -61,7 +61,13 @@ def service_options(command: Command) -> Command:
     """Add the options of the service; the command gets them as `connect`, which makes a client."""
 
     @click.option("--base-url", metavar="URL", help="The service, if not that of SUTRO_API_URL.")
-    @click.option("--key-file", type=click.Path(), metavar="PATH", help="A file with the key.")
+    @click.option(
+        "--key-file",
+        # What is not text has no key in it, which the library says without quoting it.
+        type=click.File(encoding="utf-8-sig", errors="replace", lazy=False),
+        metavar="PATH",
+        help="A file with the key; - is standard input.",
+    )
     @click.option("--proxy", metavar="URL", help="A forward proxy, in place of HTTPS_PROXY.")
     @click.option(
         "--max-concurrency",
@@ -75,31 +81,17 @@ def service_options(command: Command) -> Command:
         "--max-rate", type=float, metavar="NUMBER", help="Requests a second; unlimited by default."
     )
     @functools.wraps(command)
-    def with_service(*, key_file: str | None, **options: Any) -> int:  # noqa: ANN401 - of click
+    def with_service(*, key_file: TextIO | None, **options: Any) -> int:  # noqa: ANN401 - of click
         names = ("base_url", "proxy", "max_concurrency", "max_rate")
         settings = {name: options.pop(name) for name in names}
+        key = key_file.read(_MAX_KEY_LENGTH) if key_file else None
 
         def connect(poll: PollPolicy = PollPolicy()) -> SutroClient:  # noqa: B008 - immutable
-            key = None if key_file is None else _read_key(key_file)
             return SutroClient(key, poll=poll, **settings)
 
         return command(connect=connect, **options)
 
     return with_service
-
-
-def _read_key(path: str) -> str:
-    # No message may quote what is in the file.
-    try:
-        with Path(path).expanduser().open(encoding="utf-8-sig") as file:
-            key = file.read(_MAX_KEY_LENGTH).strip()
-    except OSError as error:
-        raise click.UsageError(f"--key-file {path!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise click.UsageError(f"--key-file {path!r} is not a text file") from None
-    if not key:
-        raise click.UsageError(f"--key-file {path!r} is empty")
-    return key
 
 
 def read_ids(arguments: Iterable[str], stdin: TextIO | None) -> list[str]:

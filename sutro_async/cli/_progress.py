@@ -100,7 +100,7 @@ class LiveProgress(Progress):
         self._board = board
         self._console = output.console
         self._raw = output.raw
-        self._drawn_at = 0.0
+        self._draw_at = self.tick
         self._longest_id = max(cell_len(text) for text in ("Job", *board.job_ids))
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, get_renderable=self._render
@@ -115,9 +115,11 @@ class LiveProgress(Progress):
 
     def refresh(self) -> None:
         # Hundreds of changes may come together, and nobody sees more than a few tables a second.
-        if self._board.elapsed - self._drawn_at >= self.tick:
-            self._drawn_at = self._board.elapsed
+        # One of thousands of jobs takes a while, in which no request is sent.
+        began_at = self._board.elapsed
+        if began_at >= self._draw_at:
             self._live.refresh()
+            self._draw_at = began_at + max(self.tick, 10 * (self._board.elapsed - began_at))
 
     def _render(self) -> RenderableType:
         width = min(self._console.width, _MAX_WIDTH)
