@@ -316,7 +316,7 @@ def test_many_errors_of_a_kind_are_truncated(service, run):
         "Check the id, and that the key is that of the account of the job.",
     ]
     assert lines[12].startswith("Error: job 'x': invalid response: $")
-    assert lines[13].startswith("Check that this is the URL of a Sutro service")
+    assert lines[13].startswith("Check that there is a Sutro service at the URL")
     assert len(lines) == 14
 
 

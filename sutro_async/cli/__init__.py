@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 
 from sutro_async import SutroError
-from sutro_async.cli._errors import (
-    ExitStatus,
-    print_error,
-    print_errors,
-    status_of_error,
-    status_of_interrupt,
-)
+from sutro_async.cli._errors import ExitStatus, print_error, print_errors, status_of_error
 from sutro_async.cli._process import discard, standard_streams
 
 __all__ = ["main"]
@@ -55,7 +50,7 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(_MISSING_EXTRA)
         return ExitStatus.USAGE
     except KeyboardInterrupt as interrupt:
-        return status_of_interrupt(interrupt)
+        return 128 + int((*interrupt.args, signal.SIGINT)[0])
     except SutroError as error:
         print_errors([error])
         return status_of_error(error)

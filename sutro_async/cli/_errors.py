@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import enum
 import re
-import signal
 import sys
 from collections.abc import Iterable
 from typing import Final
 
-from sutro_async import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    AuthenticationError,
-    ConfigurationError,
-    GoneError,
-    InvalidResponseError,
-    JobNotFoundError,
-    JobWaitTimeoutError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
-    SutroError,
-)
+from sutro_async import APIError, ConfigurationError, JobWaitTimeoutError, SutroError
 from sutro_async.cli._process import discard
 from sutro_async.cli._text import count, duration, plural
 
@@ -34,28 +19,24 @@ __all__ = [
     "print_errors",
     "print_interrupt",
     "status_of_error",
-    "status_of_interrupt",
 ]
 
 # So many errors of one kind are printed one by one.
 _MAX_LINES: Final = 10
 
-_URL: Final = "(--base-url, SUTRO_API_URL)"
-# The first that fits is printed. An error of configuration says itself what to set.
-_ADVICE: Final[tuple[tuple[type[SutroError], str], ...]] = (
-    (
-        AuthenticationError,
-        f"Check the key (SUTRO_API_KEY, --key-file), and that it is for this service {_URL}.",
-    ),
-    (PermissionDeniedError, "Check that the key is that of the account of the job."),
-    (JobNotFoundError, "Check the id, and that the key is that of the account of the job."),
-    (GoneError, f"A retry cannot succeed: check the id, and the URL {_URL}."),
-    (RateLimitError, "Try again later, or with a lower --max-rate or --max-concurrency."),
-    (ServerError, "The service is unavailable: try again later."),
-    (APIStatusError, "The service rejects the request: check the id, or contact its support."),
-    (APIConnectionError, f"Check the network, the proxy, and the URL {_URL}."),
-    (InvalidResponseError, f"Check that this is the URL of a Sutro service {_URL}."),
-)
+_URL: Final = "the URL (SUTRO_API_URL, --base-url)"
+# By the names of errors. An error of configuration says itself what to set.
+_ADVICE: Final = {
+    "AuthenticationError": f"Check the key (SUTRO_API_KEY, --key-file), and that it is for {_URL}.",
+    "PermissionDeniedError": "Check that the key is that of the account of the job.",
+    "JobNotFoundError": "Check the id, and that the key is that of the account of the job.",
+    "GoneError": f"A retry cannot succeed: check the id, and {_URL}.",
+    "RateLimitError": "Try again later, or with a lower --max-rate or --max-concurrency.",
+    "ServerError": "The service is unavailable: try again later.",
+    "APIStatusError": "The service rejects the request: check the id, or contact its support.",
+    "APIConnectionError": f"Check the network, the proxy, and {_URL}.",
+    "InvalidResponseError": f"Check that there is a Sutro service at {_URL}.",
+}
 
 # Where a message of the library names an argument to set, the command has an option.
 _ARGUMENT: Final = re.compile(
@@ -72,16 +53,14 @@ _OPTIONS: Final = {
 
 
 class ExitStatus(enum.IntEnum):
-    """The exit statuses, which `docs/cli.md` explains."""
+    """The exit statuses, which `docs/cli.md` explains; one after a signal is 128 and its number."""
 
     OK = 0
     JOB_UNSUCCESSFUL = 1
     USAGE = 2
     API_ERROR = 3
     TIMED_OUT = 124  # as of timeout(1)
-    INTERRUPTED = 130  # as a shell has it: 128 and SIGINT
-    BROKEN_PIPE = 141  # 128 and SIGPIPE
-    TERMINATED = 143  # 128 and SIGTERM
+    BROKEN_PIPE = 141  # as a shell has it: 128 and SIGPIPE
 
 
 def status_of_error(error: SutroError) -> ExitStatus:
@@ -91,12 +70,6 @@ def status_of_error(error: SutroError) -> ExitStatus:
     if isinstance(error, JobWaitTimeoutError):
         return ExitStatus.TIMED_OUT
     return ExitStatus.API_ERROR
-
-
-def status_of_interrupt(interrupt: KeyboardInterrupt) -> ExitStatus:
-    """Choose the exit status for an interrupt, which may name the signal that caused it."""
-    is_sigterm = interrupt.args[:1] == (signal.SIGTERM,)
-    return ExitStatus.TERMINATED if is_sigterm else ExitStatus.INTERRUPTED
 
 
 def error_text(error: SutroError) -> str:
@@ -151,7 +124,8 @@ def _print_by_kind(texts_of_kinds: Iterable[tuple[type[SutroError], str]]) -> No
         print_error(*(f"Error: {text}" for text in texts[:_MAX_LINES]))
         if len(texts) > _MAX_LINES:
             print_error(f"Error: {count(len(texts) - _MAX_LINES)} more of this kind")
-        print_error(*[advice for base, advice in _ADVICE if issubclass(kind, base)][:1])
+        advice = [_ADVICE[base.__name__] for base in kind.__mro__ if base.__name__ in _ADVICE]
+        print_error(*advice[:1])
 
 
 def _print_timeouts(timeouts: list[JobWaitTimeoutError], number_of_jobs: int) -> None:
