@@ -60,7 +60,7 @@ class Entry:
 
     @property
     def answer(self) -> JobStatusReport | Job | None:
-        """What the service last said of the job."""
+        """The newest report, or else the record."""
         return self.report or self.record
 
     @property

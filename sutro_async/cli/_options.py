@@ -63,7 +63,7 @@ def service_options(command: Command) -> Command:
     @click.option("--base-url", metavar="URL", help="The service, if not that of SUTRO_API_URL.")
     @click.option(
         "--key-file",
-        # What is not text has no key in it, which the library says without quoting it.
+        # The library rejects what is not ASCII, in a message that does not quote it.
         type=click.File(encoding="utf-8-sig", errors="replace", lazy=False),
         metavar="PATH",
         help="A file with the key; - is standard input.",
