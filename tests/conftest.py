@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import json
 import os
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +15,7 @@ import hypothesis
 import pytest
 from aioresponses import aioresponses, core
 
-from sutro_async import PollPolicy, RetryPolicy, SutroClient
+from sutro_async import PollPolicy, RetryPolicy, SutroClient, cli
 from sutro_async.testing import FakeSutro
 from tests.fast_loop import FastLoop
 
@@ -81,6 +82,7 @@ def clean_environment(monkeypatch, tmp_path_factory):
     """Keep the settings of whoever runs the tests away from them."""
     for name in (
         *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
         *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
         *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     ):
@@ -149,13 +151,38 @@ def service(monkeypatch) -> Iterator[FakeSutro]:
 @pytest.fixture
 def fast_command(monkeypatch):
     """Let the command, which has the pace of the library, poll within milliseconds."""
-    from sutro_async.cli import _commands
+    from sutro_async.cli import _options
 
-    class Client(_commands.SutroClient):
-        def __init__(self, *args, **options):
-            super().__init__(*args, poll=FAST_POLL, **options)
+    class Client(_options.SutroClient):
+        def __init__(self, *args, poll, **options):
+            super().__init__(*args, poll=FAST_POLL if poll == PollPolicy() else poll, **options)
 
-    monkeypatch.setattr(_commands, "SutroClient", Client)
+    monkeypatch.setattr(_options, "SutroClient", Client)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command in this process, and give its exit status and what it has printed."""
+
+    def run(*arguments):
+        status = cli.main(arguments)
+        output, errors = capsys.readouterr()
+        assert "sk_secret" not in output + errors
+        assert "sk_wrong" not in output + errors
+        return status, output, errors
+
+    return run
+
+
+@pytest.fixture
+def run_json(run):
+    """Run the command in this process, and give its exit status and the objects printed."""
+
+    def run_json(*arguments):
+        status, output, errors = run(*arguments, "--json")
+        return status, [json.loads(line) for line in output.splitlines()], errors
+
+    return run_json
 
 
 class _ClientResponse(aiohttp.ClientResponse):
