@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Final, Generic
 
 import tenacity
@@ -22,6 +21,10 @@ __all__ = ["fetch"]
 
 # Seconds between two looks whether the service is available again.
 _HELD_BACK_SECONDS: Final = 0.25
+
+# Seconds after which an outage is one that lasts, and the delay of each request of a batch then.
+_LASTING_OUTAGE_SECONDS: Final = 8.0
+_LASTING_OUTAGE_DELAY: Final = 1.0
 
 _log: Final = logging.getLogger("sutro_async")
 
@@ -48,11 +51,8 @@ async def fetch(
         ClientStateError: The client is closed, or belongs to another event loop.
         ConfigurationError: The session that was passed in cannot be used.
     """
-    request: Callable[[int], Awaitable[ResponseT]]
-    if priority is Priority.CALL:
-        request = functools.partial(_request_at_once, manager, endpoint, job_id, options)
-    else:
-        request = _PatientRequest(manager, endpoint, job_id, options)
+    make_request = _Request if priority is Priority.CALL else _PatientRequest
+    request = make_request(manager, endpoint, job_id, options)
     with manager.lifecycle.operation():
         try:
             return await request(1)
@@ -62,21 +62,8 @@ async def fetch(
         return await _retry(request, options.retry, failure)
 
 
-def _request_at_once(
-    manager: SessionManager,
-    endpoint: Endpoint[JobIdT, ResponseT],
-    job_id: JobIdT,
-    options: Options,
-    attempt: int,
-) -> Awaitable[ResponseT]:
-    return manager.request(endpoint, job_id, options, attempt=attempt)
-
-
-class _PatientRequest(Generic[JobIdT, ResponseT]):
-    """One of many: in an outage all its tries are held back, for as long as one back-off may be.
-
-    After that they are sent, so that a batch in an outage ends, each job with its own error.
-    """
+class _Request(Generic[JobIdT, ResponseT]):
+    """One request; called with the number of the try, from 1 on."""
 
     def __init__(
         self,
@@ -89,27 +76,42 @@ class _PatientRequest(Generic[JobIdT, ResponseT]):
         self._endpoint = endpoint
         self._job_id = job_id
         self._options = options
-        self._send_by: float | None = None
 
-    async def __call__(self, attempt: int) -> ResponseT:
-        loop = asyncio.get_running_loop()
-        priority = Priority.POLL
-        while True:
+    def __call__(self, attempt: int, priority: Priority = Priority.CALL) -> Awaitable[ResponseT]:
+        return self._manager.request(
+            self._endpoint, self._job_id, self._options, attempt=attempt, priority=priority
+        )
+
+    def may_be_retried(self) -> bool:
+        """Whether there may be another try."""
+        return True
+
+
+class _PatientRequest(_Request[JobIdT, ResponseT]):
+    """A request of a batch: in an outage it is held back, but not for ever.
+
+    An outage that lasts concerns the whole batch. Each of its requests is then sent after a moment,
+    once, so that the batch ends, each job with its own error.
+    """
+
+    async def __call__(self, attempt: int, priority: Priority = Priority.POLL) -> ResponseT:
+        while self.may_be_retried():
             try:
-                return await self._manager.request(
-                    self._endpoint, self._job_id, self._options, attempt=attempt, priority=priority
-                )
+                return await super().__call__(attempt, priority)
             except HeldBack:
-                if self._send_by is None:
-                    self._send_by = loop.time() + self._options.retry.maximum
-            left = self._send_by - loop.time()
-            if left <= 0:
-                priority = Priority.CALL
-            await asyncio.sleep(max(0.0, min(left, _HELD_BACK_SECONDS)))
+                await asyncio.sleep(_HELD_BACK_SECONDS)
+        await asyncio.sleep(_LASTING_OUTAGE_DELAY)
+        return await super().__call__(attempt)
+
+    def may_be_retried(self) -> bool:
+        """Whether the service is available, or may be again soon."""
+        since = self._manager.throttle.unavailable_since
+        now = asyncio.get_running_loop().time()
+        return since is None or now < since + _LASTING_OUTAGE_SECONDS
 
 
 async def _retry(
-    request: Callable[[int], Awaitable[ResponseT]], policy: RetryPolicy, failure: APIError
+    request: _Request[JobIdT, ResponseT], policy: RetryPolicy, failure: APIError
 ) -> ResponseT:
     tries = itertools.count(1)
 
@@ -127,6 +129,7 @@ async def _retry(
         return (
             isinstance(error, APIError)
             and error.retryable
+            and request.may_be_retried()
             and _retry_after(error) <= policy.max_retry_after
         )
 

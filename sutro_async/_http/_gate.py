@@ -18,9 +18,15 @@ __all__ = ["OutageGate"]
 _FAILURES: Final = 5
 _JOBS: Final = 2
 
+# If many requests fail and others do not, that happens by chance. So each time that the gate closes
+# again within so many seconds, it takes twice as many failures.
+_RELAPSE_SECONDS: Final = 60.0
+_MOST_FAILURES: Final = 40
+
 # Seconds from the end of one probe to the beginning of the next.
 _FIRST_DELAY: Final = 0.5
 _LONGEST_DELAY: Final = 5.0
+_LONGEST_DELAY_OF_RELAPSE: Final = 2.0
 _LEAST_JITTER: Final = 0.75
 
 
@@ -40,6 +46,7 @@ class OutageGate:
         self.opened_at = -math.inf
         self._uniform = uniform
         self._failures = 0
+        self._failures_needed = _FAILURES
         self._failed_jobs: set[str | None] = set()
         self._is_probing = False
         self._probes = 0
@@ -49,6 +56,10 @@ class OutageGate:
     def is_closed(self) -> bool:
         """Whether the service is taken to be unavailable."""
         return self.closed_at is not None
+
+    def is_unsteady(self, now: float) -> bool:
+        """Whether the service is unavailable, or was within the last minute."""
+        return self.is_closed or now < self.opened_at + _RELAPSE_SECONDS
 
     def note_success(self, now: float) -> None:
         """Take note of an answer: the service is there."""
@@ -73,8 +84,11 @@ class OutageGate:
         self._failures += 1
         if len(self._failed_jobs) < _JOBS:
             self._failed_jobs.add(job_id)
-        if self._failures >= _FAILURES and len(self._failed_jobs) >= _JOBS:
+        if not self.is_unsteady(now):
+            self._failures_needed = _FAILURES
+        if self._failures >= self._failures_needed and len(self._failed_jobs) >= _JOBS:
             self.closed_at = now
+            self._failures_needed = min(2 * self._failures_needed, _MOST_FAILURES)
             self._probes = 0
             self._schedule_probe(now)
 
@@ -92,6 +106,8 @@ class OutageGate:
         self._schedule_probe(now)
 
     def _schedule_probe(self, now: float) -> None:
-        bound = backoff(_FIRST_DELAY, 2, self._probes, _LONGEST_DELAY)
+        is_relapse = self._failures_needed > 2 * _FAILURES
+        longest = _LONGEST_DELAY_OF_RELAPSE if is_relapse else _LONGEST_DELAY
+        bound = backoff(_FIRST_DELAY, 2, self._probes, longest)
         self._next_probe_at = now + bound * self._uniform(_LEAST_JITTER, 1)
         self._probes += 1

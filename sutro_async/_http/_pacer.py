@@ -91,11 +91,12 @@ class Pacer:
         """
         status_code = error.status_code if isinstance(error, APIStatusError) else None
         retry_after = (error.retry_after or 0.0) if isinstance(error, APIStatusError) else 0.0
+        pause = min(retry_after, max_pause)
         if status_code == 429:
-            self._rate.note_refusal(now, sent_at=sent_at)
+            self._rate.note_refusal(now, sent_at=sent_at, pause=pause)
         if status_code in {429, 503} and retry_after > 0:
             # The service speaks to the whole account, not to this request alone.
-            self.paused_until = max(self.paused_until, now + min(retry_after, max_pause))
+            self.paused_until = max(self.paused_until, now + pause)
             self.window = 1
         if status_code == 429 and retry_after > 0:
             return  # the service is there, and has said when to go on

@@ -23,6 +23,10 @@ _SLOW_START_STEP: Final = 0.7
 # The refusals of a second are one event, and lower the rate once.
 _EVENT_SECONDS: Final = 1.0
 
+# A refusal without a pause costs little, and a few among many have other reasons than the rate.
+_TOLERATED_SHARE: Final = 0.03
+_CHEAP_PAUSE: Final = 1.0
+
 # Requests may come in waves, so the busiest of the last seconds counts.
 _REMEMBERED_SECONDS: Final = 8
 
@@ -41,7 +45,8 @@ class AdaptiveRate:
 
     def __init__(self) -> None:
         self.limit: float = math.inf
-        self._sent = _PeakCounter()
+        self._sent = _SecondsCounter()
+        self._refused = _SecondsCounter()
         self._has_success = False
         self._last_success_at = -math.inf
         self._lowered_at = -math.inf
@@ -65,19 +70,23 @@ class AdaptiveRate:
         if self.limit >= _NO_LIMIT_FROM:
             self.limit = math.inf
 
-    def note_refusal(self, now: float, *, sent_at: float) -> None:
+    def note_refusal(self, now: float, *, sent_at: float, pause: float = 0.0) -> None:
         """Take note of a request that was refused as one too many.
 
         Args:
             now: When the refusal arrived.
             sent_at: When the request was sent: one from before the rate was lowered says nothing
                 about the lowered rate.
+            pause: Seconds that the client pauses for it.
         """
+        self._refused.add(now)
         is_limited = self.limit < math.inf
         if is_limited and (sent_at <= self._lowered_at or now < self._lowered_at + _EVENT_SECONDS):
             return
         if is_limited and not self._has_success:
             return  # everything is refused, so the rate is not the reason
+        if pause < _CHEAP_PAUSE and self._are_few_refused(now):
+            return
         self._has_success = False
         self._lowered_at = self._last_success_at = now
         self._recovered_seconds = 0.0
@@ -87,6 +96,11 @@ class AdaptiveRate:
         else:
             self.limit = _DECREASE * max(self._sent.peak(now), _LEAST_GUESS)
 
+    def _are_few_refused(self, now: float) -> bool:
+        refused = self._refused.recent(now)
+        is_first = refused == 1 and self.limit == math.inf
+        return is_first or refused <= _TOLERATED_SHARE * self._sent.recent(now)
+
     def _raised_limit(self) -> float:
         if self._limit_at_refusal == math.inf:
             return self.limit + _SLOW_START_STEP
@@ -94,8 +108,8 @@ class AdaptiveRate:
         return self._limit_at_refusal * (1 + (1 - _DECREASE) * distance**3)
 
 
-class _PeakCounter:
-    """Counts events by the second, and knows the busiest one of the last few."""
+class _SecondsCounter:
+    """Counts events by the second, for the last few."""
 
     def __init__(self) -> None:
         self._counts = [0] * _REMEMBERED_SECONDS
@@ -110,6 +124,14 @@ class _PeakCounter:
         """Return the largest count of a second."""
         self._advance(int(now))
         return max(self._counts)
+
+    def recent(self, now: float) -> int:
+        """Return the count of this second and the one before."""
+        self._advance(int(now))
+        return (
+            self._counts[self._second % _REMEMBERED_SECONDS]
+            + self._counts[(self._second - 1) % _REMEMBERED_SECONDS]
+        )
 
     def _advance(self, second: int) -> None:
         for each in range(max(self._second + 1, second - _REMEMBERED_SECONDS + 1), second + 1):

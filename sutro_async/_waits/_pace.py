@@ -119,6 +119,7 @@ class Pace:
     __slots__ = (
         "_earliest",
         "_failures",
+        "_held_back_since",
         "_outage",
         "_poll_seconds",
         "_refusal",
@@ -143,6 +144,7 @@ class Pace:
         self._unchanged_polls = 0
         self._earliest = -math.inf
         self._failures = 0
+        self._held_back_since = now
         self._poll_seconds = 0.0
         self._outage: _Streak | None = None
         self._refusal: _Streak | None = None
@@ -160,7 +162,6 @@ class Pace:
             poll_seconds: Seconds that the poll took, its time in the queue included.
             is_changed: Whether the report differs from the one before.
         """
-        policy = self._settings.policy
         self.answered_at = now
         self.is_covered = self.is_held_back = False
         self._earliest = -math.inf
@@ -168,11 +169,16 @@ class Pace:
         self._outage = self._refusal = None
         self._poll_seconds = poll_seconds
         self._unchanged_polls = 0 if is_changed else self._unchanged_polls + 1
-        jitter = self._settings.uniform(1 - policy.jitter, 1 + policy.jitter)
-        self._schedule(now, self._interval() * jitter)
+        self._schedule(now, self._interval() * self._jitter())
 
     def note_failure(
-        self, now: float, kind: FailureKind, *, queued: float = 0.0, retry_after: float = 0.0
+        self,
+        now: float,
+        kind: FailureKind,
+        *,
+        queued: float = 0.0,
+        retry_after: float = 0.0,
+        is_unsteady: bool = False,
     ) -> Verdict:
         """Schedule the next poll after a failed one, unless the wait is over.
 
@@ -181,6 +187,8 @@ class Pace:
             kind: What the failure says.
             queued: Seconds that the poll spent in the client's own queues.
             retry_after: Seconds after which the service allows a retry; 0 if it named none.
+            is_unsteady: Whether many requests of the client fail, so that polling sooner than usual
+                would add to the load of a service that can hardly bear it.
         """
         settings, policy = self._settings, self._settings.policy
         for streak in (self._outage, self._refusal):
@@ -196,6 +204,8 @@ class Pace:
         self._failures += 1
         bound = backoff(min(policy.initial, _FIRST_BACKOFF), 2, self._failures - 1, policy.maximum)
         delay = settings.uniform(bound / 2, bound)
+        if is_unsteady:
+            delay = max(delay, self._interval() * self._jitter())
         # A longer one is not waited for: no wait is silent for longer than that.
         longest = max(settings.max_retry_after, self._interval())
         retry_after = min(retry_after, longest)
@@ -227,6 +237,7 @@ class Pace:
             self.next_poll_at = min(now + delay, self.send_by)
         else:
             self.is_held_back = True
+            self._held_back_since = now
             left = max(0.0, self._seconds_left(now, FailureKind.OUTAGE))
             self._schedule(now, delay, give_up_at=now + left)
         if self._refusal is not None:
@@ -247,8 +258,11 @@ class Pace:
         # It counts from when this wait comes to know of the end: counted from the end itself, the
         # times of those that come to know late would be past, and their polls a burst.
         known_at = min(now, available_since + min(interval, _LONGEST_HOLD) * max(_HOLD_SHARES))
-        resume_at = max(known_at + self._settings.uniform(0, interval), self._earliest)
-        resume_at = min(resume_at, self.send_by)
+        resume_at = known_at + self._settings.uniform(0, interval)
+        if self._held_back_since + interval > available_since:
+            # In a short outage others were not held back, so each keeps its place among them.
+            resume_at = self._held_back_since + interval
+        resume_at = min(max(resume_at, self._earliest), self.send_by)
         if resume_at <= now:
             return False
         self.next_poll_at = resume_at
@@ -304,6 +318,10 @@ class Pace:
             return math.inf
         self._outage = self._outage or _Streak(now)
         return policy.max_outage - self._outage.seconds(now)
+
+    def _jitter(self) -> float:
+        policy = self._settings.policy
+        return self._settings.uniform(1 - policy.jitter, 1 + policy.jitter)
 
     def _interval(self) -> float:
         policy = self._settings.policy
