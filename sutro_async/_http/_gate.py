@@ -39,11 +39,13 @@ class OutageGate:
     Attributes:
         closed_at: When it closed; None while it is open.
         opened_at: When it opened last; minus infinity if it never did.
+        outage_seconds: For how long it had been closed then.
     """
 
     def __init__(self, uniform: Callable[[float, float], float]) -> None:
         self.closed_at: float | None = None
         self.opened_at = -math.inf
+        self.outage_seconds = 0.0
         self._uniform = uniform
         self._failures = 0
         self._failures_needed = _FAILURES
@@ -65,6 +67,7 @@ class OutageGate:
         """Take note of an answer: the service is there."""
         self._failures = 0
         if self.closed_at is not None:
+            self.outage_seconds = now - self.closed_at
             self.closed_at = None
             self.opened_at = now
 

@@ -95,6 +95,11 @@ class Throttle:
         """When the last outage ended, in seconds of the loop's clock; minus infinity if never."""
         return self._pacer.gate.opened_at
 
+    @property
+    def outage_seconds(self) -> float:
+        """How long the last outage lasted."""
+        return self._pacer.gate.outage_seconds
+
     def holds_back(self, now: float) -> bool:
         """Whether a poll would be held back now."""
         gate = self._pacer.gate

@@ -243,12 +243,13 @@ class Pace:
         if self._refusal is not None:
             self._refusal.note_queued(self.next_poll_at - now)
 
-    def resume(self, now: float, available_since: float) -> bool:
+    def resume(self, now: float, *, available_since: float, outage_seconds: float) -> bool:
         """Spread polls that were held back over the interval that they had before the outage.
 
         Args:
             now: The time.
             available_since: When the outage ended.
+            outage_seconds: How long it had lasted.
 
         Returns:
             Whether the poll that is due was postponed once more.
@@ -259,8 +260,8 @@ class Pace:
         # times of those that come to know late would be past, and their polls a burst.
         known_at = min(now, available_since + min(interval, _LONGEST_HOLD) * max(_HOLD_SHARES))
         resume_at = known_at + self._settings.uniform(0, interval)
-        if self._held_back_since + interval > available_since:
-            # In a short outage others were not held back, so each keeps its place among them.
+        if outage_seconds < interval:
+            # Other waits had no poll due meanwhile, so each keeps its place among them.
             resume_at = self._held_back_since + interval
         resume_at = min(max(resume_at, self._earliest), self.send_by)
         if resume_at <= now:

@@ -95,7 +95,11 @@ class JobPoller:
         """
         throttle = self._manager.throttle
         if not throttle.service_is_unavailable:
-            return self.pace.is_held_back and self.pace.resume(now, throttle.available_since)
+            return self.pace.is_held_back and self.pace.resume(
+                now,
+                available_since=throttle.available_since,
+                outage_seconds=throttle.outage_seconds,
+            )
         if self.polls_once or now >= self.pace.send_by or not throttle.holds_back(now):
             return False
         self.pace.hold_back(now)
