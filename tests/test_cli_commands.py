@@ -1011,3 +1011,97 @@ def test_another_module_that_is_missing_is_not_taken_for_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sutro_async.cli._fake", None)
     with pytest.raises(ModuleNotFoundError, match="_fake"):
         cli.main(["--version"])
+
+
+# ---- list
+
+
+@pytest.fixture
+def account(service):
+    """An account with three jobs, of which one has not finished."""
+    service.add_job("old", ["succeeded"], job_cost=0.5)
+    service.add_job("middle", ["running"])
+    service.add_job("new", ["failed"], failure_reason="no GPU")
+    return service
+
+
+def test_list_is_a_table_of_all_jobs_newest_first(account, run):
+    status, output, errors = run("list")
+    assert (status, errors) == (0, "")
+    assert [line.split()[:2] for line in output.splitlines()] == [
+        ["Job", "Status"],
+        ["new", "failed"],
+        ["middle", "running"],
+        ["old", "succeeded"],
+    ]
+    assert "$0.5000" in output
+
+
+def test_list_of_an_empty_account_prints_nothing(service, run):
+    assert run("list") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ([], "new\nmiddle\nold\n"),
+        (["--unfinished"], "middle\n"),
+        (["--limit", "2"], "new\nmiddle\n"),
+        (["--limit", "9"], "new\nmiddle\nold\n"),
+    ],
+    ids=str,
+)
+def test_list_of_ids(account, run, options, ids):
+    assert run("list", "--ids", *options) == (0, ids, "")
+
+
+@pytest.mark.parametrize("data", [["--json"], ["--format", "csv"]])
+def test_ids_alone_are_no_data(service, run, data):
+    status, _, errors = run("list", "--ids", *data)
+    assert status == 2
+    assert "exclude each other" in errors
+
+
+def test_listed_ids_can_be_waited_for(account, run, monkeypatch):
+    ids = run("list", "--unfinished", "--ids")[1]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(ids))
+    account.set_status("middle", "succeeded")
+    status, output, _ = run("wait", "-", "--format", "csv")
+    assert status == 0
+    assert output.splitlines()[1].startswith("middle,succeeded,")
+
+
+def test_list_as_json_is_a_record_a_line(account, run_json):
+    status, records, _ = run_json("list")
+    assert status == 0
+    assert [record["job_id"] for record in records] == ["new", "middle", "old"]
+    assert records[0]["failure_reason"]["message"] == "no GPU"
+
+
+def test_list_as_csv(account, run):
+    lines = run("list", "--format", "csv")[1].splitlines()
+    assert lines[0] == "id,status,rows,tokens,cost,duration,failure"
+    assert lines[1].startswith("new,failed,")
+    assert lines[1].endswith(",no GPU")
+
+
+def test_list_that_cannot_be_read_is_an_api_error(account, run):
+    account.fail_next(99, status=403, endpoint="list-jobs")
+    status, output, errors = run("list")
+    assert (status, output) == (3, "")
+    assert "list-jobs: HTTP 403" in errors
+
+
+# ---- bulk
+
+
+def test_bulk_reads_the_list_from_ten_jobs_on(service, run):
+    ids = [f"job-{number}" for number in range(10)]
+    for job_id in ids:
+        service.add_job(job_id)
+    assert run("wait", *ids, "--bulk")[0] == 0
+    assert [request for request in service.requests if "list-jobs" in request.path]
+    service.requests.clear()
+    assert run("wait", *ids)[0] == 0
+    assert run("wait", *ids[1:], "--bulk")[0] == 0
+    assert not [request for request in service.requests if "list-jobs" in request.path]

@@ -20,7 +20,7 @@ from sutro_async.cli._errors import ExitStatus, print_error, print_errors, print
 from sutro_async.cli._fake import DEFAULT_JOBS, parse_jobs, run_demo, serve
 from sutro_async.cli._options import output_options, parse_time, read_ids, service_options
 from sutro_async.cli._process import run as run_loop
-from sutro_async.cli._show import Output, show_records, show_statuses
+from sutro_async.cli._show import Output, show_list, show_records, show_statuses
 from sutro_async.cli._wait import wait_for_all
 from sutro_async.testing import FakeSutro
 
@@ -30,6 +30,7 @@ _PROGRAM: Final = "sutro-async"
 # Seconds, for one record and for all: the reason of a failure is not worth a long wait.
 _RECORD_TIMEOUT: Final = 10.0
 _RECORDS_TIMEOUT: Final = 30.0
+_BULK_FROM: Final = 10  # jobs; a page of the list costs more than a poll
 
 Connect = Callable[..., SutroClient]
 """Makes a client; takes a `PollPolicy`."""
@@ -138,6 +139,42 @@ def job(jobs: tuple[str, ...], *, full: bool, connect: Connect, output: Output) 
     return _print(run_loop(request()), output, record_fields, show)
 
 
+@cli.command("list", epilog="Example: sutro-async list --unfinished --ids | sutro-async wait -")
+@click.option("--unfinished", is_flag=True, help="Leave out the jobs that have finished.")
+@click.option("--ids", "ids_only", is_flag=True, help="Print the ids alone, one to a line.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Print so many jobs at most; by default all of the account.",
+)
+@output_options
+@service_options
+def list_(
+    *, unfinished: bool, ids_only: bool, limit: int | None, connect: Connect, output: Output
+) -> int:
+    """Print the jobs of the account, newest first."""
+    if ids_only and output.is_data:
+        raise click.UsageError(f"--ids and --format {output.format} exclude each other")
+    entries: list[Entry] = []
+
+    async def request() -> None:
+        async with connect() as client, client.list_jobs() as jobs:
+            async for each in jobs:
+                if unfinished and each.is_terminal:
+                    continue
+                entries.append(Entry(job_id=each.job_id, record=each))
+                if ids_only:
+                    print(each.job_id, flush=True)  # the next command need not wait for all pages
+                if len(entries) == limit:
+                    return
+
+    run_loop(request())
+    if not ids_only:
+        _print(entries, output, record_fields, show_list)
+    return ExitStatus.OK
+
+
 def _print(
     entries: list[Entry],
     output: Output,
@@ -170,6 +207,11 @@ def _print(
     metavar="TIME",
     help="The time between two polls of a job; by default 1s at first, growing to 15s.",
 )
+@click.option(
+    "--bulk",
+    is_flag=True,
+    help="Read the list of jobs rather than poll each; for ten jobs or more.",
+)
 @_jobs
 @output_options
 @service_options
@@ -178,6 +220,7 @@ def wait(
     *,
     timeout: float | None,
     interval: float | None,
+    bulk: bool,
     connect: Connect,
     output: Output,
 ) -> int:
@@ -187,6 +230,8 @@ def wait(
     """
     board = Board(read_ids(jobs, sys.stdin))
     poll = PollPolicy() if interval is None else PollPolicy(initial=interval, maximum=interval)
+    if bulk:
+        poll = attrs.evolve(poll, bulk_from=_BULK_FROM)
 
     async def request() -> None:
         async with connect(poll) as client:

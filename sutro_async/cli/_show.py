@@ -33,6 +33,7 @@ __all__ = [
     "Output",
     "open_output",
     "padded",
+    "show_list",
     "show_records",
     "show_statuses",
     "show_summary",
@@ -128,14 +129,7 @@ def show_statuses(output: Output, entries: Iterable[Entry]) -> None:
 def show_summary(output: Output, board: Board) -> None:
     """Print a table of all jobs of a wait, why some failed, and what they add up to."""
     entries = board.entries
-    records = [entry.record for entry in entries]
-    numbers = {
-        "Rows": [_mapped(job.num_rows if job else None, count) for job in records],
-        "Tokens": [_mapped(job.total_tokens if job else None, count) for job in records],
-        "Cost": [_mapped(job.job_cost if job else None, money) for job in records],
-        "Time": [_mapped(_seconds(job) if job else None, duration) for job in records],
-    }
-    _print_table(output, entries, numbers, has_header=True)
+    _print_table(output, entries, _numbers(entries), has_header=True)
     failed = [entry for entry in entries if entry.state == JobStatus.FAILED and entry.reason]
     lines = [f"{entry.job_id} failed: {entry.reason}" for entry in failed]
     text = "\n".join(["", *lines, *([""] if lines else []), *_totals(board)])
@@ -143,6 +137,21 @@ def show_summary(output: Output, board: Board) -> None:
         output.console.print(text)
     else:
         print(text)
+
+
+def show_list(output: Output, entries: list[Entry]) -> None:
+    """Print a table of jobs whose records are known."""
+    _print_table(output, entries, _numbers(entries), has_header=True)
+
+
+def _numbers(entries: Iterable[Entry]) -> Columns:
+    records = [entry.record for entry in entries]
+    return {
+        "Rows": [_mapped(job.num_rows if job else None, count) for job in records],
+        "Tokens": [_mapped(job.total_tokens if job else None, count) for job in records],
+        "Cost": [_mapped(job.job_cost if job else None, money) for job in records],
+        "Time": [_mapped(_seconds(job) if job else None, duration) for job in records],
+    }
 
 
 def _totals(board: Board) -> list[str]:
