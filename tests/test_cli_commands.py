@@ -888,7 +888,7 @@ def test_the_help_has_an_example_for_each_command(run):
     status, output, _ = run("--help")
     assert status == 0
     commands = re.findall(r"^  (\w+) ", output.partition("Commands:")[2], re.MULTILINE)
-    assert commands[:5] == ["demo", "fake", "job", "status", "wait"]
+    assert commands[:6] == ["demo", "fake", "job", "list", "status", "wait"]
     for command in commands[:5]:
         status, output, errors = run(command, "--help")
         assert (status, errors) == (0, "")
