@@ -5,7 +5,6 @@ import gc
 import itertools
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
@@ -17,20 +16,26 @@ from aioresponses import aioresponses, core
 
 from sutro_async import PollPolicy, RetryPolicy, SutroClient
 from sutro_async.testing import FakeSutro
+from tests.fast_loop import FastLoop
 
 pytest_plugins = ["sutro_async.testing.fixtures"]
 
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
-hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
+hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
 FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
 
-# Seconds.
-AUTOJUMP_THRESHOLD = 0.002
-
 _home_numbers = itertools.count()
+
+
+def pytest_asyncio_loop_factories(item):
+    return (
+        {"fast": FastLoop}
+        if "fast_clock" in item.fixturenames
+        else {"plain": asyncio.new_event_loop}
+    )
 
 
 def pytest_collection_finish():
@@ -52,35 +57,16 @@ def clean_environment(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / f"home-{next(_home_numbers)}"))
 
 
+def now() -> float:
+    """The time of the running event loop, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
 @pytest.fixture
-async def autojump_clock(monkeypatch):
-    """Set the clock forward wherever the event loop would do nothing but wait for a timer.
-
-    While anything happens the clock runs as ever, so that work that takes too long still does.
-    Server and client share the loop, and a loopback connection hands over at once what is sent:
-    a loop with nothing to do for `AUTOJUMP_THRESHOLD` can only be waiting for its next timer.
-    Not for tests that wait for threads or other processes, whose work the loop does not see.
-    """
-    selector = asyncio.get_running_loop()._selector
-    select, monotonic = selector.select, time.monotonic
-    skipped = 0.0
-
-    def now():
-        return monotonic() + skipped
-
-    def select_or_jump(timeout=None):
-        nonlocal skipped
-        if timeout is None or timeout <= AUTOJUMP_THRESHOLD:
-            return select(timeout)
-        due = now() + timeout
-        events = select(AUTOJUMP_THRESHOLD)
-        if not events:
-            skipped += max(0.0, due - now())
-        return events
-
-    monkeypatch.setattr(selector, "select", select_or_jump)
-    monkeypatch.setattr(time, "monotonic", now)  # where the loop reads the time, too
-    monkeypatch.setattr("sutro_async.testing._server.monotonic", now)
+async def fast_clock(monkeypatch):
+    """Run a test in an event loop that sleeps less than its clock says."""
+    # Of the jobs of a fake, too.
+    monkeypatch.setattr("sutro_async.testing._server.monotonic", asyncio.get_running_loop().time)
 
 
 @pytest.fixture

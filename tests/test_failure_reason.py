@@ -4,14 +4,15 @@ import asyncio
 import json
 import logging
 import math
-import time
 
 import attrs
 import pytest
 
 from sutro_async import JobFailedError, JobMonitor, JobStatus, JobWaitTimeoutError
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, nothing_left_behind
+from tests.conftest import FAST_POLL, nothing_left_behind, now
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 DIALECTS = pytest.mark.parametrize("dialect", ["mapping", "flat"])
 REASON = {"message": "Out of memory", "additional_context": "row 41"}
@@ -175,26 +176,24 @@ async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
 
 
 @EVERY_WAIT
-async def test_a_slow_record_takes_no_longer_than_what_is_left_of_the_timeout(
-    fake, client, autojump_clock, wait
-):
+async def test_a_slow_record_takes_no_longer_than_what_is_left_of_the_timeout(fake, client, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
-    began = time.monotonic()
+    began = now()
     async with nothing_left_behind(client, fake):
         report = await wait(client, "job-1", timeout=0.3)
-    assert 0.29 <= time.monotonic() - began < 0.45
+    assert 0.29 <= now() - began < 0.45
     assert (report.status, report.failure) == (JobStatus.FAILED, None)
 
 
 @EVERY_WAIT
-async def test_a_slow_record_takes_no_longer_than_one_request(fake, autojump_clock, wait):
+async def test_a_slow_record_takes_no_longer_than_one_request(fake, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
     async with fake.client(poll=FAST_POLL, timeout=0.2) as client:
-        began = time.monotonic()
+        began = now()
         report = await wait(client, "job-1")
-    assert 0.19 <= time.monotonic() - began < 0.4
+    assert 0.19 <= now() - began < 0.4
     assert report.failure is None
     assert records_read(fake) == 1
 

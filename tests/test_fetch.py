@@ -18,6 +18,8 @@ from sutro_async import (
 )
 from tests.conftest import FAST_RETRY, nothing_left_behind
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
 RETRYABLE = [408, 425, 429, 500, 502, 503, 504, 507, 519, *range(520, 532), 598, 599]
 FINAL = [400, 401, 403, 404, 405, 409, 410, 422, 424, 426, 428, 501, 505]
 

@@ -23,6 +23,8 @@ from sutro_async._config import resolve_settings
 from tests.forward_proxy import forward_proxy
 from tests.raw_server import SUCCEEDED, answer, raw_server
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
 KEY = "sk_very_secret"
 PASSWORD = "p@ss word/%secret"
 ENCODED_PASSWORD = "p%40ss%20word%2F%25secret"

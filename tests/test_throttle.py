@@ -7,6 +7,8 @@ import pytest
 from sutro_async import ConfigurationError
 from sutro_async._http._throttle import Throttle
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
 
 def now():
     return asyncio.get_running_loop().time()
@@ -72,7 +74,6 @@ async def test_a_slot_is_given_back_after_an_error():
         pass
 
 
-@pytest.mark.usefixtures("autojump_clock")
 @pytest.mark.parametrize("rate", [1, 5, 100])
 async def test_the_rate_is_kept_and_made_use_of(rate):
     throttle = Throttle(1, rate)

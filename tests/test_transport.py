@@ -31,6 +31,8 @@ from sutro_async import (
 from sutro_async.testing import FakeSutro
 from tests.raw_server import REPORT, SUCCEEDED, answer, raw_server
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
 URL_ = "https://api.sutro.sh/job-status/job-1"
 RUNNING = {"message": "", "job_status": "running", "metadata": {}}
 ONCE = RetryPolicy(attempts=1)

@@ -6,7 +6,6 @@ import email.utils
 import itertools
 import logging
 import math
-import time
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -30,10 +29,10 @@ from sutro_async import (
 )
 from sutro_async._numbers import timeout_seconds
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, nothing_left_behind
+from tests.conftest import FAST_POLL, nothing_left_behind, now
 from tests.raw_server import SUCCEEDED, answer, raw_server
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 ENDLESS = ["running"]
 
@@ -52,9 +51,9 @@ def gaps(fake):
 @contextlib.contextmanager
 def takes(seconds, tolerance=0.1):
     """Check how long the block takes."""
-    began = time.monotonic()
+    began = now()
     yield
-    elapsed = time.monotonic() - began
+    elapsed = now() - began
     assert seconds - 0.001 <= elapsed <= seconds + tolerance
 
 
@@ -403,11 +402,11 @@ async def test_unknown_is_a_status_like_any_other(fake):
 
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "hibernating"])
-async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, autojump_clock, word):
+async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, word):
     fake.add_job("job-1", [word], allow_unknown=True)
-    async with fake.client(poll=attrs.evolve(FAST_POLL, maximum=10, max_outage=300)) as client:
-        with pytest.raises(JobWaitTimeoutError) as caught:
-            await client.wait_for_job("job-1", timeout=3600)
+    async with fake.client(poll=attrs.evolve(FAST_POLL, maximum=0.2, max_outage=0.5)) as client:
+        with takes(5), pytest.raises(JobWaitTimeoutError) as caught:
+            await client.wait_for_job("job-1", timeout=5)
     assert caught.value.last_report.status == "unknown"
     assert caught.value.__cause__ is None
 
@@ -546,12 +545,12 @@ async def test_a_time_out_strikes_during_a_pause(fake):
 
 async def test_a_wait_without_a_time_out_begins_after_the_pause(fake):
     fake.add_job("job-1")
-    fake.fail_next(1, status=429, headers={"Retry-After": "30"})
+    fake.fail_next(1, status=429, headers={"Retry-After": "5"})
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
         with pytest.raises(RateLimitError):
             await client.get_job("job-1")
         assert (await client.wait_for_job("job-1")).is_terminal
-    assert fake.requests[1].time - fake.requests[0].time >= 30
+    assert fake.requests[1].time - fake.requests[0].time >= 5
 
 
 async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake):
@@ -645,7 +644,7 @@ async def test_a_pause_delays_a_short_wait_by_half_of_its_time_out(fake):
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
         with pytest.raises(RateLimitError):
             await client.get_job("job-1")
-        began = time.monotonic()
+        began = now()
         with pytest.raises(JobWaitTimeoutError):
             await client.wait_for_job("job-1", timeout=0.19)
     assert 0.09 <= fake.requests[1].time - began < 0.12
