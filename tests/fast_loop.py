@@ -4,7 +4,7 @@ import asyncio
 import selectors
 import time
 
-SPEED = 50  # seconds of the clock in one of sleep
+SPEED = 100  # seconds of the clock in one of sleep
 
 
 class _Selector(selectors.DefaultSelector):

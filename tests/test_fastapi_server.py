@@ -200,6 +200,8 @@ async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, 
     for leave in (EventStream.close, EventStream.reset):
         stream = await EventStream.open(server, "/jobs/job-1/events")
         await until(lambda: any(each.flow.write_paused for each in connections), seconds=10)
+        asked = len(fake.requests)
+        await until(lambda: len(fake.requests) > asked + 3)  # noqa: B023 - an event waits
         await leave(stream)
         await until(lambda: len(app.state.sutro_monitor) == 0)
 

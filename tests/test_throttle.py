@@ -35,6 +35,9 @@ def make_throttle(max_concurrency=20, max_rate=None, uniform=max):
     return Throttle(RecordingPacer(max_concurrency, max_rate, uniform))
 
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
+
 def now():
     return asyncio.get_running_loop().time()
 
