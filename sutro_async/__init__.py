@@ -7,6 +7,10 @@ async with SutroClient() as client:
 ```
 """
 
+# First of all: the imports below take most of the start of the command.
+from sutro_async import _ctrl_c as _ctrl_c
+
+# isort: split
 import logging
 
 from sutro_async._version import __version__

@@ -15,7 +15,9 @@ from sutro_async._http import (
     JOB,
     STATUS,
     ClientSession,
+    JobListing,
     Options,
+    Pacer,
     SessionManager,
     Throttle,
     Transport,
@@ -23,6 +25,7 @@ from sutro_async._http import (
 )
 from sutro_async._numbers import check_number, timeout_seconds
 from sutro_async._waits import OnChange, Stream, Wait, WaitBatch, check_callback, fetch_all
+from sutro_async._wire import check_job_id
 from sutro_async.errors import ConfigurationError
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
@@ -80,8 +83,8 @@ class SutroClient:
                 "proxy cannot be combined with session: set the proxy on the session"
             )
         settings = resolve_settings(api_key, base_url, proxy, has_session=session is not None)
-        throttle = Throttle(max_concurrency, max_rate)
-        self._manager = SessionManager(Transport(settings, throttle, session), max_concurrency)
+        throttle = Throttle(Pacer(max_concurrency, max_rate))
+        self._manager = SessionManager(Transport(settings, session), throttle)
         self._options = Options(timeout=_request_timeout(timeout), retry=retry, poll=poll)
         self._is_clone = False
 
@@ -165,7 +168,7 @@ class SutroClient:
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await fetch(self._manager, STATUS, job_id, self._options)
+        return await fetch(self._manager, STATUS, check_job_id(job_id), self._options)
 
     async def get_job(self, job_id: str) -> Job:
         """Get the record of a job (API reference: "Fetch Job Details").
@@ -178,7 +181,7 @@ class SutroClient:
             ClientStateError: The client is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        return await fetch(self._manager, JOB, job_id, self._options)
+        return await fetch(self._manager, JOB, check_job_id(job_id), self._options)
 
     async def wait_for_job(
         self,
@@ -387,6 +390,23 @@ class SutroClient:
             ConfigurationError: The session that was passed in cannot be used.
         """
         return await self._waits(job_ids, timeout, poll, on_change).collect()
+
+    def list_jobs(self) -> Stream[Job]:
+        """Iterate over the account's jobs, newest first (API reference: "Listing All Jobs").
+
+        Each page of up to 100 jobs is requested when its first job is awaited, and retried like any
+        call, so the loop may be left at any time. Each job comes once, with the record that it had
+        when its page was read. An entry that cannot be read is skipped, with a warning in the log.
+
+        Raises:
+            APIError: A page could not be read, retries included; `job_id` is None.
+            InvalidResponseError: A page is larger than 16 MiB or has no list of jobs, or the cursor
+                of an earlier page came again.
+            ClientStateError: The client is closed, or belongs to another event loop.
+            ConfigurationError: The session that was passed in cannot be used.
+        """
+        listing = JobListing(self._manager, self._options)
+        return Stream(listing.next_job, listing.aclose)
 
     def _wait(
         self, job_id: str, timeout: float | timedelta | None, poll: PollPolicy | None

@@ -102,14 +102,14 @@ class APIError(SutroError):
     """One request to the service came to nothing.
 
     Attributes:
-        job_id: The job that was requested.
+        job_id: The job that was requested; None for list-jobs, which is about no single one.
         last_report: In a wait, the last good report on the job, if there was one.
         retryable: Whether the same request, made again, has a chance.
     """
 
     _fields: ClassVar[tuple[str, ...]] = ("job_id", "retryable", "last_report")
 
-    def __init__(self, message: str, *, job_id: str, retryable: bool = False) -> None:
+    def __init__(self, message: str, *, job_id: str | None, retryable: bool = False) -> None:
         super().__init__(message)
         self.job_id = job_id
         self.last_report: JobStatusReport | None = None
@@ -122,7 +122,7 @@ class APIConnectionError(APIError, ConnectionError):
     It is worth a retry, unless the server's certificate does not verify.
     """
 
-    def __init__(self, message: str, *, job_id: str, retryable: bool = True) -> None:
+    def __init__(self, message: str, *, job_id: str | None, retryable: bool = True) -> None:
         super().__init__(message, job_id=job_id, retryable=retryable)
 
 
@@ -140,8 +140,8 @@ class InvalidResponseError(APIError):
 
     _fields: ClassVar[tuple[str, ...]] = (*APIError._fields, "path", "reason")
 
-    def __init__(self, *, job_id: str, path: str, reason: str) -> None:
-        super().__init__(f"job {job_id!r}: invalid response: {path}: {reason}", job_id=job_id)
+    def __init__(self, *, job_id: str | None, path: str, reason: str) -> None:
+        super().__init__(f"{subject(job_id)}: invalid response: {path}: {reason}", job_id=job_id)
         self.path = path
         self.reason = reason
 
@@ -172,7 +172,7 @@ class APIStatusError(APIError):
     def __init__(
         self,
         *,
-        job_id: str,
+        job_id: str | None,
         status_code: int,
         message: str,
         code: str | None = None,
@@ -186,7 +186,7 @@ class APIStatusError(APIError):
             if value is not None
         )
         super().__init__(
-            f"job {job_id!r}: HTTP {status_code}: {message}{details}",
+            f"{subject(job_id)}: HTTP {status_code}: {message}{details}",
             job_id=job_id,
             retryable=status_code in _TRANSIENT_STATUSES,
         )
@@ -207,7 +207,7 @@ class PermissionDeniedError(APIStatusError):
 
 
 class JobNotFoundError(APIStatusError):
-    """404: there is no such job."""
+    """404: there is no such job. A 404 for list-jobs is a plain `APIStatusError`."""
 
 
 class GoneError(APIStatusError):
@@ -297,6 +297,11 @@ _FIXED_SENTENCE: Final = re.compile(r"job status with job_id .* retrieved\.?", r
 def is_fixed_sentence(text: str) -> bool:
     """Whether a text is the sentence that the service sends as the message of every status."""
     return _FIXED_SENTENCE.fullmatch(text.strip()) is not None
+
+
+def subject(job_id: str | None) -> str:
+    """Name what a request is about, for the beginning of a message."""
+    return "list-jobs" if job_id is None else f"job {job_id!r}"
 
 
 def one_line(text: str, *, limit: int = 300) -> str:

@@ -84,6 +84,9 @@ class PollPolicy:
         not_found_grace: Seconds that 404 and 403 must last to be believed: a job can be younger
             than the index that it is looked up in, and a proxy can answer in place of the service
             during a deployment.
+        bulk_from: From so many waiting jobs of one batch or monitor on, list-jobs is read to find
+            out which of them have changed, so that the others need no poll of their own; None
+            never reads it.
 
     Raises:
         ConfigurationError: A number is out of its range, or `initial` is greater than `maximum`.
@@ -95,6 +98,9 @@ class PollPolicy:
     jitter: float = attrs.field(default=0.1, validator=_number(0, 1))
     max_outage: float = attrs.field(default=300.0, validator=_number(0, infinite=True))
     not_found_grace: float = attrs.field(default=5.0, validator=_number(0))
+    bulk_from: int | None = attrs.field(
+        default=None, validator=attrs.validators.optional(_whole_number(1))
+    )
 
     def __attrs_post_init__(self) -> None:
         if self.initial > self.maximum:

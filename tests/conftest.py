@@ -3,9 +3,9 @@
 import asyncio
 import gc
 import itertools
+import json
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
@@ -15,20 +15,18 @@ import hypothesis
 import pytest
 from aioresponses import aioresponses, core
 
-from sutro_async import PollPolicy, RetryPolicy, SutroClient
+from sutro_async import PollPolicy, RetryPolicy, SutroClient, cli
 from sutro_async.testing import FakeSutro
+from tests.fast_loop import FastLoop
 
 pytest_plugins = ["sutro_async.testing.fixtures"]
 
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
-hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
+hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
 FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
-
-# Seconds.
-AUTOJUMP_THRESHOLD = 0.002
 
 _home_numbers = itertools.count()
 
@@ -60,6 +58,19 @@ def pytest_configure(config):
         asyncio.set_event_loop_policy(EagerPolicy())
 
 
+def pytest_asyncio_loop_factories(config, item):
+    # The clock of uvloop cannot be set: there such a test takes the time that it takes.
+    if "fast_clock" not in item.fixturenames or config.getoption("loop") == "uvloop":
+        return {"plain": asyncio.new_event_loop}
+    return {"fast": eager_fast_loop if config.getoption("loop") == "eager" else FastLoop}
+
+
+def eager_fast_loop():
+    loop = FastLoop()
+    loop.set_task_factory(asyncio.eager_task_factory)
+    return loop
+
+
 def pytest_collection_finish():
     """Spare the tests that take the time the long pauses of a collection of all that is loaded."""
     gc.collect()
@@ -71,6 +82,7 @@ def clean_environment(monkeypatch, tmp_path_factory):
     """Keep the settings of whoever runs the tests away from them."""
     for name in (
         *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
         *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
         *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     ):
@@ -79,39 +91,16 @@ def clean_environment(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / f"home-{next(_home_numbers)}"))
 
 
+def now() -> float:
+    """The time of the running event loop, in seconds."""
+    return asyncio.get_running_loop().time()
+
+
 @pytest.fixture
-async def autojump_clock(monkeypatch):
-    """Set the clock forward wherever the event loop would do nothing but wait for a timer.
-
-    While anything happens the clock runs as ever, so that work that takes too long still does.
-    Server and client share the loop, and a loopback connection hands over at once what is sent:
-    a loop with nothing to do for `AUTOJUMP_THRESHOLD` can only be waiting for its next timer.
-    Not for tests that wait for threads or other processes, whose work the loop does not see.
-    On uvloop, whose clock cannot be set, the test takes the time that it takes; it gets False then.
-    """
-    selector = getattr(asyncio.get_running_loop(), "_selector", None)
-    if selector is None:
-        return False
-    select, monotonic = selector.select, time.monotonic
-    skipped = 0.0
-
-    def now():
-        return monotonic() + skipped
-
-    def select_or_jump(timeout=None):
-        nonlocal skipped
-        if timeout is None or timeout <= AUTOJUMP_THRESHOLD:
-            return select(timeout)
-        due = now() + timeout
-        events = select(AUTOJUMP_THRESHOLD)
-        if not events:
-            skipped += max(0.0, due - now())
-        return events
-
-    monkeypatch.setattr(selector, "select", select_or_jump)
-    monkeypatch.setattr(time, "monotonic", now)  # where the loop reads the time, too
-    monkeypatch.setattr("sutro_async.testing._server.monotonic", now)
-    return True
+async def fast_clock(monkeypatch):
+    """Run a test in an event loop that sleeps less than its clock says."""
+    # Of the jobs of a fake, too.
+    monkeypatch.setattr("sutro_async.testing._server.monotonic", asyncio.get_running_loop().time)
 
 
 @pytest.fixture
@@ -162,13 +151,38 @@ def service(monkeypatch) -> Iterator[FakeSutro]:
 @pytest.fixture
 def fast_command(monkeypatch):
     """Let the command, which has the pace of the library, poll within milliseconds."""
-    from sutro_async.cli import _commands
+    from sutro_async.cli import _options
 
-    class Client(_commands.SutroClient):
-        def __init__(self, *args, **options):
-            super().__init__(*args, poll=FAST_POLL, **options)
+    class Client(_options.SutroClient):
+        def __init__(self, *args, poll, **options):
+            super().__init__(*args, poll=FAST_POLL if poll == PollPolicy() else poll, **options)
 
-    monkeypatch.setattr(_commands, "SutroClient", Client)
+    monkeypatch.setattr(_options, "SutroClient", Client)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command in this process, and give its exit status and what it has printed."""
+
+    def run(*arguments):
+        status = cli.main(arguments)
+        output, errors = capsys.readouterr()
+        assert "sk_secret" not in output + errors
+        assert "sk_wrong" not in output + errors
+        return status, output, errors
+
+    return run
+
+
+@pytest.fixture
+def run_json(run):
+    """Run the command in this process, and give its exit status and the objects printed."""
+
+    def run_json(*arguments):
+        status, output, errors = run(*arguments, "--json")
+        return status, [json.loads(line) for line in output.splitlines()], errors
+
+    return run_json
 
 
 class _ClientResponse(aiohttp.ClientResponse):
@@ -224,5 +238,12 @@ def is_ours(callback: object) -> bool:
     name = getattr(callback, "__qualname__", "")
     return any(
         part in name
-        for part in ("Timeout", "Schedule", "WaitBatch", "_set_result_unless_cancelled", "Limiter")
+        for part in (
+            "Timeout",
+            "RequestTimer",
+            "Schedule",
+            "WaitBatch",
+            "_set_result_unless_cancelled",
+            "Throttle",
+        )
     )

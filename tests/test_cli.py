@@ -1,4 +1,4 @@
-"""The command as a process: exit statuses, signals, pipes and closed streams."""
+"""The command as a process: signals, pipes and closed streams."""
 
 import asyncio
 import json
@@ -8,15 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from sutro_async import __version__, cli
-from sutro_async.cli._loop import run as run_loop
+from sutro_async import __version__, _ctrl_c, cli
+from sutro_async.cli._process import run as run_loop
 
 COMMAND = [sys.executable, "-W", "error", "-m", "sutro_async"]
 SCRIPT = shutil.which("sutro-async", path=str(Path(sys.executable).parent))
@@ -34,46 +32,6 @@ def run_all(*calls):
         return list(pool.map(lambda call: call(), calls))
 
 
-@pytest.fixture
-def jobs(service):
-    """Jobs named after what becomes of them."""
-    service.add_job("good", [("running", 0.2), "succeeded"])
-    service.add_job("bad", ["failed"], failure_reason="no GPU")
-    service.add_job("dropped", ["cancelled"])
-    service.add_job("slow", ["running"])
-    service.fail_next(9, status=410, job_id="gone")
-    return service
-
-
-def test_each_exit_status(jobs):
-    cases = [
-        (["wait", "good"], 0),
-        (["wait", "good", "bad", "dropped", "--json"], 1),
-        (["status", "good", "--base-url", "ftp://example.com"], 2),
-        (["wait", "good", "gone", "bad"], 3),
-        (["wait", "slow", "bad", "--timeout", "0.2", "--json"], 124),
-    ]
-    calls = [lambda arguments=arguments: run(*arguments) for arguments, _ in cases]
-    for (arguments, expected), process in zip(cases, run_all(*calls), strict=True):
-        assert process.returncode == expected, (arguments, process.stderr)
-        assert "Traceback" not in process.stderr
-        assert "Warning" not in process.stderr
-        assert jobs.api_key not in process.stdout + process.stderr
-        if "--json" in arguments:
-            assert all(isinstance(json.loads(line), dict) for line in process.stdout.splitlines())
-
-
-def test_what_is_known_comes_before_what_is_wrong(jobs):
-    process = run("status", "slow", "gone", stderr=subprocess.STDOUT)
-    assert process.stdout.startswith("slow  running\nError: job 'gone': HTTP 410")
-
-
-def test_the_installed_script_is_the_same_program():
-    assert SCRIPT is not None
-    process = run("--version", command=[SCRIPT])
-    assert (process.returncode, process.stdout) == (0, f"sutro-async {__version__}\n")
-
-
 def test_python_m_is_the_same_program(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sutro-async", "--version"])
     with pytest.raises(SystemExit) as caught:
@@ -82,26 +40,77 @@ def test_python_m_is_the_same_program(capsys, monkeypatch):
     assert capsys.readouterr().out == f"sutro-async {__version__}\n"
 
 
-def test_importing_the_command_loads_neither_click_nor_rich():
-    code = "import sys, sutro_async.cli; print({'click', 'rich'} & set(sys.modules))"
-    process = run("-c", code, command=[sys.executable])
-    assert process.stdout == "set()\n"
-
-
 # ---- Ctrl-C
 
 
-def test_ctrl_c_during_a_wait_for_500_jobs(service):
-    ids = [f"job-{number}" for number in range(500)]
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [([SCRIPT], "aiohttp"), (COMMAND, "aiohttp"), ([SCRIPT], "click")],
+    ids=["script", "python -m", "the extra"],
+)
+def test_ctrl_c_while_it_imports_exits_at_once(command, module, tmp_path):
+    (tmp_path / f"{module}.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [*command, "wait", "job-1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    ) as process:
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=5) == ("", "")
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("argv", "orig_argv", "expected"),
+    [
+        (["/usr/bin/sutro-async", "wait"], ["python", "/usr/bin/sutro-async", "wait"], True),
+        ([r"C:\bin\sutro-async.exe"], ["python.exe", "sutro-async.exe"], True),
+        (["-m", "wait"], ["python", "-W", "error", "-m", "sutro_async", "wait"], True),
+        (["-m", "sutro_async"], ["python", "-m", "another", "sutro_async"], False),
+        (["app.py", "sutro-async"], ["python", "app.py", "sutro-async"], False),
+        ([""], ["python"], False),
+        ([], ["python"], False),
+    ],
+)
+def test_only_the_command_itself_handles_ctrl_c_from_the_start(
+    argv, orig_argv, expected, monkeypatch
+):
+    handlers, exits = {}, []
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
+    monkeypatch.setattr(os, "_exit", exits.append)
+    assert _ctrl_c.install(argv, orig_argv) is expected
+    assert bool(handlers) is expected
+    for handler in handlers.values():
+        handler(signal.SIGINT, None)
+        assert exits == [130]
+
+
+def test_ctrl_c_stays_ignored_in_the_background_of_a_script():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert _ctrl_c.install(["bin/sutro-async"], [])
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+        async def command():
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(0.01)
+            return 7
+
+        assert run_loop(command()) == 7
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def test_a_second_ctrl_c_ends_a_wait_as_the_first_does(service):
+    ids = [f"job-{number}" for number in range(300)]
     for job_id in ids:
         service.add_job(job_id, ["running"])
-    # In the best of three attempts, since the machine may be busy with other things.
-    assert any(seconds_to_end(service, ids) < 1 for _ in range(3))
-
-
-@contextmanager
-def started_wait(ids):
-    """A wait in a process of its own, for ids on its standard input."""
     with subprocess.Popen(
         [*COMMAND, "wait", "-", "--json"],
         stdin=subprocess.PIPE,
@@ -111,48 +120,13 @@ def started_wait(ids):
     ) as process:
         process.stdin.write("\n".join(ids))
         process.stdin.close()
-        yield process
-
-
-def seconds_to_end(service, ids):
-    """Interrupt a wait in the midst of its requests, and see that it ends as it should."""
-    service.clear_faults()
-    with started_wait(ids) as process:
-        for _ in ids:
+        for _ in range(100):
             process.stdout.readline()
-        service.fail_next(500, delay=60)
-        while service.in_flight < 20:
-            time.sleep(0.01)
-        began_at = time.monotonic()
+        process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         output = process.stdout.read()
         errors = process.stderr.read()
         assert process.wait(timeout=5) == 130
-        seconds = time.monotonic() - began_at
-    assert errors == "Interrupted: 500 of 500 jobs had not ended, and go on at the service.\n"
-    ends = [json.loads(line) for line in output.splitlines()]
-    assert {(end["event"], end["error"]["type"]) for end in ends} == {("end", "Interrupted")}
-    assert [end["job_id"] for end in ends] == ids
-    return seconds
-
-
-@pytest.mark.parametrize(
-    ("signals", "exit_status"),
-    [([signal.SIGINT] * 2, 130), ([signal.SIGTERM] * 2, 143)],
-    ids=["Ctrl-C twice", "SIGTERM twice"],
-)
-def test_signals_end_a_wait_however_close_they_come(service, signals, exit_status):
-    ids = [f"job-{number}" for number in range(300)]
-    for job_id in ids:
-        service.add_job(job_id, ["running"])
-    with started_wait(ids) as process:
-        for _ in range(100):
-            process.stdout.readline()
-        for number in signals:
-            process.send_signal(number)
-        output = process.stdout.read()
-        errors = process.stderr.read()
-        assert process.wait(timeout=5) == exit_status
     assert "Traceback" not in errors
     assert all(json.loads(line) for line in output.splitlines())
 
@@ -178,50 +152,15 @@ def test_a_signal_cancels_the_command_and_leaves_the_handlers_as_they_were(numbe
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
-def test_ctrl_c_during_the_demo_leaves_no_traceback():
-    with subprocess.Popen(
-        [*COMMAND, "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        for _ in range(3):
-            process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=5)
-    assert process.returncode == 130
-    assert errors == ""
-    assert "6 jobs in" in output
+def test_an_interrupt_anywhere_is_an_exit_status(monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sutro_async.cli._commands.run", interrupt)
+    assert cli.main(["demo"]) == 130
 
 
 # ---- pipes and closed streams
-
-
-def test_an_output_that_nobody_reads_ends_every_command_quietly(jobs):
-    def run_unread(*arguments):
-        read_end, write_end = os.pipe()
-        os.close(read_end)
-        try:
-            return run(*arguments, stdout=write_end)
-        finally:
-            os.close(write_end)
-
-    cases = (
-        ["--help"],
-        ["job", "good", "--json"],
-        ["wait", "slow"],
-        ["demo"],
-    )
-    calls = [lambda arguments=arguments: run_unread(*arguments) for arguments in cases]
-    for arguments, process in zip(cases, run_all(*calls), strict=True):
-        assert (process.returncode, process.stderr) == (141, ""), arguments
-
-
-def test_a_fake_of_which_nobody_reads_the_address_ends():
-    with subprocess.Popen(
-        [*COMMAND, "fake"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        process.stdout.close()
-        errors = process.stderr.read()
-        assert process.wait(timeout=5) == 141
-    assert "Traceback" not in errors
 
 
 def test_head_takes_the_first_line_and_all_is_quiet(service):
@@ -235,27 +174,70 @@ def test_head_takes_the_first_line_and_all_is_quiet(service):
     assert (status, process.stderr) == ("141", "")
 
 
-def test_closed_streams(jobs):
+def test_closed_streams(service):
+    service.add_job("bad", ["failed"], failure_reason="no GPU")
+
     def run_shell(redirection, *arguments):
         return run("-c", f'"$@" {redirection}', "bash", *COMMAND, *arguments, command=["bash"])
 
-    no_input, no_output, no_errors, full = run_all(
-        lambda: run_shell("<&-", "status", "-"),
-        lambda: run_shell(">&-", "wait", "bad"),
-        lambda: run_shell("2>&-", "status", "nope"),
+    closed, full = run_all(
+        lambda: run_shell("<&- >&- 2>&-", "wait", "bad"),
         lambda: run_shell(">/dev/full", "status", "bad"),
     )
-    assert no_input.returncode == 2
-    assert no_input.stderr.startswith("Error: standard input is closed")
-    assert (no_output.returncode, no_output.stdout, no_output.stderr) == (1, "", "")
-    assert (no_errors.returncode, no_errors.stderr) == (3, "")
+    assert (closed.returncode, closed.stdout, closed.stderr) == (1, "", "")
     assert full.returncode == 2
     assert full.stderr == "Error: the output cannot be written: No space left on device\n"
 
 
-def test_an_interrupt_anywhere_is_an_exit_status(monkeypatch):
-    def interrupt(_):
-        raise KeyboardInterrupt
+# ---- the recipes of the documentation
 
-    monkeypatch.setattr(cli, "_run_with_extra", interrupt)
-    assert cli.main(["demo"]) == 130
+
+def recipe(heading):
+    """The first shell script below a heading of the page."""
+    page = (Path(__file__).parent.parent / "docs" / "cli.md").read_text("utf-8")
+    return page.partition(f"### {heading}\n")[2].partition("```sh\n")[2].partition("```")[0]
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq")
+def test_the_recipes_run_as_they_are_written(service, tmp_path):
+    service.add_job("good", job_cost=0.5)
+    service.add_job("bad", ["failed"], failure_reason="no GPU")
+    service.add_job("dear", job_cost=1.5)
+    service.fail_next(99, status=410, job_id="gone")
+    (tmp_path / "notify-send").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\" > notified.txt\n")
+    (tmp_path / "notify-send").chmod(0o755)
+    (tmp_path / "ids.txt").write_text("# nightly\ngood\n\nbad\n")
+    (tmp_path / "more.txt").write_text("good\ngone\nbad\ndear\n")
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONWARNINGS": "error"}
+
+    def run_recipe(heading, ids="ids.txt"):
+        script = recipe(heading).replace("@ids.txt", f"@{ids}")
+        assert "sutro-async" in script
+        return run("-uc", script, command=["sh"], cwd=tmp_path, env=environment)
+
+    by_cron, notified, with_jq = run_all(
+        lambda: run_recipe("A CSV file, by cron"),
+        lambda: run_recipe("A notification at the end"),
+        lambda: run_recipe("JSON, with jq", ids="more.txt"),
+    )
+    assert (by_cron.stdout, by_cron.stderr) == ("", "")
+    rows = (tmp_path / "jobs.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows] == [
+        ["id", "status"],
+        ["good", "succeeded"],
+        ["bad", "failed"],
+    ]
+    assert not (tmp_path / "jobs.new").exists()
+
+    assert (notified.stdout, notified.stderr) == ("", "")
+    title, totals, _ = (tmp_path / "notified.txt").read_text().splitlines()
+    assert title == "Sutro: some jobs have failed"
+    assert totals.endswith(": 1 succeeded, 1 failed")
+
+    assert with_jq.stderr.startswith("Error: job 'gone'")
+    assert "Warning" not in with_jq.stderr
+    assert service.api_key not in with_jq.stderr + (tmp_path / "events.jsonl").read_text()
+    assert (tmp_path / "failed.txt").read_text() == "bad: no GPU\n"
+    assert json.loads((tmp_path / "cost.txt").read_text()) == 2.0
+    assert (tmp_path / "again.txt").read_text() == "gone\n"

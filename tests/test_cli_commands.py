@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -17,38 +18,23 @@ from contextlib import contextmanager
 
 import pytest
 
-from sutro_async import JobOutcome, JobStatus, JobStatusReport, PollPolicy, Stream, __version__, cli
-from sutro_async.cli import _wait
-from sutro_async.cli._board import Board
-from sutro_async.cli._views import JSONView
+from sutro_async import (
+    APITimeoutError,
+    ConfigurationError,
+    JobOutcome,
+    JobStatus,
+    JobStatusReport,
+    PollPolicy,
+    Stream,
+    cli,
+)
+from sutro_async.cli import _fake, _options, _wait
+from sutro_async.cli._entries import Board
+from sutro_async.cli._progress import JSONProgress
+from sutro_async.cli._show import open_output
 from tests.conftest import FAST_POLL
 
 pytestmark = pytest.mark.usefixtures("fast_command")
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command, and give its exit status and what it has printed."""
-
-    def run(*arguments):
-        status = cli.main(arguments)
-        output, errors = capsys.readouterr()
-        assert "sk_secret" not in output + errors
-        assert "sk_wrong" not in output + errors
-        return status, output, errors
-
-    return run
-
-
-@pytest.fixture
-def run_json(run):
-    """Run the command, and give its exit status and the objects that it has printed."""
-
-    def run_json(*arguments):
-        status, output, errors = run(*arguments, "--json")
-        return status, [json.loads(line) for line in output.splitlines()], errors
-
-    return run_json
 
 
 @contextmanager
@@ -87,9 +73,19 @@ def test_status_is_a_line_a_job(service, run):
     assert output.splitlines() == [
         "job-1        running",
         "another job  failed               no GPU",
-        "job-3        unknown (PREEMPTED)",
+        "job-3        unknown (preempted)",
     ]
     assert run("status", "job-3", "--raw") == (0, "job-3  PREEMPTED\n", "")
+
+
+def test_each_status_is_printed_before_the_errors(service, monkeypatch):
+    service.add_job("slow", ["running"])
+    service.fail_next(9, status=410, job_id="gone")
+    both = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    assert cli.main(["status", "slow", "gone"]) == 3
+    assert both.getvalue().startswith("slow  running\nError: job 'gone': HTTP 410")
 
 
 def test_status_of_a_missing_job_says_what_to_do(service, run):
@@ -150,12 +146,7 @@ def test_wait_as_json_tells_the_reason_of_the_record(run_json, silent_failure):
 def test_a_record_that_cannot_be_read_costs_status_nothing(
     service, run, silent_failure, monkeypatch
 ):
-    answer = service._answer
-
-    def without_records(request, endpoint, job_id, fault):
-        return (404, None) if endpoint == "jobs" else answer(request, endpoint, job_id, fault)
-
-    monkeypatch.setattr(service, "_answer", without_records)
+    service.fail_next(100, endpoint="jobs", status=404)
     assert run("status", "job-1") == (1, "job-1  failed\n", "")
     assert run("wait", "job-1")[0] == 1
 
@@ -164,13 +155,37 @@ def test_a_wrong_key_is_told_once_and_not_shown(service, run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     status, output, errors = run("status", "a", "b")
     assert (status, output) == (3, "")
-    assert re.fullmatch(r"Error: job '[ab]': HTTP 401: .*\nCheck SUTRO_API_KEY.*\n", errors)
+    assert re.fullmatch(
+        r"Error: job '[ab]': HTTP 401: .*\nCheck the key \(SUTRO_API_KEY.*\n", errors
+    )
 
 
-def test_no_key_is_a_matter_of_configuration(run):
+def test_no_key_is_an_error_of_configuration(run):
     status, output, errors = run("status", "a")
     assert (status, output) == (2, "")
-    assert re.fullmatch(r"Error: no API key: .*set SUTRO_API_KEY, .*`sutro login`\n", errors)
+    assert errors == (
+        "Error: no API key: pass --key-file, set SUTRO_API_KEY,"
+        " or store one in ~/.sutro/config.json with `sutro login`\n"
+    )
+
+
+def test_messages_name_options_in_place_of_arguments(service, run, monkeypatch):
+    _, _, errors = run("status", "a", "--base-url", "https://elsewhere.example")
+    assert errors.endswith("pass the --key-file that belongs to this --base-url\n")
+    for option, value, complaint in (
+        ("--base-url", "ftp://example.com", "--base-url must begin with https://"),
+        ("--proxy", "socks5://a.test", "--proxy must be the URL of an HTTP proxy"),
+        ("--max-rate", "0", "--max-rate must be above 0"),
+        ("--interval", "0", "--interval must be at least 0.001"),
+    ):
+        status, _, errors = run("wait", "a", option, value)
+        assert status == 2
+        assert errors.startswith(f"Error: {complaint}")
+    monkeypatch.delenv("SUTRO_API_KEY")
+    assert "set SUTRO_API_KEY too, or pass --key-file" in run("status", "a")[2]
+
+
+# ---- the service
 
 
 def test_a_base_url_must_be_that_of_the_key(service, run, monkeypatch):
@@ -191,6 +206,74 @@ def test_max_concurrency_is_kept(service, run):
     assert "'--max-concurrency': 0 is not in the range x>=1" in errors
 
 
+def test_the_key_can_be_in_a_file(service, run, monkeypatch, tmp_path):
+    service.add_job("a")
+    monkeypatch.delenv("SUTRO_API_KEY")
+    key_file = tmp_path / "key"
+    key_file.write_bytes(b"\xef\xbb\xbfsk_secret\n")
+    assert run("status", "a", "--key-file", str(key_file)) == (0, "a  succeeded\n", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "Invalid value for '--key-file': '.*key': No such file or directory"),
+        (b" \n", "--key-file must be a non-empty string"),
+        (b"\xff\xfe", "--key-file has a character outside ASCII"),
+        (b"sk_secret sk_wrong", "--key-file has white space or a control character inside"),
+    ],
+)
+def test_a_file_without_a_key_is_refused(run, tmp_path, content, complaint):
+    key_file = tmp_path / "key"
+    if content is not None:
+        key_file.write_bytes(content)
+    status, output, errors = run("status", "a", "--key-file", str(key_file))
+    assert (status, output) == (2, "")
+    assert re.match(f"Error: {complaint}", errors)
+
+
+def test_the_options_of_the_service_reach_the_client(run, monkeypatch, tmp_path):
+    made = []
+
+    def client(*args, **options):
+        made.append((args, options))
+        raise ConfigurationError("made")
+
+    monkeypatch.setattr(_options, "SutroClient", client)
+    (tmp_path / "key").write_text("sk_secret")
+    options = ["--base-url", "https://a.test", "--key-file", str(tmp_path / "key")]
+    options += ["--proxy", "http://b.test", "--max-concurrency", "7", "--max-rate", "2.5"]
+    for command in ("status", "job", "wait"):
+        assert run(command, "a", *options) == (2, "", "Error: made\n")
+        assert made.pop() == (
+            ("sk_secret",),
+            {
+                "base_url": "https://a.test",
+                "proxy": "http://b.test",
+                "max_concurrency": 7,
+                "max_rate": 2.5,
+                "poll": PollPolicy(),
+            },
+        )
+
+
+def test_max_rate_spaces_the_requests(service, run):
+    for number in range(4):
+        service.add_job(f"job-{number}")
+    assert run("status", *(f"job-{number}" for number in range(4)), "--max-rate", "20")[0] == 0
+    times = [request.time for request in service.requests]
+    assert times[-1] - times[0] > 0.1
+
+
+def test_interval_spaces_the_polls(service, run):
+    service.add_job("a", ["queued", "running", "running", "running", "succeeded"])
+    assert run("wait", "a", "--interval", "0.05")[0] == 0
+    times = [request.time for request in service.requests if "status" in request.path]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert len(gaps) == 4
+    assert all(0.04 <= gap < 0.5 for gap in gaps)
+
+
 # ---- ids
 
 
@@ -204,15 +287,52 @@ def test_ids_come_from_arguments_and_from_standard_input_once(service, run, monk
     assert len(service.requests) == 3
 
 
-def test_10_000_ids_on_standard_input(service, run, monkeypatch):
+def test_10_000_ids_on_standard_input(run, monkeypatch):
+    requested = []
+
+    class Client:
+        def __init__(self, *args, **options):
+            pass
+
+        async def __aenter__(self):
+            return self
+
+        async def __aexit__(self, *exc_info):
+            pass
+
+        def with_options(self, **options):
+            return self
+
+        async def get_jobs(self, job_ids):
+            assert not list(job_ids)
+            return {}
+
+        async def get_job_statuses(self, job_ids):
+            requested.extend(job_ids)
+            return {
+                job_id: JobOutcome(
+                    job_id=job_id,
+                    value=JobStatusReport(
+                        job_id=job_id, status=JobStatus.RUNNING, raw_status="RUNNING"
+                    ),
+                )
+                for job_id in job_ids
+            }
+
+    monkeypatch.setattr(_options, "SutroClient", Client)
     ids = [f"job-{number}" for number in range(10_000)]
-    for job_id in ids:
-        service.add_job(job_id, ["running"])
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*ids, *ids])))
-    status, output, errors = run("status", "-")
-    assert (status, errors) == (0, "")
-    assert output == "".join(f"{job_id:<8}  running\n" for job_id in ids)
-    assert len(service.requests) == 10_000
+    for format_option, line in (
+        ("plain", "{:<8}  running\n"),
+        ("table", "{:<8}  running\n"),
+        ("csv", "{},running,,,,,\n"),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*ids, *ids])))
+        requested.clear()
+        status, output, errors = run("status", "-", "--format", format_option)
+        assert (status, errors) == (0, "")
+        assert output.endswith("".join(map(line.format, ids)))
+        assert requested == ids
 
 
 def test_nothing_more_is_asked_after_a_403(service, run, monkeypatch):
@@ -249,7 +369,7 @@ def test_ids_that_are_typed_are_asked_for(service, run, monkeypatch):
         ("..", "", "invalid job id '..' as an argument: .* names another path"),
         ("a\tb", "", r"invalid job id 'a\\tb' as an argument: .* printable characters only"),
         ("-", "a\n\nb\x07\n", "on line 3 of standard input: .* printable characters only"),
-        ("-", "\n \n", "no job ids on standard input"),
+        ("-", "\n \n", "there are no job ids"),
         ("-", None, "standard input is closed"),
     ],
 )
@@ -261,9 +381,51 @@ def test_what_cannot_be_an_id_is_refused(run, monkeypatch, argument, stdin, comp
     assert errors.count("\n") <= 2
 
 
+def test_ids_come_from_files_without_blank_lines_and_comments(service, run, monkeypatch, tmp_path):
+    for job_id in ("a", "b b", "c"):
+        service.add_job(job_id)
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbf# nightly\na\r\n\n  # failed once\n b b\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("# more\nc\n"))
+    status, output, errors = run("status", "@~/ids.txt", "-")
+    assert (status, errors) == (0, "")
+    assert output == "a    succeeded\nb b  succeeded\nc    succeeded\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (None, "'.*ids.txt' cannot be read: No such file or directory"),
+        (b"# none today\n", "there are no job ids: write one to a line"),
+        (b"a\n\xff\n", "'.*ids.txt' is not text"),
+        (b"a\nb\x07\n", r"invalid job id 'b\\x07' on line 2 of '.*ids.txt'"),
+    ],
+)
+def test_a_file_without_job_ids_is_refused(run, tmp_path, content, complaint):
+    path = tmp_path / "ids.txt"
+    if content is not None:
+        path.write_bytes(content)
+    status, output, errors = run("wait", f"@{path}")
+    assert (status, output) == (2, "")
+    assert re.match(f"Error: {complaint}", errors)
+    assert errors.endswith("See `sutro-async wait --help`.\n")
+
+
+def test_a_file_named_as_a_job_gets_a_hint_before_any_request(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids.txt").touch()
+    (tmp_path / "job-1").mkdir()
+    # Without a key, so that nothing is requested.
+    errors = run("wait", "ids.txt", "job-1", "x" * 5000)[2]
+    assert errors.startswith(
+        "Hint: 'ids.txt' is also a file; to read job ids from it, use @ids.txt\nError: no API key"
+    )
+    assert errors.count("Hint") == 1
+
+
 def test_a_standard_input_that_is_no_text_is_refused(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff\n"), encoding="utf-8"))
-    assert run("status", "-")[2].startswith("Error: standard input is no text")
+    assert run("status", "-")[2].startswith("Error: standard input is not text")
 
 
 def test_a_standard_input_that_cannot_be_read_is_refused(run, monkeypatch, tmp_path):
@@ -288,7 +450,7 @@ def test_job_shows_what_is_known(service, run):
         r"^Job            job-1\nStatus         succeeded\nName +Reviews$", first, re.MULTILINE
     )
     assert re.search(r"^Rows           1,200$", first, re.MULTILINE)
-    assert re.search(r"^Cost           0\.0185 USD$", first, re.MULTILINE)
+    assert re.search(r"^Cost           \$0\.0185$", first, re.MULTILINE)
     assert re.search(r"^System prompt  One word\.$", first, re.MULTILINE)
     assert re.search(r"^Failure        no GPU$", second, re.MULTILINE)
     assert errors.startswith("Error: job 'nope'")
@@ -317,7 +479,7 @@ def test_wait_prints_a_line_a_change_and_what_it_cost(service, run):
     lines, summary = output.split("\n\n", 1)
     news = [
         line.split("  ", 1)
-        for line in (re.sub(r"^ *[\d.]+ s  ", "", line) for line in lines.splitlines())
+        for line in (re.sub(r"^ *[\d.]+s  ", "", line) for line in lines.splitlines())
     ]
     assert [text.strip() for job_id, text in news if job_id == "job-1"] == [
         "queued",
@@ -329,14 +491,14 @@ def test_wait_prints_a_line_a_change_and_what_it_cost(service, run):
         "failed: no GPU",
     ]
     assert re.fullmatch(
-        r"Job    Status     Rows  Tokens        Cost  Duration\n"
-        r"job-1  succeeded   100  15,400  0\.0185 USD +[\d.]+ s\n"
-        r"b      failed      100 +[\d.]+ s\n"
+        r"Job    Status     Rows  Tokens     Cost  Time\n"
+        r"job-1  succeeded   100  15,400  \$0\.0185  [\d.]+s\n"
+        r"b      failed      100 +[\d.]+s\n"
         r"\n"
         r"b failed: no GPU\n"
         r"\n"
-        r"2 jobs in [\d.]+ s: 1 succeeded, 1 failed\n"
-        r"15,400 tokens, 0\.0185 USD\n",
+        r"2 jobs in [\d.]+s: 1 succeeded, 1 failed\n"
+        r"15,400 tokens, \$0\.0185\n",
         summary,
     )
     assert sum("/jobs/" in request.path for request in service.requests) == 2
@@ -360,9 +522,21 @@ def test_wait_as_json_ends_each_job_once(service, run_json):
     assert ends["job-2"]["status"] == "running"
     assert ends["nope"]["error"]["type"] == "JobNotFoundError"
     assert len(ends) == sum(event["event"] == "end" for event in events) == 3
+    assert ends["job-2"]["error"]["message"] == "timed out after 0.8s (last status: running)"
     summaries = [event for event in events if event["event"] == "summary"]
-    assert [(event["job_id"], event["total_tokens"]) for event in summaries] == [("job-1", 15_400)]
-    assert "timed out after 0.8 s: 1 of 3 jobs had not finished\n" in errors
+    assert events[-3:] == summaries
+    assert [(event["job_id"], event["status"], event["total_tokens"]) for event in summaries] == [
+        ("job-1", "succeeded", 15_400),
+        ("job-2", "running", None),
+        ("nope", None, None),
+    ]
+    assert all(event.keys() == summaries[0].keys() for event in summaries)
+    assert [event["error"] and event["error"]["type"] for event in summaries] == [
+        None,
+        "JobWaitTimeoutError",
+        "JobNotFoundError",
+    ]
+    assert "timed out after 0.8s: 1 of 3 jobs had not finished\n" in errors
 
 
 def test_a_time_out_is_kept_and_told(service, run):
@@ -372,10 +546,10 @@ def test_a_time_out_is_kept_and_told(service, run):
     assert 0.2 <= time.monotonic() - began_at < 0.6
     assert status == 124
     assert re.match(
-        r" +\d\.\d s  job-1  RUNNING\n\nJob    Status\njob-1  RUNNING\n\n1 job in", output
+        r" +\d\.\ds  job-1  RUNNING\n\nJob    Status\njob-1  RUNNING\n\n1 job in", output
     )
     assert errors == (
-        "Error: timed out after 0.2 s: 1 of 1 job had not finished\n"
+        "Error: timed out after 0.2s: 1 of 1 job had not finished\n"
         "Unfinished jobs are still running on the service: run the command again to resume,"
         " or with a longer --timeout.\n"
     )
@@ -388,7 +562,7 @@ def test_a_time_out_tells_why_jobs_were_never_seen(service, run):
     status, _, errors = run("wait", "a", "b", "--timeout", "0.2")
     assert status == 124
     assert errors.splitlines() == [
-        "Error: timed out after 0.2 s: 2 of 2 jobs had not finished, 2 of them never seen",
+        "Error: timed out after 0.2s: 2 of 2 jobs had not finished, 2 never seen",
         "Error: the last poll failed: HTTP 503: Down for repairs",
         "The service is unavailable: try again later.",
     ]
@@ -399,7 +573,7 @@ def test_a_time_out_before_any_answer_says_so(service, run):
     status, _, errors = run("wait", "a", "--timeout", "0.1")
     assert status == 124
     assert errors == (
-        "Error: timed out after 0.1 s: 1 of 1 job had not finished, 1 of them never seen\n"
+        "Error: timed out after 0.1s: 1 of 1 job had not finished, 1 never seen\n"
         "The service has not answered yet: wait again with a longer --timeout.\n"
     )
 
@@ -441,30 +615,15 @@ def test_a_time_out_may_have_a_unit(service, run):
 def test_a_summary_does_without_records_that_cannot_be_read(service, run, monkeypatch):
     service.add_job("a")
     service.add_job("b")
-    answer = service._answer
-    monkeypatch.setattr(
-        service,
-        "_answer",
-        lambda request, endpoint, job_id, fault: (
-            (410, None)
-            if (endpoint, job_id) == ("jobs", "a")
-            else answer(request, endpoint, job_id, fault)
-        ),
-    )
+    service.fail_next(100, endpoint="jobs", job_id="a", status=410)
     status, output, _ = run("wait", "a", "b")
     assert status == 0
-    assert "not counting 1 of which the record was not read" in output
+    assert "without 1 job whose record could not be read" in output
 
 
 def hang_up_records(service, monkeypatch):
     """Let requests for records hang as soon as a status has been answered."""
-    answer = service._answer
-
-    def then_silence(request, endpoint, job_id, fault):
-        service.fail_next(1, delay=60)
-        return answer(request, endpoint, job_id, fault)
-
-    monkeypatch.setattr(service, "_answer", then_silence)
+    service.fail_next(100, endpoint="jobs", delay=60)
 
 
 def test_a_service_that_falls_silent_does_not_hold_up_the_summary(service, run, monkeypatch):
@@ -473,7 +632,7 @@ def test_a_service_that_falls_silent_does_not_hold_up_the_summary(service, run, 
     hang_up_records(service, monkeypatch)
     status, output, _ = run("wait", "a")
     assert status == 0
-    assert re.search(r"^1 job in 0\.\d s: 1 succeeded$", output, re.MULTILINE)
+    assert re.search(r"^1 job in 0\.\ds: 1 succeeded$", output, re.MULTILINE)
 
 
 def test_a_key_that_is_revoked_on_the_way_ends_the_wait_with_what_is_known(service, run):
@@ -509,7 +668,7 @@ def test_an_error_that_ends_the_wait_is_that_of_its_job_and_the_others_are_aband
     assert len(ends) == sum(event["event"] == "end" for event in events) == 3
     assert ends["a"]["error"] == {
         "type": "Abandoned",
-        "message": "the wait was ended by an error that is not of this job",
+        "message": "an error of another job ended the wait",
     }
     assert ends["a"]["status"] == "running"
     assert ends["b"]["error"]["status_code"] == code
@@ -519,20 +678,21 @@ def test_an_error_that_ends_the_wait_is_that_of_its_job_and_the_others_are_aband
 def test_each_job_has_its_end_though_none_was_seen(service, run_json, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     _, events, _ = run_json("wait", "a", "b")
-    assert sorted(event["error"]["type"] for event in events) == [
-        "Abandoned",
-        "AuthenticationError",
-    ]
+    for kind in ("end", "summary"):
+        assert sorted(e["error"]["type"] for e in events if e["event"] == kind) == [
+            "Abandoned",
+            "AuthenticationError",
+        ]
 
 
-async def test_what_has_come_already_is_shown_after_an_interrupt(client, monkeypatch, capsys):
+async def test_what_has_arrived_is_shown_after_an_interrupt(client, monkeypatch, capsys):
     arrived = []
 
     async def step():
         if arrived:
             return arrived.pop(0)
         if not waiting.cancelling():
-            for job_id in board.entries:
+            for job_id in ("a", "b", "c"):
                 report = JobStatusReport(
                     job_id=job_id, status=JobStatus.SUCCEEDED, raw_status="SUCCEEDED"
                 )
@@ -541,22 +701,34 @@ async def test_what_has_come_already_is_shown_after_an_interrupt(client, monkeyp
         return await asyncio.Event().wait()
 
     monkeypatch.setattr(client, "watch_jobs", lambda job_ids, timeout: Stream(step))
-    board = Board(["a", "b", "c"])
-    waiting = asyncio.create_task(_wait.wait_for_all(client, board, JSONView(board), timeout=None))
+    output = open_output("json", raw=False)
+    waiting = asyncio.create_task(
+        _wait.wait_for_all(client, Board(["a", "b", "c"]), output, timeout=None)
+    )
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    ends = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(end["job_id"], end["error"]) for end in ends] == [
-        ("a", None),
-        ("b", None),
-        ("c", None),
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(event["event"], event["job_id"], event["error"]) for event in events[:3]] == [
+        ("end", "a", None),
+        ("end", "b", None),
+        ("end", "c", None),
     ]
 
 
-async def test_the_view_is_refreshed_while_nothing_happens(fake, client):
+async def test_a_timeout_of_a_request_is_not_taken_for_a_tick(client, monkeypatch):
+    async def step():
+        raise APITimeoutError("no answer", job_id="a")
+
+    monkeypatch.setattr(client, "watch_jobs", lambda job_ids, timeout: Stream(step))
+    with pytest.raises(APITimeoutError):
+        output = open_output("plain", raw=False)
+        await _wait.wait_for_all(client, Board(["a"]), output, timeout=None)
+
+
+async def test_the_progress_is_refreshed_while_nothing_happens(fake, client):
     refreshed = []
 
-    class TickingView(JSONView):
+    class Ticking(JSONProgress):
         tick = 0.01
 
         def refresh(self):
@@ -565,20 +737,27 @@ async def test_the_view_is_refreshed_while_nothing_happens(fake, client):
     fake.add_job("a", [("running", 0.2), "succeeded"])
     board = Board(["a"])
     slow = client.with_options(poll=PollPolicy(initial=0.2))
-    await _wait.wait_for_all(slow, board, TickingView(board), timeout=None)
+    output = open_output("json", raw=False)
+    await _wait.wait_for_all(slow, board, output, timeout=None, progress=Ticking())
     assert len(refreshed) > 5
-    assert board.entries["a"].has_ended
+    assert board.entries[0].is_finished
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_an_interrupt_shows_what_is_known(service, run, as_json):
+@pytest.mark.parametrize(
+    ("as_json", "number", "exit_status"),
+    [(False, signal.SIGINT, 130), (True, signal.SIGINT, 130), (False, signal.SIGTERM, 143)],
+)
+def test_an_interrupt_shows_what_is_known(service, run, as_json, number, exit_status):
     service.add_job("a", ["succeeded"])
     service.add_job("b", ["running"])
-    with once(lambda: len(service.requests) > 8, press_ctrl_c) as moments:
+    with once(lambda: len(service.requests) > 8, lambda: os.kill(os.getpid(), number)) as moments:
         status, output, errors = run("wait", "a", "b", *(["--json"] if as_json else []))
         assert time.monotonic() - moments[0] < 1
-    assert status == 130
-    assert errors == "Interrupted: 1 of 2 jobs had not ended, and go on at the service.\n"
+    assert status == exit_status
+    assert errors == (
+        "Interrupted: 1 of 2 jobs had not finished;"
+        " unfinished jobs are still running on the service.\n"
+    )
     if as_json:
         ends = [e for e in map(json.loads, output.splitlines()) if e["event"] == "end"]
         assert {end["job_id"]: end["error"] and end["error"]["type"] for end in ends} == {
@@ -602,8 +781,8 @@ def test_a_change_that_does_not_show_is_no_line(service, run, monkeypatch):
     service.add_job("a", ["running", "running", "succeeded"])
     answer = service._answer
 
-    def with_count(request, endpoint, job_id, fault):
-        status, body = answer(request, endpoint, job_id, fault)
+    def with_count(*arguments):
+        status, body = answer(*arguments)
         note = f"seen {len(service.requests)} times".encode()
         return status, body.replace(b"Job status with job_id a retrieved.", note)
 
@@ -641,7 +820,7 @@ def test_fake_says_how_to_reach_it(run, port):
         "export SUTRO_API_KEY=sk_test",
     ]
     assert "with job-1, job-2, job-3." in errors
-    assert errors.endswith("Requests answered: 1.\n")
+    assert errors.endswith("\n1 request answered.\n")
 
 
 def test_fake_says_how_to_reach_it_as_json(run_json, port):
@@ -656,7 +835,7 @@ def test_fake_says_how_to_reach_it_as_json(run_json, port):
 def test_a_fake_with_a_job_twice_is_refused(run):
     status, _, errors = run("fake", "--job", "a=failed", "--job", "a=running")
     assert status == 2
-    assert "there are 2 jobs 'a'" in errors
+    assert "there are two jobs 'a'" in errors
 
 
 def test_a_fake_whose_jobs_fail_for_no_reason_is_refused(run):
@@ -669,27 +848,26 @@ def test_a_port_in_use_is_refused(service, run):
     port = service.url.rpartition(":")[2]
     status, output, errors = run("fake", "--port", port)
     assert (status, output) == (2, "")
-    assert "the port cannot be had (Address already in use): take another" in errors
+    assert "the port cannot be used (Address already in use): choose another" in errors
 
 
 @pytest.fixture
 def quick_demo(monkeypatch):
     """Let the jobs of the demo run ten times as fast."""
-    from sutro_async.cli import _demo
 
-    class QuickSutro(_demo.FakeSutro):
+    class QuickSutro(_fake.FakeSutro):
         def add_job(self, job_id, timeline, **fields):
             *steps, last = timeline
             super().add_job(job_id, [*((word, time / 10) for word, time in steps), last], **fields)
 
-    monkeypatch.setattr(_demo, "FakeSutro", QuickSutro)
-    monkeypatch.setattr(_demo, "_POLL", FAST_POLL)
+    monkeypatch.setattr(_fake, "FakeSutro", QuickSutro)
+    monkeypatch.setattr(_fake, "_POLL", FAST_POLL)
 
 
 def test_the_demo_runs_without_key_and_network(run, quick_demo):
     status, output, errors = run("demo")
     assert (status, errors) == (0, "")
-    assert re.search(r"^ +[\d.]+ s  rewrite    cancelled$", output, re.MULTILINE)
+    assert re.search(r"^ +[\d.]+s  rewrite    cancelled$", output, re.MULTILINE)
     assert re.search(
         r"^extract failed: the output does not match the schema \(row 17", output, re.MULTILINE
     )
@@ -710,7 +888,7 @@ def test_the_help_has_an_example_for_each_command(run):
     status, output, _ = run("--help")
     assert status == 0
     commands = re.findall(r"^  (\w+) ", output.partition("Commands:")[2], re.MULTILINE)
-    assert commands[:5] == ["demo", "fake", "job", "status", "wait"]
+    assert commands[:6] == ["demo", "fake", "job", "list", "status", "wait"]
     for command in commands[:5]:
         status, output, errors = run(command, "--help")
         assert (status, errors) == (0, "")
@@ -730,14 +908,28 @@ def test_wrong_usage_is_told_in_two_lines(arguments, run):
     assert re.fullmatch(r"Error: .*\nSee `sutro-async.* --help`\.\n", errors)
 
 
+def complete(capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
 def test_completion_is_clicks_own(capsys, monkeypatch):
     monkeypatch.setenv("_SUTRO_ASYNC_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", "sutro-async st")
     monkeypatch.setenv("COMP_CWORD", "1")
-    with pytest.raises(SystemExit) as caught:
-        cli.main([])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == "plain,status\n"
+    assert complete(capsys) == "plain,status\n"
+    # Standard input is not read for that.
+    monkeypatch.setenv("COMP_WORDS", "sutro-async wait - --format c")
+    monkeypatch.setenv("COMP_CWORD", "4")
+    assert complete(capsys) == "plain,csv\n"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_of_each_shell_is_printed(capsys, monkeypatch, shell):
+    monkeypatch.setenv("_SUTRO_ASYNC_COMPLETE", f"{shell}_source")
+    assert f"_SUTRO_ASYNC_COMPLETE={shell}_complete" in complete(capsys)
 
 
 # ---- streams
@@ -755,10 +947,14 @@ class BrokenOutput(io.StringIO):
         raise io.UnsupportedOperation
 
 
-def test_an_output_that_nobody_reads_ends_the_command(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["wait", "a"], ["status", "a", "--json"], ["fake"]]
+)
+def test_an_output_that_nobody_reads_ends_the_command(service, monkeypatch, capsys, arguments):
+    service.add_job("a", ["running"])
     monkeypatch.setattr(sys, "stdout", BrokenOutput(BrokenPipeError()))
-    assert cli.main(["--version"]) == 141
-    assert capsys.readouterr().err == ""
+    assert cli.main(arguments) == 141
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
@@ -791,39 +987,121 @@ def test_streams_that_are_closed_are_done_without(monkeypatch, service):
 # ---- without the extra
 
 
-@pytest.fixture
-def without_extra(monkeypatch):
-    find_spec = cli.importlib.util.find_spec
-    monkeypatch.setattr(
-        cli.importlib.util,
-        "find_spec",
-        lambda name: None if name in {"click", "rich"} else find_spec(name),
-    )
-    for name in [name for name in sys.modules if name.partition(".")[0] in {"click", "rich"}]:
+@pytest.mark.parametrize("missing", ["click", "rich"])
+def test_without_the_extra_it_says_what_to_install(run, monkeypatch, missing):
+    loaded = [name for name in sys.modules if name.startswith("sutro_async.cli._")]
+    for name in loaded:
         monkeypatch.delitem(sys.modules, name)
-    for name in ("click", "rich"):
-        monkeypatch.setitem(sys.modules, name, None)
-
-
-def test_without_the_extra_it_says_what_to_install(without_extra, run):
-    for arguments in ([], ["wait", "job-1"], ["--help"]):
+        monkeypatch.delattr(cli, name.rpartition(".")[2])
+    for name in [name for name in sys.modules if name.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    for arguments in ([], ["wait", "job-1"], ["demo"], ["--help"]):
         status, output, errors = run(*arguments)
         assert (status, output) == (2, "")
-        assert 'pip install "sutro-async[cli]"' in errors
-        assert errors.count("\n") == 1
+        assert errors == (
+            'sutro-async needs click and rich: pip install "sutro-async[cli]",'
+            ' or in a checkout pip install ".[cli]"\n'
+        )
 
 
-def test_without_the_extra_it_knows_its_version(without_extra, run):
-    assert run("--version") == (0, f"sutro-async {__version__}\n", "")
+def test_another_module_that_is_missing_is_not_taken_for_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "sutro_async.cli._commands")
+    monkeypatch.delattr(cli, "_commands")
+    monkeypatch.setitem(sys.modules, "sutro_async.cli._fake", None)
+    with pytest.raises(ModuleNotFoundError, match="_fake"):
+        cli.main(["--version"])
 
 
-def test_without_the_extra_the_demo_has_plain_lines_on_a_terminal_too(
-    without_extra, run, quick_demo, monkeypatch
-):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    status, output, errors = run("demo")
+# ---- list
+
+
+@pytest.fixture
+def account(service):
+    """An account with three jobs, of which one has not finished."""
+    service.add_job("old", ["succeeded"], job_cost=0.5)
+    service.add_job("middle", ["running"])
+    service.add_job("new", ["failed"], failure_reason="no GPU")
+    return service
+
+
+def test_list_is_a_table_of_all_jobs_newest_first(account, run):
+    status, output, errors = run("list")
     assert (status, errors) == (0, "")
-    assert "\x1b" not in output
-    assert ": 4 succeeded, 1 failed, 1 cancelled\n" in output
+    assert [line.split()[:2] for line in output.splitlines()] == [
+        ["Job", "Status"],
+        ["new", "failed"],
+        ["middle", "running"],
+        ["old", "succeeded"],
+    ]
+    assert "$0.5000" in output
+
+
+def test_list_of_an_empty_account_prints_nothing(service, run):
+    assert run("list") == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        ([], "new\nmiddle\nold\n"),
+        (["--unfinished"], "middle\n"),
+        (["--limit", "2"], "new\nmiddle\n"),
+        (["--limit", "9"], "new\nmiddle\nold\n"),
+    ],
+    ids=str,
+)
+def test_list_of_ids(account, run, options, ids):
+    assert run("list", "--ids", *options) == (0, ids, "")
+
+
+@pytest.mark.parametrize("data", [["--json"], ["--format", "csv"]])
+def test_ids_alone_are_no_data(service, run, data):
+    status, _, errors = run("list", "--ids", *data)
+    assert status == 2
+    assert "exclude each other" in errors
+
+
+def test_listed_ids_can_be_waited_for(account, run, monkeypatch):
+    ids = run("list", "--unfinished", "--ids")[1]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(ids))
+    account.set_status("middle", "succeeded")
+    status, output, _ = run("wait", "-", "--format", "csv")
+    assert status == 0
+    assert output.splitlines()[1].startswith("middle,succeeded,")
+
+
+def test_list_as_json_is_a_record_a_line(account, run_json):
+    status, records, _ = run_json("list")
+    assert status == 0
+    assert [record["job_id"] for record in records] == ["new", "middle", "old"]
+    assert records[0]["failure_reason"]["message"] == "no GPU"
+
+
+def test_list_as_csv(account, run):
+    lines = run("list", "--format", "csv")[1].splitlines()
+    assert lines[0] == "id,status,rows,tokens,cost,duration,failure"
+    assert lines[1].startswith("new,failed,")
+    assert lines[1].endswith(",no GPU")
+
+
+def test_list_that_cannot_be_read_is_an_api_error(account, run):
+    account.fail_next(99, status=403, endpoint="list-jobs")
+    status, output, errors = run("list")
+    assert (status, output) == (3, "")
+    assert "list-jobs: HTTP 403" in errors
+
+
+# ---- bulk
+
+
+def test_bulk_reads_the_list_from_ten_jobs_on(service, run):
+    ids = [f"job-{number}" for number in range(10)]
+    for job_id in ids:
+        service.add_job(job_id)
+    assert run("wait", *ids, "--bulk")[0] == 0
+    assert [request for request in service.requests if "list-jobs" in request.path]
+    service.requests.clear()
+    assert run("wait", *ids)[0] == 0
+    assert run("wait", *ids[1:], "--bulk")[0] == 0
+    assert not [request for request in service.requests if "list-jobs" in request.path]

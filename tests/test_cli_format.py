@@ -1,50 +1,18 @@
-"""What the command makes of values, without running it."""
+"""What the command makes of values: text, tables, JSON and CSV, errors and exit statuses."""
 
-import json
+import asyncio
+import csv
+import io
 import time
 from datetime import UTC, datetime, timedelta
 
-import click
 import pytest
 
-from sutro_async import (
-    APIStatusError,
-    AuthenticationError,
-    ConfigurationError,
-    FailureReason,
-    GoneError,
-    InvalidResponseError,
-    Job,
-    JobNotFoundError,
-    JobOutcome,
-    JobStatus,
-    JobStatusReport,
-    JobWaitTimeoutError,
-    PermissionDeniedError,
-    ServerError,
-)
-from sutro_async.cli import _format, _json
-from sutro_async.cli._board import Board
-from sutro_async.cli._errors import print_errors, print_timeouts
-from sutro_async.cli._exit import status_of_error, status_of_outcomes
-from sutro_async.cli._fake import parse_job
-from sutro_async.cli._show import describe
-from sutro_async.cli._summary import footer_lines, summary_table
-from sutro_async.cli._table import Column, Row, Table, plain_lines
+from sutro_async.cli import _commands
 
+pytestmark = pytest.mark.usefixtures("fast_command")
 
-def report(status="running", job_id="job-1", **fields):
-    return JobStatusReport(
-        job_id=job_id, status=JobStatus(status), raw_status=status.upper(), **fields
-    )
-
-
-def not_found(job_id="job-1"):
-    return JobNotFoundError(job_id=job_id, status_code=404, message="No job")
-
-
-def timed_out(job_id="job-1"):
-    return JobWaitTimeoutError(job_id=job_id, last_report=report(), elapsed=5.0, timeout=5.0)
+MORNING = datetime(2024, 1, 15, 10, 30, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -56,358 +24,407 @@ def paris(monkeypatch):
     time.tzset()
 
 
+@pytest.fixture
+def facts(service, run):
+    """Read the record of a job with such fields; gives what is printed by its labels."""
+
+    def facts(*options, **fields):
+        job_id = f"job-{len(service.requests)}"
+        service.add_job(job_id, **fields)
+        output = run("job", job_id, "--format", "plain", *options)[1]
+        rows = (line.split("  ", 1) for line in output.splitlines())
+        return {label: value.strip() for label, value in rows if label}
+
+    return facts
+
+
 # ---- values
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0.0 s"),
-        (1.54, "1.5 s"),
-        (59.94, "59.9 s"),
-        (59.96, "1 min"),
-        (123, "2 min 3 s"),
-        (3599.4, "59 min 59 s"),
-        (3599.6, "1 h"),
-        (3900, "1 h 5 min"),
-        (86_390, "1 d"),
-        (100_000, "1 d 4 h"),
-        (1e8, "1,157 d 10 h"),
-        (-5, "-5.0 s"),
+        (0, "0.0s"),
+        (1.59, "1.5s"),
+        (59.99, "59.9s"),
+        (123.9, "2m03s"),
+        (3600, "1h00m"),
+        (3900, "1h05m"),
+        (86_399, "23h59m"),
+        (100_000, "1d03h"),
+        (-5, "-5.0s"),
     ],
 )
-def test_durations_are_in_their_two_largest_units(seconds, text):
-    assert _format.duration(timedelta(seconds=seconds)) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0.0 s"), (59.99, "59.9 s"), (123.9, "2:03"), (3661, "1:01:01")]
-)
-def test_a_stopwatch_never_runs_ahead(seconds, text):
-    assert _format.stopwatch(seconds) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.9, "0 s ago"), (60, "1 min ago"), (7300, "2 h ago")]
-)
-def test_what_is_past_is_told_in_one_unit(seconds, text):
-    assert _format.ago(seconds) == text
+def test_durations_have_two_units_and_are_truncated(facts, seconds, text):
+    completed = MORNING + timedelta(seconds=seconds)
+    times = {"datetime_started": MORNING, "datetime_completed": completed}
+    fields = {name: moment.isoformat() for name, moment in times.items()}
+    assert facts(**fields)["Time"] == text
 
 
 @pytest.mark.parametrize(
     ("dollars", "text"),
     [
-        (0, "0.0000 USD"),
-        (0.0234, "0.0234 USD"),
-        (0.00001, "< 0.0001 USD"),
-        (1234.5, "1,234.5000 USD"),
-        (1e300, "1.0e+300 USD"),
+        (0, "$0.0000"),
+        (0.0234, "$0.0234"),
+        (0.00001, "<$0.0001"),
+        (1234.5, "$1,234.5000"),
+        (1e300, "$1.0e+300"),
     ],
 )
-def test_money_has_its_currency(dollars, text):
-    assert _format.money(dollars) == text
+def test_money_has_its_currency(facts, dollars, text):
+    assert facts(job_cost=dollars)["Cost"] == text
 
 
-def test_times_are_local_and_name_their_zone(paris):
-    winter = datetime(2024, 1, 15, 10, 30, 15, tzinfo=UTC)
-    assert _format.local_time(winter) == "2024-01-15 11:30:15 CET"
-    assert _format.local_time(winter.replace(month=7)) == "2024-07-15 12:30:15 CEST"
+def test_times_are_local_and_name_their_zone(facts, paris):
+    fields = {
+        "datetime_started": "2024-01-15T10:30:15Z",
+        "datetime_created": "2024-07-15T10:30:15Z",
+    }
+    printed = facts(**fields, datetime_completed="9999-12-31T23:59:59Z")
+    assert printed["Started"] == "2024-01-15 11:30:15 CET"
+    assert printed["Created"] == "2024-07-15 12:30:15 CEST"
+    assert printed["Completed"] == "9999-12-31 23:59:59 UTC"
 
 
-def test_a_time_at_the_end_of_all_times_is_told(paris):
-    assert _format.local_time(datetime.max.replace(tzinfo=UTC)) == "9999-12-31 23:59:59 UTC"
+def test_foreign_text_cannot_move_the_cursor(facts):
+    fields = {"name": "a\x1b[2Jb\n\tc", "system_prompt": "a\x1b[2J\n\tb"}
+    assert facts(**fields)["Name"] == "a [2Jb c"
+    assert facts("--full", **fields)["System prompt"] == "a [2J"
 
 
-def test_foreign_text_cannot_move_the_cursor():
-    assert _format.one_line("a\x1b[2Jb\n\tc") == "a [2Jb c"
-    assert _format.printable_lines("a\x1b[2J\n\tb") == ["a [2J", "    b"]
-    assert _format.one_line("abcdef", limit=4) == "abc…"
+def test_a_record_is_folded_unless_it_is_wanted_in_full(facts):
+    fields = {
+        "system_prompt": "Answer\nin one word. " * 9,
+        "json_schema": {"type": "object"},
+        "job_priority": 1,
+        "description": " ",
+        "cost_estimate": None,
+    }
+    folded = facts(**fields)
+    assert folded["Priority"] == "1 (about an hour)"
+    assert folded["JSON schema"] == '{"type": "object"}'
+    assert len(folded["System prompt"]) == 60
+    assert folded["System prompt"].endswith("…")
+    assert not {"Description", "Estimate", "Failure", "Others"} & folded.keys()
+    full = facts("--full", "--raw", **fields | {"job_priority": 7})
+    assert full["Status"] == "SUCCEEDED"
+    assert full["Priority"] == "7"
+    assert full["System prompt"] == "Answer"
+    assert full["JSON schema"] == "{"
 
 
-def test_an_unknown_word_stands_beside_unknown():
-    odd = JobStatusReport(job_id="job-1", status=JobStatus.UNKNOWN, raw_status="PREEMPTED")
-    assert _format.status_word(odd, raw=False) == "unknown (PREEMPTED)"
-    assert _format.status_word(odd, raw=True) == "PREEMPTED"
-    assert _format.status_word(report("unknown"), raw=False) == "unknown"
-    assert _format.status_word(report("running"), raw=True) == "RUNNING"
+def test_only_a_failure_has_a_reason(service, run):
+    service.add_job("a", ["running"], message="it runs")
+    service.add_job("b", ["failed"], message="in\ninit")
+    service.add_job("c", ["failed"], message="Job 7 retrieved.")
+    service.add_job("d", ["failed"], failure_reason="no GPU", additional_context="in eu-1")
+    service.add_job("e", ["unknown"])
+    assert run("status", *"abcde")[1].splitlines() == [
+        "a  running",
+        "b  failed   in init",
+        "c  failed   Job 7 retrieved.",
+        "d  failed   no GPU (in eu-1)",
+        "e  unknown",
+    ]
 
 
-def test_only_a_failure_needs_a_reason():
-    assert _format.reason(report("running", message="it runs")) == ""
-    assert _format.reason(report("failed", message="in\ninit")) == "in init"
-    boilerplate = "Job status with job_id job-1 retrieved."
-    assert _format.reason(report("failed", message=boilerplate)) == ""
-    assert _format.reason(report("failed", message="Job 7 retrieved.")) == "Job 7 retrieved."
-    failure = FailureReason(message="no GPU", additional_context="in eu-1")
-    assert _format.reason(report("failed", message="x", failure=failure)) == "no GPU (in eu-1)"
+def test_a_plain_table_is_aligned_by_what_a_terminal_shows(service, run):
+    service.add_job("日本", ["running"])
+    service.add_job("abcdef", ["failed"], failure_reason="no GPU")
+    assert run("status", "日本", "abcdef")[1] == "日本    running\nabcdef  failed   no GPU\n"
 
 
-# ---- tables
+def test_the_summary_counts_what_is_known(service, run):
+    service.add_job("a", num_rows=5, input_tokens=900, output_tokens=200, job_cost=0.1)
+    service.add_job("b", num_rows=None, input_tokens=None, job_cost=0.2)
+    service.add_job("c", ["failed"], message="in init", num_rows=None)
+    service.add_job("d", ["failed"], num_rows=None)
+    service.fail_next(9, status=410, job_id="e")
+    service.fail_next(9, status=410, job_id="f")
+    output = run("wait", *"abcdef", "--raw")[1].partition("\n\n")[2]
+    table, reasons, totals = output.split("\n\n")
+    assert [line.split() for line in table.splitlines()] == [
+        ["Job", "Status", "Rows", "Tokens", "Cost", "Time"],
+        ["a", "SUCCEEDED", "5", "1,100", "$0.1000", "0.0s"],
+        ["b", "SUCCEEDED", "$0.2000", "0.0s"],
+        ["c", "FAILED", "0.0s"],
+        ["d", "FAILED", "0.0s"],
+        ["e", "error"],
+        ["f", "error"],
+    ]
+    assert reasons == "c failed: in init"
+    first, second = totals.splitlines()
+    assert first.endswith(": 2 succeeded, 2 failed, 2 errors")
+    assert second == "1,100 tokens, $0.3000"
 
 
-def test_a_plain_table_is_aligned_by_what_a_terminal_shows():
-    table = Table(
-        (Column("Job"), Column("Status"), Column("Rows", is_number=True)),
-        (Row(("日本", "running", "5"), "running"), Row(("abcdef", "failed", "1,200"), "failed")),
+# ---- CSV
+
+
+def rows_of(output):
+    return list(csv.DictReader(io.StringIO(output)))
+
+
+@pytest.fixture
+def jobs(service):
+    """Jobs named after what becomes of them."""
+    service.add_job("good", num_rows=3, job_cost=0.5, datetime_started=MORNING.isoformat())
+    service.add_job("bad", ["failed"], failure_reason='no "GPU",\nnone')
+    service.add_job("slow", ["running"])
+    service.fail_next(9, status=410, job_id="gone")
+    return service
+
+
+def test_csv_has_a_row_for_each_job(jobs, run):
+    status, output, _ = run("wait", "good", "bad", "slow", "gone", "--timeout=0", "--format=csv")
+    assert status == 3
+    assert output.startswith(
+        "id,status,rows,tokens,cost,duration,failure\ngood,succeeded,3,15400,0.5,"
     )
-    assert list(plain_lines(table, has_header=True)) == [
-        "Job     Status    Rows",
-        "日本    running      5",
-        "abcdef  failed   1,200",
+    good, bad, slow, gone = rows_of(output)
+    assert float(good["duration"]) > 1e6
+    assert (bad["status"], bad["cost"], bad["failure"]) == ("failed", "", 'no "GPU", none')
+    assert (slow["status"], slow["rows"]) == ("running", "")
+    assert slow["failure"] == "timed out after 0.0s (last status: running)"
+    assert (gone["status"], gone["failure"]) == ("error", "job 'gone': HTTP 410: Gone")
+
+
+def test_csv_of_records_and_of_statuses_has_the_same_columns(jobs, run):
+    of_jobs = rows_of(run("job", "good", "gone", "--format", "csv")[1])
+    assert [(row["id"], row["status"], row["rows"]) for row in of_jobs] == [
+        ("good", "succeeded", "3"),
+        ("gone", "error", ""),
     ]
-
-
-def test_columns_without_a_text_are_left_out():
-    table = Table((Column("Job"), Column("Status"), Column("Why")), (Row(("a", "b", ""), ""),))
-    assert list(plain_lines(table.without_empty_columns(), has_header=False)) == ["a  b"]
-
-
-# ---- the board
-
-
-def test_the_board_keeps_what_changed_last_and_when():
-    now = 100.0
-    board = Board(["job-1", "job-1"], clock=lambda: now)
-    entry = board.entries["job-1"]
-    assert entry.state == "not seen"
-    assert entry.changed_at is None
-    now = 101.0
-    board.note(report("queued"))
-    now = 102.0
-    board.note(report("queued", message="still"))
-    assert entry.changed_at == 1.0
-    assert entry.previous is None
-    now = 104.0
-    board.note(JobOutcome(job_id="job-1", value=report("succeeded")))
-    assert (entry.previous.status, entry.changed_at, entry.over_at) == ("queued", 4.0, 4.0)
-    assert entry.has_ended
-    assert entry.state == "succeeded"
-
-
-def test_a_time_out_leaves_a_job_at_its_status_and_an_error_does_not():
-    board = Board(["a", "b"])
-    for job_id, error in (("a", timed_out("a")), ("b", not_found("b"))):
-        board.note(report("running", job_id))
-        board.note(JobOutcome(job_id=job_id, error=error))
-    assert [entry.state for entry in board.entries.values()] == ["running", "error"]
-    assert not any(entry.has_ended for entry in board.entries.values())
-
-
-# ---- the summary
-
-
-def record(job_id="job-1", **fields):
-    return Job(job_id=job_id, status=JobStatus.SUCCEEDED, raw_status="SUCCEEDED", **fields)
-
-
-def test_the_summary_counts_what_is_known():
-    board = Board(["a", "b", "c", "d"], clock=lambda: 0.0)
-    for job_id in "abc":
-        board.note(JobOutcome(job_id=job_id, value=report("succeeded", job_id)))
-    board.note(record("a", num_rows=5, input_tokens=900, output_tokens=200, job_cost=0.1))
-    board.note(record("b", job_cost=0.2))
-    assert footer_lines(board) == [
-        "",
-        "4 jobs in 0.0 s: 1 not seen, 3 succeeded",
-        "1,100 tokens, 0.3000 USD, not counting 1 of which the record was not read",
+    of_statuses = rows_of(run("status", "good", "bad", "gone", "--format", "csv", "--raw")[1])
+    assert [(row["id"], row["status"], row["rows"]) for row in of_statuses] == [
+        ("good", "SUCCEEDED", ""),
+        ("bad", "FAILED", ""),
+        ("gone", "error", ""),
     ]
-    assert list(plain_lines(summary_table(board, raw=True), has_header=True)) == [
-        "Job  Status     Rows  Tokens        Cost",
-        "a    SUCCEEDED     5   1,100  0.1000 USD",
-        "b    SUCCEEDED                0.2000 USD",
-        "c    SUCCEEDED",
-        "d    not seen",
+    assert of_jobs[0].keys() == of_statuses[0].keys()
+
+
+def test_csv_of_a_wait_that_a_wrong_key_ends_has_each_job(jobs, run, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
+    status, output, _ = run("wait", "good", "bad", "--format", "csv")
+    assert status == 3
+    assert [(row["id"], row["status"]) for row in rows_of(output)] == [
+        ("good", "not seen"),
+        ("bad", "not seen"),
     ]
-
-
-def test_a_summary_without_records_counts_no_money():
-    board = Board(["a"], clock=lambda: 0.0)
-    board.note(JobOutcome(job_id="a", value=report("failed", "a", message="in init")))
-    assert footer_lines(board) == ["", "a failed: in init", "", "1 job in 0.0 s: 1 failed"]
-
-
-# ---- the record
-
-
-def test_a_record_is_folded_unless_it_is_wanted_in_full(paris):
-    job = record(
-        system_prompt="Answer\nin one word. " * 9,
-        json_schema={"type": "object"},
-        job_priority=1,
-        datetime_started=datetime(2024, 1, 15, 10, 30, tzinfo=UTC),
-        datetime_completed=datetime(2024, 1, 15, 10, 32, 3, tzinfo=UTC),
-        failure_reason=FailureReason(message="x" * 200),
-        description=" ",
-    )
-    folded = dict(describe(job, full=False, raw=False))
-    assert folded["Priority"] == ["1 (about an hour)"]
-    assert folded["Started"] == ["2024-01-15 11:30:00 CET"]
-    assert folded["Duration"] == ["2 min 3 s"]
-    assert folded["JSON schema"] == ['{"type": "object"}']
-    assert len(folded["System prompt"][0]) == 60
-    assert folded["System prompt"][0].endswith("…")
-    assert folded["Failure"] == ["x" * 200]
-    assert not {"Created", "Cost", "Description", "Others"} & folded.keys()
-    full = dict(describe(job, full=True, raw=True))
-    assert full["Status"] == ["SUCCEEDED"]
-    assert len(full["System prompt"]) == 10
-    assert full["JSON schema"] == ["{", '  "type": "object"', "}"]
-
-
-def test_a_priority_of_the_future_is_shown_as_it_is():
-    assert dict(describe(record(job_priority=7), full=False, raw=False))["Priority"] == ["7"]
+    assert {row["failure"][:16] for row in rows_of(output)} <= {
+        "an error of anot",
+        "job 'good': HTTP",
+        "job 'bad': HTTP ",
+    }
 
 
 # ---- JSON
 
 
-def test_the_fields_of_a_record_are_those_of_the_reference(paris):
-    job = record(
-        datetime_started=datetime(2024, 1, 15, 10, 30, tzinfo=UTC),
-        datetime_completed=datetime(2024, 1, 15, 10, 32, 3, tzinfo=UTC),
-        failure_reason=FailureReason(message="no GPU"),
+def test_the_fields_of_a_record_are_those_of_the_reference(service, run_json):
+    service.add_job(
+        "job-1",
+        ["failed"],
+        failure_reason="no GPU",
+        datetime_started="2024-01-15T10:30:00Z",
+        datetime_completed="2024-01-15T10:32:03Z",
         input_tokens=1,
         output_tokens=2,
-        extra={"run_type": "x"},
+        run_type="x",
     )
-    fields = _json.record_fields(JobOutcome(job_id="job-1", value=job))
-    assert json.loads(json.dumps(fields)) == fields
+    _, (fields,), _ = run_json("job", "job-1")
     assert fields["datetime_started"] == "2024-01-15T10:30:00+00:00"
     assert fields["duration_seconds"] == 123.0
     assert fields["total_tokens"] == 3
     assert fields["failure_reason"]["message"] == "no GPU"
     assert fields["extra"] == {"run_type": "x"}
-    assert record().to_dict()["duration_seconds"] is None
 
 
-def test_an_error_keeps_what_it_knows():
-    assert _json.error_fields(not_found()) == {
+def test_an_error_keeps_what_it_knows(service, run_json):
+    _, (missing,), _ = run_json("status", "nope")
+    assert missing["error"] == {
         "type": "JobNotFoundError",
-        "message": "job 'job-1': HTTP 404: No job",
-        "job_id": "job-1",
+        "message": "job 'nope': HTTP 404: No job found with ID nope",
+        "job_id": "nope",
         "retryable": False,
         "status_code": 404,
         "code": None,
         "request_id": None,
         "retry_after": None,
     }
-    fields = _json.outcome_fields(JobOutcome(job_id="job-1", error=timed_out()))
-    assert (fields["status"], fields["raw_status"]) == ("running", "RUNNING")
-    assert fields["error"]["timeout"] == 5.0
+    service.add_job("slow", ["running"])
+    _, events, _ = run_json("wait", "slow", "--timeout", "0")
+    end = next(event for event in events if event["event"] == "end")
+    assert (end["status"], end["raw_status"]) == ("running", "RUNNING")
+    assert end["error"]["timeout"] == 0
 
 
-def test_a_record_tells_the_reason_that_the_status_lacks():
-    failed = record(failure_reason=FailureReason(message="no GPU"))
-    board = Board(["job-1"])
-    assert board.note(failed).report is None
-    board.note(JobOutcome(job_id="job-1", value=report("failed")))
-    assert _format.reason(board.note(failed).report) == "no GPU"
-    board.note(JobOutcome(job_id="job-1", value=report("succeeded")))
-    assert board.note(failed).report.failure is None
+@pytest.mark.parametrize(
+    "options", [["--json", "--format", "csv"], ["--format", "table", "--json"]]
+)
+def test_two_formats_exclude_each_other(run, options):
+    status, output, errors = run("status", "a", *options)
+    assert (status, output) == (2, "")
+    assert "exclude each other" in errors
+
+
+def test_json_and_its_format_are_the_same(jobs, run):
+    assert run("status", "bad", "--format", "json") == run("status", "bad", "--json")
+    assert run("status", "bad", "--format", "json", "--json") == run("status", "bad", "--json")
+
+
+def test_a_table_in_a_pipe_is_folded_to_its_columns(service, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    service.add_job("job-1" * 5, ["failed"], failure_reason="no GPU was free")
+    output = run("status", "job-1" * 5, "--format", "table")[1]
+    assert output.splitlines()[0].split() == ["Job", "Status", "Reason"]
+    assert max(len(line) for line in output.splitlines()) <= 30
+    assert output.count("job") == 5
+    plain = run("status", "job-1" * 5, "--format", "plain")[1]
+    assert plain == f"{'job-1' * 5}  failed  no GPU was free\n"
 
 
 # ---- exit statuses and errors
 
 
-def test_what_leaves_more_unknown_decides_the_exit_status():
-    good = JobOutcome(job_id="a", value=report("succeeded"))
-    failed = JobOutcome(job_id="b", value=report("failed"))
-    cancelled = JobOutcome(job_id="b", value=report("cancelled"))
-    late = JobOutcome(job_id="c", error=timed_out())
-    lost = JobOutcome(job_id="d", error=not_found())
-    assert status_of_outcomes([]) == 0
-    assert status_of_outcomes([good, JobOutcome(job_id="e", value=report("running"))]) == 0
-    assert status_of_outcomes([good, failed]) == 1
-    assert status_of_outcomes([cancelled]) == 1
-    assert status_of_outcomes([failed, late, good]) == 124
-    assert status_of_outcomes([failed, late, lost, good]) == 3
+def test_what_leaves_more_unknown_decides_the_exit_status(service, run):
+    service.add_job("good")
+    service.add_job("bad", ["failed"])
+    service.add_job("dropped", ["cancelled"])
+    service.add_job("slow", ["running"])
+    for arguments, expected in (
+        (["good"], 0),
+        (["good", "bad"], 1),
+        (["dropped"], 1),
+        (["bad", "slow", "good"], 124),
+        (["bad", "slow", "nope", "good"], 3),
+    ):
+        assert run("wait", *arguments, "--timeout", "0")[0] == expected
+    assert run("status", "good", "slow")[0] == 0
+    assert run("status", "good", "dropped")[0] == 1
 
 
-def test_errors_have_exit_statuses():
-    assert status_of_error(ConfigurationError("no key")) == 2
-    assert status_of_error(timed_out()) == 124
-    assert status_of_error(not_found()) == 3
-
-
-def test_many_errors_of_a_kind_are_cut_short(capsys):
-    invalid = InvalidResponseError(job_id="x", path="$", reason="no JSON")
-    print_errors([*(not_found(f"job-{n}") for n in range(12)), invalid])
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[9] == "Error: job 'job-9': HTTP 404: No job"
+def test_many_errors_of_a_kind_are_truncated(service, run):
+    service.fail_next(1, body=b"nothing", job_id="x")
+    ids = [f"job-{number}" for number in range(12)]
+    lines = run("status", *ids, "x")[2].splitlines()
+    assert lines[9] == "Error: job 'job-9': HTTP 404: No job found with ID job-9"
     assert lines[10:12] == [
-        "Error: and 2 more of that kind",
+        "Error: 2 more of this kind",
         "Check the id, and that the key is that of the account of the job.",
     ]
-    assert lines[12] == "Error: job 'x': invalid response: $: no JSON"
+    assert lines[12].startswith("Error: job 'x': invalid response: $")
+    assert lines[13].startswith("Check that there is a Sutro service at the URL")
     assert len(lines) == 14
 
 
-def test_polls_that_failed_in_many_ways_are_cut_short(capsys):
-    timeouts = [timed_out(f"job-{number}") for number in range(12)]
-    for number, error in enumerate(timeouts):
-        error.__cause__ = ServerError(
-            job_id=error.job_id, status_code=503, message=f"Node {number} is down"
-        )
-    print_timeouts(timeouts, 1200)
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "Error: timed out after 5.0 s: 12 of 1,200 jobs had not finished"
-    assert lines[10:12] == [
+def test_polls_that_failed_in_many_ways_are_truncated(service, run):
+    ids = [f"job-{number}" for number in range(12)]
+    for number, job_id in enumerate(ids):
+        service.fail_next(9, status=503, body=f"Node {number} is down", job_id=job_id)
+    lines = run("wait", *ids, "--timeout", "0")[2].splitlines()
+    assert lines[0] == "Error: timed out after 0.0s: 12 of 12 jobs had not finished, 12 never seen"
+    assert lines[10:] == [
         "Error: the last poll failed: HTTP 503: Node 9 is down",
-        "Error: and the last polls failed in 2 more ways",
+        "Error: 2 more of this kind",
+        "The service is unavailable: try again later.",
     ]
-    assert len(lines) == 14
 
 
 @pytest.mark.parametrize(
-    ("error", "advice"),
+    ("code", "advice"),
     [
-        (AuthenticationError(job_id="x", status_code=401, message="no"), "Check SUTRO_API_KEY"),
-        (
-            PermissionDeniedError(job_id="x", status_code=403, message="no"),
-            "account of the job",
-        ),
-        (GoneError(job_id="x", status_code=410, message="no"), "Trying again cannot help"),
-        (APIStatusError(job_id="x", status_code=422, message="no"), "ask its support"),
+        (401, "Check the key (SUTRO_API_KEY, --key-file)"),
+        (403, "Check that the key is that of the account of the job."),
+        (404, "Check the id, and that the key is that of the account of the job."),
+        (410, "A retry cannot succeed"),
+        (422, "contact its support"),
+        (429, "with a lower --max-rate"),
+        (501, "try again later"),
     ],
 )
-def test_the_advice_fits_the_error(error, advice, capsys):
-    print_errors([error])
-    told, *what_to_do = capsys.readouterr().err.splitlines()
-    assert told == f"Error: {error}"
+def test_the_advice_fits_the_error(service, run, code, advice):
+    headers = {"Retry-After": "999"} if code == 429 else {}
+    service.fail_next(9, status=code, headers=headers, job_id="a")
+    error, *what_to_do = run("status", "a")[2].splitlines()
+    assert error.startswith(f"Error: job 'a': HTTP {code}: ")
     assert len(what_to_do) == 1
     assert advice in what_to_do[0]
+
+
+def test_a_service_that_is_not_there_gets_its_advice(run, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", "sk_secret")
+    monkeypatch.setenv("SUTRO_API_URL", "http://127.0.0.1:9")
+    status, _, errors = run("wait", "a", "--timeout", "0")
+    assert status == 124
+    assert "Check the network, the proxy, and the URL" in errors
 
 
 # ---- jobs for the fake
 
 
-def test_a_timeline_goes_by_seconds_or_by_requests():
-    job = parse_job("a=b=queued:2, running:.5,succeeded")
-    assert job.job_id == "a=b"
-    assert job.timeline == (("queued", 2.0), ("running", 0.5), "succeeded")
-    assert parse_job("job 1=queued,failed").timeline == ("queued", "failed")
-    assert parse_job("job-1=queued:1,FAILED").fails
-    assert not parse_job("job-1=failed:1,running").fails
+@pytest.fixture
+def planned(monkeypatch, run):
+    """Give the jobs that `fake` would serve, or what it complains of."""
+
+    def planned(*texts):
+        served = {}
+
+        class Fake:
+            def __init__(self, **options):
+                pass
+
+            def add_job(self, job_id, timeline, *, failure_reason):
+                served[job_id] = (timeline, failure_reason)
+
+        async def serve(fake, job_ids, *, as_json):
+            assert job_ids == list(served)
+            raise asyncio.CancelledError
+
+        monkeypatch.setattr(_commands, "FakeSutro", Fake)
+        monkeypatch.setattr(_commands, "serve", serve)
+        errors = run("fake", *(f"--job={text}" for text in texts))[2]
+        return served or errors
+
+    return planned
+
+
+def test_a_timeline_goes_by_seconds_or_by_requests(planned):
+    assert planned(
+        "a=b=queued:2, running:.5,succeeded", "job 1=queued,failed", "c=queued:1,FAILED", "d=failed"
+    ) == {
+        "a=b": ([("queued", 2.0), ("running", 0.5), "succeeded"], None),
+        "job 1": (["queued", "failed"], "no GPU was free"),
+        "c": ([("queued", 1.0), "failed"], "no GPU was free"),
+        "d": (["failed"], "no GPU was free"),
+    }
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    "text",
     [
-        ("job-1", "names no job"),
-        ("=queued", "names no job"),
-        ("job-1=", "lacks a status"),
-        ("job-1=queued,,failed", "lacks a status"),
-        (" =queued", "names no job"),
-        ("a\tb=queued", "invalid job id"),
-        ("job-1=queued,bogus", "'bogus' in .* is no status: take pending, .*, cancelled$"),
-        ("job-1=unknown", "'unknown' in .* is no status"),
-        ("job-1=queued:2", "stays"),
-        ("job-1=queued:2,running,succeeded", "to each status but the last"),
-        ("job-1=queued:soon,succeeded", "number of seconds above 0"),
-        ("job-1=queued:0,succeeded", "number of seconds above 0"),
-        ("job-1=queued:inf,succeeded", "number of seconds above 0"),
+        "job-1",
+        "=queued",
+        "job-1=",
+        "job-1=queued,,failed",
+        " =queued",
+        "job-1=queued,bogus",
+        "job-1=unknown",
+        "job-1=queued:2",
+        "job-1=queued:2,running,succeeded",
+        "job-1=queued:soon,succeeded",
+        "job-1=queued:0,succeeded",
+        "job-1=queued:inf,succeeded",
+        "job-1=queued:-1,succeeded",
     ],
 )
-def test_a_timeline_that_makes_no_sense_is_refused(text, complaint):
-    with pytest.raises(click.UsageError, match=complaint):
-        parse_job(text)
+def test_a_timeline_that_makes_no_sense_is_refused(text, planned):
+    errors = planned(text)
+    assert errors.startswith(f"Error: {text!r} is no job: write it as job-1=queued:2,")
+    assert "statuses are pending, submitted, queued, " in errors
+
+
+def test_an_id_that_no_job_can_have_is_refused(planned):
+    assert planned("a\tb=queued").startswith("Error: invalid job id 'a\\tb' in --job")

@@ -15,9 +15,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+import pytest_asyncio
 from playwright.async_api import async_playwright, expect
 
 from sutro_async import PermissionDeniedError
+from sutro_async.testing import FakeSutro
+
+# One process and one browser for all, since each takes a second to start; so each test has jobs
+# of its own.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROGRAM = Path(__file__).parent.parent / "docs/examples/fastapi_dashboard/app.py"
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -28,10 +34,10 @@ import functools, runpy, sys
 import sutro_async.fastapi
 from sutro_async import PollPolicy
 
-poll = PollPolicy(initial=0.2, maximum=0.5, not_found_grace=0.5)
+poll = PollPolicy(initial=0.05, maximum=0.1, not_found_grace=0.2)
 lifespan = functools.partial(sutro_async.fastapi.sutro_lifespan, poll=poll)
 sutro_async.fastapi.sutro_lifespan = lifespan
-sutro_async.fastapi._events._RECONNECT_AFTER = 500
+sutro_async.fastapi._events._RECONNECT_AFTER = 100
 sys.path.insert(0, sys.argv[1])
 runpy.run_path(sys.argv[1] + "/app.py", run_name="__main__")
 """
@@ -93,14 +99,21 @@ def of_the_jobs_of(fake):
     return {"SUTRO_API_KEY": fake.api_key, "SUTRO_API_URL": fake.url}
 
 
-@pytest.fixture
-async def dashboard(fake):
-    """The dashboard of the jobs of the fake, which outlives it."""
-    async with running(of_the_jobs_of(fake), QUICK) as started:
+@pytest_asyncio.fixture(loop_scope="module")
+async def fake():
+    async with FakeSutro() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def dashboard():
+    """The dashboard of the jobs of a fake, which outlives it."""
+    async with FakeSutro() as fake, running(of_the_jobs_of(fake), QUICK) as started:
+        started.fake = fake
         yield started
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser():
     chromium = shutil.which("chromium")
     if chromium is None:
@@ -147,12 +160,9 @@ async def test_without_a_key_it_shows_jobs_of_a_fake_service():
         assert all(outcome["report"] for outcome in outcomes.json()["outcomes"])
 
 
-async def test_with_a_key_it_shows_the_jobs_of_the_service(fake):
-    fake.add_job("job-1")
-    async with (
-        running(of_the_jobs_of(fake)) as dashboard,
-        httpx.AsyncClient(base_url=dashboard.url) as visitor,
-    ):
+async def test_with_a_key_it_shows_the_jobs_of_the_service(dashboard):
+    dashboard.fake.add_job("job-1")
+    async with httpx.AsyncClient(base_url=dashboard.url) as visitor:
         assert (await visitor.get("/settings")).json() == {"demo": False}
         assert (await visitor.post("/demo/jobs")).status_code in {404, 405}
         assert (await visitor.get("/api/jobs/job-1")).json()["job_cost"] == 0.0185
@@ -161,7 +171,7 @@ async def test_with_a_key_it_shows_the_jobs_of_the_service(fake):
 # ---- records
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def sharing(fake, monkeypatch):
     monkeypatch.syspath_prepend(PROGRAM.parent)
     records = importlib.import_module("records")
@@ -206,7 +216,8 @@ async def test_a_failure_to_get_a_record_is_everybodys_and_not_remembered(fake, 
 
 
 @pytest.mark.browser
-async def test_jobs_move_live_to_their_ends(fake, dashboard, browser):
+async def test_jobs_move_live_to_their_ends(browser, dashboard):
+    fake = dashboard.fake
     fake.add_job("good-1", ["queued"], num_rows=50)
     fake.add_job(
         "bad-1", ["queued"], failure_reason="no GPU", additional_context="<b>0 of 8</b> are free"
@@ -256,59 +267,29 @@ async def test_jobs_move_live_to_their_ends(fake, dashboard, browser):
 
 
 @pytest.mark.browser
-async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(
-    fake, dashboard, browser
-):
-    fake.add_job("job-1", ["running"])
-    async with visiting(browser, f"{dashboard.url}?job_id=job-1") as page:
-        await expect(job(page, "job-1")).to_contain_text("running")
-        await dashboard.stop(signal.SIGKILL)
-        await expect(page.get_by_role("status")).to_contain_text("Connection lost")
-        await picture(page, "lost")
-        fake.set_status("job-1", "cancelling")
-        await dashboard.restart()
-        await expect(page.get_by_role("status")).to_have_text("Live")
-        await expect(job(page, "job-1")).to_contain_text("cancelling")
-
-        log = await dashboard.stop(signal.SIGTERM)
-        assert "Traceback" not in log
-        await expect(page.get_by_role("status")).to_contain_text("Connection lost")
-        await expect(job(page, "job-1")).to_contain_text("Trying again")
-        await picture(page, "stopped")
-        fake.set_status("job-1", "cancelled")
-        await dashboard.restart()
-        await expect(page.get_by_role("status")).to_have_text("All ended")
-        await expect(job(page, "job-1")).to_contain_text("cancelled")
-
-
-@pytest.mark.browser
-async def test_the_page_can_be_used_with_the_keyboard_and_refuses_what_is_no_id(
-    fake, dashboard, browser
-):
-    fake.add_job("job-1", ["running"])
+async def test_the_page_can_be_used_with_the_keyboard_and_refuses_what_is_no_id(browser, dashboard):
+    dashboard.fake.add_job("job-3", ["running"])
     async with visiting(browser, dashboard.url) as page:
         await expect(page.get_by_role("button", name="demo")).to_be_hidden()
         await page.keyboard.press("Tab")
-        await page.keyboard.type("job-1 ..")
+        await page.keyboard.type("job-3 ..")
         await page.keyboard.press("Control+Enter")
         await expect(page.get_by_text("“..” cannot be a job id.")).to_be_visible()
-        await page.get_by_label("Job ids").fill("job-1")
+        await page.get_by_label("Job ids").fill("job-3")
         await page.keyboard.press("Control+Enter")
-        await expect(job(page, "job-1")).to_contain_text("running")
-        await page.get_by_role("button", name="Stop watching job-1").press("Enter")
+        await expect(job(page, "job-3")).to_contain_text("running")
+        await page.get_by_role("button", name="Stop watching job-3").press("Enter")
         await expect(page.get_by_role("listitem")).to_have_count(0)
         await expect(page.get_by_role("status")).to_have_text("Nothing to watch")
-        await page.goto(f"{dashboard.url}?job_id=a%C2%A0b&job_id=%E2%80%A8&job_id=job-1")
+        await page.goto(f"{dashboard.url}?job_id=a%C2%A0b&job_id=%E2%80%A8&job_id=job-3")
         await expect(page.get_by_role("status")).to_have_text("Live")
         await expect(page.get_by_role("listitem")).to_have_count(1)
 
 
 @pytest.mark.browser
-async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(
-    fake, dashboard, browser
-):
-    fake.add_job("job-1", ["running"])
-    fake.add_job("with/slash", ["succeeded"])
+async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(browser, dashboard):
+    dashboard.fake.add_job("job-4", ["running"])
+    dashboard.fake.add_job("with/slash", ["succeeded"])
 
     async def serve_credulous_script(route):
         response = await route.fetch()
@@ -321,11 +302,36 @@ async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         await page.route("**/app.js", serve_credulous_script)
-        await page.goto(f"{dashboard.url}?job_id=..&job_id=job-1&job_id=with/slash")
+        await page.goto(f"{dashboard.url}?job_id=..&job_id=job-4&job_id=with/slash")
         await expect(page.get_by_role("status")).to_contain_text("Refused")
         await expect(page.get_by_text("invalid job id '..'")).to_be_visible()
         await page.get_by_role("button", name="Stop watching ..", exact=True).click()
         await expect(page.get_by_role("status")).to_have_text("Live")
-        await expect(job(page, "job-1")).to_contain_text("running")
+        await expect(job(page, "job-4")).to_contain_text("running")
         await expect(job(page, "with/slash")).to_contain_text("succeeded")
-        assert [url.rpartition("/")[2] for url in asked if "/api/jobs/" in url] == ["job-1"]
+        assert [url.rpartition("/")[2] for url in asked if "/api/jobs/" in url] == ["job-4"]
+
+
+@pytest.mark.browser
+async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(browser, dashboard):
+    fake = dashboard.fake
+    fake.add_job("job-2", ["running"])
+    async with visiting(browser, f"{dashboard.url}?job_id=job-2") as page:
+        await expect(job(page, "job-2")).to_contain_text("running")
+        await dashboard.stop(signal.SIGKILL)
+        await expect(page.get_by_role("status")).to_contain_text("Connection lost")
+        await picture(page, "lost")
+        fake.set_status("job-2", "cancelling")
+        await dashboard.restart()
+        await expect(page.get_by_role("status")).to_have_text("Live")
+        await expect(job(page, "job-2")).to_contain_text("cancelling")
+
+        log = await dashboard.stop(signal.SIGTERM)
+        assert "Traceback" not in log
+        await expect(page.get_by_role("status")).to_contain_text("Connection lost")
+        await expect(job(page, "job-2")).to_contain_text("Trying again")
+        await picture(page, "stopped")
+        fake.set_status("job-2", "cancelled")
+        await dashboard.restart()
+        await expect(page.get_by_role("status")).to_have_text("All ended")
+        await expect(job(page, "job-2")).to_contain_text("cancelled")

@@ -254,6 +254,13 @@ def test_the_fields_of_an_invalid_response_are_as_given():
     assert (error.job_id, error.path, error.reason) == ("job-1", "$.job", "got 5")
 
 
+def test_an_error_of_list_jobs_is_about_no_job():
+    error = InvalidResponseError(job_id=None, path="$.jobs", reason="got 5")
+    assert error.job_id is None
+    assert error.to_dict()["job_id"] is None
+    assert same(error, pickle.loads(pickle.dumps(error)))
+
+
 def test_the_fields_of_a_wait_that_timed_out_are_as_given():
     error = JobWaitTimeoutError(job_id="job-1", last_report=RUNNING, elapsed=5.25, timeout=5.0)
     assert vars(error) == {
@@ -327,6 +334,14 @@ def test_without_a_status_only_connection_errors_are_retryable(error, expected):
             "job 'job-1': invalid response: $.job: got 5",
         ),
         (
+            APIStatusError(job_id=None, status_code=418, message="teapot", code="short"),
+            "list-jobs: HTTP 418: teapot [code short]",
+        ),
+        (
+            InvalidResponseError(job_id=None, path="$.jobs", reason="got 5"),
+            "list-jobs: invalid response: $.jobs: got 5",
+        ),
+        (
             JobWaitTimeoutError(job_id="job-1", last_report=None, elapsed=3, timeout=2.5),
             "timed out after 2.5 s waiting for job 'job-1' (no status yet)" + WAIT_AGAIN,
         ),
@@ -372,6 +387,8 @@ def test_without_a_status_only_connection_errors_are_retryable(error, expected):
         "status-request",
         "status-code-request",
         "invalid-response",
+        "list-status-code",
+        "list-invalid-response",
         "wait-unseen",
         "wait-seen",
         "wait-after-failure",

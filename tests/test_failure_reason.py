@@ -4,14 +4,15 @@ import asyncio
 import json
 import logging
 import math
-import time
 
 import attrs
 import pytest
 
 from sutro_async import JobFailedError, JobMonitor, JobStatus, JobWaitTimeoutError
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, nothing_left_behind
+from tests.conftest import FAST_POLL, nothing_left_behind, now
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 DIALECTS = pytest.mark.parametrize("dialect", ["mapping", "flat"])
 REASON = {"message": "Out of memory", "additional_context": "row 41"}
@@ -150,17 +151,7 @@ async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
     fake, client, caplog, wait, fault
 ):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    answer = fake._answer
-    is_broken = False
-
-    def break_records(request, endpoint, job_id, fault_of_server):
-        nonlocal is_broken
-        if endpoint == "job-status" and not is_broken:
-            is_broken = True
-            fake.fail_next(1, **fault)
-        return answer(request, endpoint, job_id, fault_of_server)
-
-    fake._answer = break_records
+    fake.fail_next(1, endpoint="jobs", **fault)
     with caplog.at_level(logging.WARNING, "sutro_async"):
         report = await wait(client, "job-1")
     assert (report.status, report.failure) == (JobStatus.FAILED, None)
@@ -175,26 +166,24 @@ async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
 
 
 @EVERY_WAIT
-async def test_a_slow_record_takes_no_longer_than_what_is_left_of_the_timeout(
-    fake, client, autojump_clock, wait
-):
+async def test_a_slow_record_takes_no_longer_than_what_is_left_of_the_timeout(fake, client, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
-    began = time.monotonic()
+    began = now()
     async with nothing_left_behind(client, fake):
         report = await wait(client, "job-1", timeout=0.3)
-    assert 0.29 <= time.monotonic() - began < 0.45
+    assert 0.29 <= now() - began < 0.45
     assert (report.status, report.failure) == (JobStatus.FAILED, None)
 
 
 @EVERY_WAIT
-async def test_a_slow_record_takes_no_longer_than_one_request(fake, autojump_clock, wait):
+async def test_a_slow_record_takes_no_longer_than_one_request(fake, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
     async with fake.client(poll=FAST_POLL, timeout=0.2) as client:
-        began = time.monotonic()
+        began = now()
         report = await wait(client, "job-1")
-    assert 0.19 <= time.monotonic() - began < 0.4
+    assert 0.19 <= now() - began < 0.4
     assert report.failure is None
     assert records_read(fake) == 1
 
@@ -233,41 +222,20 @@ async def test_cancelling_while_the_record_is_read_releases_all_resources(fake, 
 
 async def test_a_watch_cancelled_while_the_record_is_read_goes_on(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    restore = hang_up_records(fake)
+    hang_up_records(fake)
     reports = client.watch_job("job-1")
     step = asyncio.create_task(anext(reports))
     while not records_read(fake):
         await asyncio.sleep(0.001)
     step.cancel()
     await asyncio.gather(step, return_exceptions=True)
-    restore()
+    fake.clear_faults()
     assert str((await anext(reports)).failure) == "Out of memory (row 41)"
 
 
 def hang_up_records(fake):
     """Let records never be answered."""
-    take = fake._faults.take
-    record = fake._record
-
-    def note(request):
-        nonlocal is_record
-        is_record = "/jobs/" in request.raw_path
-        return record(request)
-
-    def hang(job_id):
-        from sutro_async.testing._faults import Fault
-
-        return Fault(delay=math.inf) if is_record else take(job_id)
-
-    is_record = False
-    fake._record = note
-    fake._faults = type("Faults", (), {"take": staticmethod(hang), "left": 0})()
-
-    def restore():
-        nonlocal hang
-        fake._faults = type("Faults", (), {"take": staticmethod(take), "left": 0})()
-
-    return restore
+    fake.fail_next(1000, endpoint="jobs", delay=math.inf)
 
 
 # ---- mismatches in the log

@@ -37,6 +37,9 @@ FAULTS = [
 ]
 
 
+# Fewer than of other properties: each is a request or more.
+EXAMPLES = hypothesis.settings().max_examples // 5
+
 EXCLUDED = [
     not_a_server_error,  # trouble with the service is a 502, 503 or 504, as the document says
     positive_data_acceptance,  # no schema says which characters Python takes for printable
@@ -93,7 +96,7 @@ def test_it_keeps_what_its_document_promises(backend, method, path):
     fake = backend.fake
     operation = schemathesis.openapi.from_url(backend.url)[path][method]
 
-    @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         case=operation.as_strategy(),
         job_id=st.sampled_from([None, "running-first", "failed", "missing"]),

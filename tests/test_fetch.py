@@ -16,7 +16,10 @@ from sutro_async import (
     RetryPolicy,
     ServerError,
 )
+from sutro_async._http import Priority
 from tests.conftest import FAST_RETRY, nothing_left_behind
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 RETRYABLE = [408, 425, 429, 500, 502, 503, 504, 507, 519, *range(520, 532), 598, 599]
 FINAL = [400, 401, 403, 404, 405, 409, 410, 422, 424, 426, 428, 501, 505]
@@ -167,14 +170,14 @@ async def test_cancelling_leaves_nothing_behind(fake, moment):
         elif moment == "in back-off":
             fake.fail_next(1, status=500, headers={"Retry-After": "30"})
         else:
-            client._manager.transport._throttle.pause(30)
+            await client._manager.throttle.acquire(Priority.CALL)
         async with nothing_left_behind(client, fake):
             task = asyncio.create_task(client.get_job_status("job-1"))
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert client._manager.transport._throttle._free_slots == 1
+        assert client._manager.throttle.in_flight == (1 if moment == "in line" else 0)
 
 
 @pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
@@ -185,8 +188,7 @@ async def test_closing_the_client_ends_it(fake, moment):
     elif moment == "in back-off":
         fake.fail_next(1, status=500, headers={"Retry-After": "30"})
     else:
-        client._manager.lifecycle.check()
-        client._manager.transport._throttle.pause(30)
+        await client._manager.throttle.acquire(Priority.CALL)
     async with nothing_left_behind(client, fake):
         task = asyncio.create_task(client.get_job_status("job-1"))
         await asyncio.sleep(0.05)

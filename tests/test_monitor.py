@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import inspect
 import math
-import time
 
 import pytest
 
@@ -20,9 +19,9 @@ from sutro_async import (
     RateLimitError,
     ServerError,
 )
-from tests.conftest import FAST_POLL, nothing_left_behind
+from tests.conftest import FAST_POLL, nothing_left_behind, now
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 
 @pytest.fixture
@@ -177,7 +176,7 @@ async def test_watchers_that_come_and_go_at_every_moment_all_get_their_end(fake,
 
 async def test_each_watcher_has_its_own_time_out(fake, monitor):
     fake.add_job("job-1", ["running"])
-    began = time.monotonic()
+    began = now()
 
     async def elapsed(timeout):
         with pytest.raises(JobWaitTimeoutError) as caught:
@@ -185,7 +184,7 @@ async def test_each_watcher_has_its_own_time_out(fake, monitor):
         assert (caught.value.job_id, caught.value.timeout) == ("job-1", timeout)
         assert caught.value.last_report.status == "running"
         assert caught.value.elapsed == pytest.approx(timeout, abs=0.1)
-        return time.monotonic() - began
+        return now() - began
 
     times = await asyncio.gather(*(elapsed(timeout) for timeout in (0.1, 0.2, 0.3)))
     assert times == [pytest.approx(expected, abs=0.08) for expected in (0.1, 0.2, 0.3)]
@@ -260,7 +259,9 @@ async def test_an_end_that_is_told_as_the_time_out_strikes_is_not_lost(fake, cli
     await until(lambda: monitor.latest("job-1"))
 
     def tell_too_late():
-        time.sleep(0.2)
+        ends_at = now() + 0.2
+        while now() < ends_at:
+            pass
         poller = monitor._polls.pollers["job-1"]
         asyncio.get_running_loop().call_soon(monitor._polls.on_end, poller, end)
 

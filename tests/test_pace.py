@@ -1,7 +1,9 @@
 """The pace of a wait, as arithmetic: all times are handed in, and nothing sleeps."""
 
+import heapq
 import itertools
 import math
+import random
 
 import attrs
 import pytest
@@ -615,6 +617,327 @@ def test_next_poll_is_sent_by(timeout, kind, seconds):
     assert pace.send_by == about(seconds)
 
 
+# ---- polls that are held back in an outage
+
+
+def hold_back(pace, seconds):
+    pace.hold_back(START + seconds)
+
+
+def resume(pace, seconds, available_since):
+    return pace.resume(START + seconds, START + available_since)
+
+
+@pytest.mark.parametrize(
+    ("interval", "uniform", "delay"),
+    [
+        (1, lowest, 0.5),
+        (1, middle, 1),
+        (1, highest, 1.5),
+        (0.01, highest, 0.015),
+        (2, lowest, 1),
+        (2, highest, 3),
+        # However long the interval, the poll is due soon after the outage, or it would not probe.
+        (15, lowest, 1),
+        (15, highest, 3),
+        (500, highest, 3),
+    ],
+)
+def test_held_back_poll_is_due_again_soon(interval, uniform, delay):
+    pace = make_pace(initial=interval, maximum=500, uniform=uniform, jitter=0)
+    report(pace, 0, is_changed=True)
+    hold_back(pace, interval)
+    assert pace.next_poll_at == about(interval + delay)
+
+
+def test_first_poll_is_held_back_for_the_first_interval():
+    pace = make_pace(initial=0.5)
+    hold_back(pace, 0)
+    assert pace.next_poll_at == about(0.5)
+
+
+def test_holding_back_is_no_failure_and_no_report():
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    report(pace, 0)
+    for seconds in (2, 4, 6):
+        hold_back(pace, seconds)
+    assert not pace.has_failed
+    assert pace.answered_at == START
+    report(pace, 8)
+    assert pace.next_poll_at == about(8 + 2.25)
+
+
+@pytest.mark.parametrize("kind", [None, OUTAGE, RATE_LIMITED, REFUSED], ids=str)
+def test_poll_is_held_back_until_it_has_been_made(kind):
+    pace = make_pace()
+    assert not pace.is_held_back
+    hold_back(pace, 0)
+    hold_back(pace, 1)
+    assert pace.is_held_back
+    if kind is None:
+        report(pace, 2)
+    else:
+        fail(pace, 2, kind)
+    assert not pace.is_held_back
+
+
+def test_poll_that_gives_up_is_not_held_back_any_more():
+    pace = make_pace()
+    hold_back(pace, 0)
+    assert fail(pace, 2, FINAL) is GIVE_UP
+    assert not pace.is_held_back
+
+
+@pytest.mark.parametrize("retry_after", [0, 1, 10, 60])
+@pytest.mark.parametrize("held_after", [0, 0.5])
+def test_held_back_poll_honours_retry_after(retry_after, held_after):
+    pace = make_pace()
+    fail(pace, 0, retry_after=retry_after)
+    hold_back(pace, held_after)
+    assert pace.next_poll_at == about(max(retry_after, held_after + 1))
+
+
+def test_retry_after_is_forgotten_after_the_next_poll():
+    pace = make_pace()
+    fail(pace, 0, retry_after=30)
+    fail(pace, 30)
+    hold_back(pace, 31)
+    assert pace.next_poll_at == about(32)
+    fail(pace, 32, retry_after=30)
+    report(pace, 62, is_changed=True)
+    hold_back(pace, 63)
+    assert pace.next_poll_at == about(64)
+
+
+@pytest.mark.parametrize("held_at", [[7], [7, 9, 11], [7, 16.9]], ids=str)
+def test_outage_counts_from_the_first_poll_that_is_held_back(held_at):
+    pace = make_pace(max_outage=10, **SLOW)
+    report(pace, 5)
+    for seconds in held_at:
+        hold_back(pace, seconds)
+        assert pace.send_by == about(17)
+        assert pace.next_poll_at <= pace.send_by
+    assert fail(pace, 16.99) is POLL_AGAIN
+    assert fail(pace, 17) is GIVE_UP
+
+
+def test_outage_counts_from_an_earlier_failure_of_the_job_itself():
+    pace = make_pace(max_outage=10)
+    fail(pace, 0)
+    hold_back(pace, 7)
+    assert pace.send_by == about(10)
+    assert fail(pace, 10) is GIVE_UP
+
+
+def test_poll_that_is_overdue_is_due_at_once():
+    pace = make_pace(max_outage=5)
+    fail(pace, 0)
+    hold_back(pace, 6)
+    assert pace.next_poll_at == about(6)
+    assert pace.send_by == about(5)
+
+
+def test_outage_of_zero_seconds_holds_nothing_back():
+    pace = make_pace(max_outage=0)
+    hold_back(pace, 6)
+    assert pace.next_poll_at == pace.send_by == about(6)
+
+
+def test_poll_after_a_refusal_within_an_outage_is_due_at_once_when_that_has_lasted_long_enough():
+    pace = make_pace(max_outage=10, not_found_grace=60)
+    hold_back(pace, 0)
+    assert fail(pace, 9, REFUSED) is POLL_AGAIN
+    hold_back(pace, 13)
+    assert pace.next_poll_at == pace.send_by == about(13)
+
+
+def test_good_report_ends_the_outage_that_holding_back_began():
+    pace = make_pace(max_outage=10)
+    hold_back(pace, 0)
+    report(pace, 9)
+    assert fail(pace, 12) is POLL_AGAIN
+    assert fail(pace, 21.99) is POLL_AGAIN
+    assert fail(pace, 22) is GIVE_UP
+
+
+def test_infinite_max_outage_holds_back_for_ever():
+    pace = make_pace(max_outage=math.inf)
+    for seconds in (0, 1e3, 1e9):
+        hold_back(pace, seconds)
+        assert pace.next_poll_at == about(seconds + 1)
+        assert pace.send_by == math.inf
+
+
+@pytest.mark.parametrize(
+    ("held_at", "due_at"),
+    [(10, 12), (57, 59), (58, 59.8), (59.5, 59.8), (59.8, 59.8), (59.9, 59.9)],
+)
+def test_last_poll_before_the_deadline_is_not_held_back(held_at, due_at):
+    pace = make_pace(timeout=60, **SLOW)
+    report(pace, 1, poll_seconds=1 / 15)
+    assert pace.send_by == about(59.8)
+    hold_back(pace, held_at)
+    assert pace.next_poll_at == about(due_at)
+
+
+def test_last_poll_that_leaves_the_queue_as_the_gate_closes_is_due_at_once():
+    """It was held back just when it had to be sent."""
+    pace = make_pace(timeout=60, max_outage=300, **SLOW)
+    report(pace, 1)
+    now = pace.send_by + 0.01
+    pace.hold_back(now)
+    assert pace.next_poll_at == now >= pace.send_by
+    assert pace.note_failure(now, OUTAGE) is POLL_AGAIN
+    assert pace.next_poll_at == math.inf
+
+
+def test_last_polls_of_a_batch_that_is_held_back_stay_spread():
+    """Held back from the beginning to the end of the timeout, they come in its last 20 s."""
+    draw = random.Random(1)
+    waits = 500
+    last_polls = []
+    for _ in range(waits):
+        pace = make_pace(timeout=60, batch_size=10_000, uniform=draw.uniform)
+        while pace.next_poll_at < pace.send_by:
+            pace.hold_back(pace.next_poll_at)
+        last_polls.append(pace.next_poll_at)
+    for seconds in (40, 45, 50, 55):
+        begin = START + seconds
+        assert sum(begin - 0.1 <= now < begin + 4.9 for now in last_polls) > waits / 6
+
+
+def test_time_held_back_does_not_count_for_a_refusal():
+    """A proxy may answer with 404 before and after the outage, during one deployment."""
+    pace = make_pace(not_found_grace=5, max_outage=300)
+    assert fail(pace, 0, REFUSED) is POLL_AGAIN
+    hold_back(pace, 1)  # until 2
+    hold_back(pace, 2)
+    hold_back(pace, 3)
+    assert fail(pace, 4, REFUSED) is POLL_AGAIN
+    assert fail(pace, 7.99, REFUSED) is POLL_AGAIN
+    assert fail(pace, 8, REFUSED) is GIVE_UP
+
+
+def test_time_until_polls_resume_does_not_count_for_a_refusal():
+    pace = make_pace(not_found_grace=5, max_outage=300, initial=4)
+    assert fail(pace, 0, REFUSED) is POLL_AGAIN
+    hold_back(pace, 1)  # until 3
+    assert resume(pace, 3, available_since=3)  # until 5
+    assert pace.next_poll_at == about(5)
+    assert fail(pace, 8.99, REFUSED) is POLL_AGAIN
+    assert fail(pace, 9, REFUSED) is GIVE_UP
+
+
+@pytest.mark.parametrize(
+    ("interval", "uniform", "available_since", "now", "due_at"),
+    [
+        # From when it is known that the outage has ended, at the latest three seconds after it.
+        (10, highest, 20, 20, 30),
+        (10, middle, 20, 20, 25),
+        (10, middle, 20, 22, 27),
+        (10, middle, 20, 24.9, 28),
+        (500, middle, 20, 21, 271),
+        (0.5, highest, 20, 21, 21.25),
+        # A poll that is later than that is made now.
+        (10, lowest, 20, 20, None),
+        (10, middle, 20, 28, None),
+        (0.5, highest, 20, 21.3, None),
+    ],
+)
+def test_held_back_polls_resume_within_the_interval(
+    interval, uniform, available_since, now, due_at
+):
+    pace = make_pace(initial=interval, maximum=500, uniform=uniform, jitter=0)
+    report(pace, 0, is_changed=True)
+    hold_back(pace, 1)
+    due_before = pace.next_poll_at
+    assert resume(pace, now, available_since) is (due_at is not None)
+    assert pace.next_poll_at == (due_before if due_at is None else about(due_at))
+    assert not pace.is_held_back
+
+
+def test_interval_of_before_the_outage_is_that_of_the_latest_report():
+    pace = make_pace(uniform=highest, jitter=0)
+    report(pace, 0, is_changed=True)
+    for _ in range(3):
+        report(pace, 0)
+    for seconds in range(1, 9):
+        fail(pace, seconds)
+    hold_back(pace, 9)
+    assert resume(pace, 10, available_since=10)
+    assert pace.next_poll_at == about(10 + 3.375)
+
+
+def test_resuming_is_not_later_than_the_last_poll():
+    pace = make_pace(max_outage=10, uniform=highest, **SLOW)
+    hold_back(pace, 0)
+    assert resume(pace, 3, available_since=3)
+    assert pace.next_poll_at == about(10)
+    assert pace.send_by == about(10)
+
+    pace = make_pace(timeout=60, uniform=highest, **SLOW)
+    hold_back(pace, 0)
+    assert resume(pace, 3, available_since=3)
+    assert pace.next_poll_at == about(59.9)
+
+
+def test_poll_that_is_overdue_is_not_postponed():
+    pace = make_pace(max_outage=10, uniform=highest, **SLOW)
+    hold_back(pace, 0)
+    assert not resume(pace, 10, available_since=3)
+
+
+@pytest.mark.parametrize(("retry_after", "due_at"), [(10, 15), (15.1, 18), (18.1, None)])
+def test_resuming_honours_retry_after(retry_after, due_at):
+    pace = make_pace(initial=10)
+    fail(pace, 0, retry_after=retry_after)
+    hold_back(pace, 0)
+    now = pace.next_poll_at - START
+    assert now == pytest.approx(retry_after)
+    assert resume(pace, now, available_since=10) is (due_at is not None)
+    if due_at is not None:
+        assert pace.next_poll_at == about(due_at)
+
+
+@pytest.mark.parametrize("interval", [1, 4, 15])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_reopening_is_no_burst(interval, seed):
+    """Held back for 20 s, all polls come back within their interval, evenly."""
+    waits, outage = 2000, 20
+    draw = random.Random(seed)
+    pace_settings = PaceSettings(
+        policy=PollPolicy(initial=interval, maximum=interval),
+        max_retry_after=60,
+        uniform=draw.uniform,
+    )
+    order = itertools.count()
+    due = []
+    for _ in range(waits):
+        pace = Pace(pace_settings, START - 60)
+        pace.note_report(START - draw.uniform(0, interval), poll_seconds=0, is_changed=True)
+        due.append((pace.next_poll_at, next(order), pace))
+    heapq.heapify(due)
+    available_since = START + outage
+    polled_at = []
+    polled = set()
+    while due[0][0] < available_since + interval + 4:
+        now, _, pace = heapq.heappop(due)
+        if START <= now < available_since:
+            pace.hold_back(now)
+        elif not pace.is_held_back or not pace.resume(now, available_since):
+            pace.note_report(now, poll_seconds=0, is_changed=False)
+            if now >= available_since:
+                polled_at.append(now)
+                polled.add(pace)
+        heapq.heappush(due, (pace.next_poll_at, next(order), pace))
+    assert len(polled) == waits
+    for second in itertools.count(int(available_since)):
+        if second > available_since + interval + 2:
+            break
+        assert sum(second <= now < second + 1 for now in polled_at) <= 1.5 * waits / interval
+
+
 # ---- properties of whole waits
 
 reproducible = settings(
@@ -637,6 +960,17 @@ class Event:
     retry_after: float
     queued: float
     seconds: float
+    held: int
+
+
+@attrs.frozen
+class Hold:
+    """One postponement of a poll: in an outage, or after one that ended at `available_since`."""
+
+    now: float
+    next_poll_at: float
+    send_by: float
+    available_since: float | None = None
 
 
 @attrs.frozen
@@ -644,6 +978,7 @@ class Step:
     """One poll of a simulated wait, and what the pace made of it."""
 
     event: Event
+    holds: list[Hold]
     due_at: float
     sent_at: float
     sent_by: float
@@ -663,6 +998,23 @@ class Simulation:
         return self.settings.policy
 
 
+def hold_back_polls(pace, times):
+    """Hold the next poll back so many times, and then let it resume."""
+    holds = []
+    for _ in range(times):
+        now = pace.next_poll_at
+        if now >= pace.send_by:
+            break  # it passes the gate
+        pace.hold_back(now)
+        holds.append(Hold(now, pace.next_poll_at, pace.send_by))
+    if holds:
+        now = pace.next_poll_at
+        available_since = (holds[-1].now + now) / 2
+        if pace.resume(now, available_since):
+            holds.append(Hold(now, pace.next_poll_at, pace.send_by, available_since))
+    return holds
+
+
 def simulate(pace_settings, events):
     """Poll until the wait is over, at the latest after `MAX_POLLS`."""
     pace = Pace(pace_settings, START)
@@ -670,6 +1022,7 @@ def simulate(pace_settings, events):
     steps = []
     is_first_report = True
     for event in itertools.islice(itertools.cycle(events), MAX_POLLS):
+        holds = hold_back_polls(pace, event.held if pace_settings.timeout != 0 else 0)
         due_at, sent_by = pace.next_poll_at, pace.send_by
         sent_at = due_at + event.queued
         now = sent_at + event.seconds
@@ -685,7 +1038,17 @@ def simulate(pace_settings, events):
                 now, event.kind, queued=event.queued, retry_after=event.retry_after
             )
         steps.append(
-            Step(event, due_at, sent_at, sent_by, now, verdict, pace.next_poll_at, pace.send_by)
+            Step(
+                event,
+                holds,
+                due_at,
+                sent_at,
+                sent_by,
+                now,
+                verdict,
+                pace.next_poll_at,
+                pace.send_by,
+            )
         )
         if verdict in {GIVE_UP, TIME_OUT} or pace_settings.timeout == 0:
             break
@@ -755,7 +1118,7 @@ def all_settings(policies, timeouts):
 
 def event_lists(kinds, queued=(0.0, 0.01, 0.3, 7.0), seconds=(0.003, 0.0, 0.2, 4.0)):
     retry_after = (0.0, 0.7, 20.0, 1000.0)
-    fields = itertools.product(kinds, [True, False], retry_after, queued, seconds)
+    fields = itertools.product(kinds, [True, False], retry_after, queued, seconds, (0, 1, 4))
     events = [Event(*values) for values in fields]
     # By index: the message of a failed test would list all events of `sampled_from`.
     several = st.lists(
@@ -863,6 +1226,15 @@ def test_interval_after_a_good_report_is_the_policys(wait):
             assert delay >= interval * (1 - policy.jitter) - TOLERANCE
 
 
+def note_holds(holds, began_at, queued_since):
+    for hold in holds:
+        if OUTAGE not in began_at:  # it is one of the job, too
+            began_at[OUTAGE] = hold.now
+            queued_since[OUTAGE] = 0.0
+        if REFUSED in began_at:
+            queued_since[REFUSED] += hold.next_poll_at - hold.now
+
+
 @reproducible
 @given(wait_with_failures)
 def test_wait_gives_up_exactly_when_failures_have_lasted_long_enough(wait):
@@ -870,6 +1242,7 @@ def test_wait_gives_up_exactly_when_failures_have_lasted_long_enough(wait):
     began_at = {}
     queued_since = {}
     for step in wait.steps:
+        note_holds(step.holds, began_at, queued_since)
         kind = step.event.kind
         if kind is None:
             began_at.clear()
@@ -895,3 +1268,42 @@ def test_wait_gives_up_exactly_when_failures_have_lasted_long_enough(wait):
         else:
             assert step.verdict is (TIME_OUT if wait.settings.timeout == 0 else POLL_AGAIN)
             assert step.next_poll_at <= step.now + left + TOLERANCE or no_more
+
+
+@reproducible
+@given(any_wait | long_wait | wait_with_failures)
+def test_poll_is_held_back_for_a_while_but_not_beyond_its_last_moment(wait):
+    policy = wait.policy
+    unchanged_polls = 0
+    earliest = -math.inf
+    is_first_report = True
+    for step in wait.steps:
+        interval = min(policy.initial * policy.factor**unchanged_polls, policy.maximum)
+        for hold in step.holds:
+            assert hold.now <= hold.next_poll_at <= hold.send_by + TOLERANCE
+            if hold.available_since is not None:
+                known_at = hold.available_since + 1.5 * min(interval, 2)
+                assert hold.next_poll_at <= known_at + interval + TOLERANCE
+            elif hold.next_poll_at < hold.send_by:
+                delay = hold.next_poll_at - hold.now
+                usual = min(interval, 2)
+                assert delay >= max(0.5 * usual, earliest - hold.now) - TOLERANCE
+                assert delay <= max(1.5 * usual, earliest - hold.now) + TOLERANCE
+        if step.due_at < step.sent_by:
+            assert step.due_at >= earliest - TOLERANCE
+        if step.event.kind is None:
+            earliest = -math.inf
+            is_changed = step.event.is_changed or is_first_report
+            unchanged_polls = 0 if is_changed else unchanged_polls + 1
+            is_first_report = False
+        else:
+            longest = max(wait.settings.max_retry_after, interval)
+            earliest = step.now + min(step.event.retry_after, longest)
+
+
+@reproducible
+@given(any_wait | wait_with_failures)
+def test_last_moment_stays_while_a_poll_is_held_back(wait):
+    for step in wait.steps:
+        assert len({hold.send_by for hold in step.holds}) <= 1
+        assert all(hold.send_by == step.sent_by for hold in step.holds)

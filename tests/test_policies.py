@@ -32,6 +32,7 @@ BOUNDS = [
     (PollPolicy, "jitter", 1, 1.001),
     (PollPolicy, "max_outage", 0, -0.001),
     (PollPolicy, "not_found_grace", 0, -0.001),
+    (PollPolicy, "bulk_from", 1, 0),
 ]
 every_bound = pytest.mark.parametrize(
     ("policy", "name", "last_good", "first_bad"),
@@ -59,6 +60,7 @@ def test_the_defaults_of_polls_are_the_documented_ones():
         "jitter": 0.1,
         "max_outage": 300.0,
         "not_found_grace": 5.0,
+        "bulk_from": None,
     }
 
 
@@ -136,7 +138,9 @@ def test_a_first_interval_above_the_longest_is_refused(options, numbers):
     ids=repr,
 )
 def test_only_numbers_are_numbers(policy, name, value):
-    kind = "whole number" if name == "attempts" else "number"
+    if name == "bulk_from" and value is None:
+        return
+    kind = "whole number" if name in {"attempts", "bulk_from"} else "number"
     with pytest.raises(ConfigurationError) as caught:
         policy(**{name: value})
     assert str(caught.value) == f"{policy.__name__}.{name} must be a {kind}, got {value!r}"

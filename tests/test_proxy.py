@@ -23,6 +23,8 @@ from sutro_async._config import resolve_settings
 from tests.forward_proxy import forward_proxy
 from tests.raw_server import SUCCEEDED, answer, raw_server
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
 KEY = "sk_very_secret"
 PASSWORD = "p@ss word/%secret"
 ENCODED_PASSWORD = "p%40ss%20word%2F%25secret"
@@ -409,17 +411,23 @@ async def test_a_url_that_was_set_gets_no_hint(mocked, monkeypatch, how):
 # ---- the command
 
 
-def test_the_command_goes_through_the_proxy_of_the_environment(monkeypatch, capsys):
+@pytest.mark.parametrize("has_option", [False, True])
+def test_the_command_goes_through_the_proxy(monkeypatch, capsys, has_option):
     from sutro_async import cli
 
     async def refuse():
         async with forward_proxy(1, status=407) as proxy:
-            monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+            url = f"http://user:{ENCODED_PASSWORD}@127.0.0.1:{proxy.port}"
+            if not has_option:
+                monkeypatch.setenv("HTTPS_PROXY", url)
             monkeypatch.setenv("SUTRO_API_KEY", KEY)
             monkeypatch.setenv("SUTRO_API_URL", URL)
-            status = await asyncio.to_thread(cli.main, ["status", "job-1"])
+            options = ["--proxy", url] if has_option else []
+            status = await asyncio.to_thread(cli.main, ["status", "job-1", *options])
             return status, proxy
 
     status, proxy = asyncio.run(refuse())
     assert (status, proxy.connects) == (3, ["sutro.test:443"])
-    assert f"the proxy 127.0.0.1:{proxy.port} answered 407" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert f"the proxy 127.0.0.1:{proxy.port} answered 407" in errors
+    assert not any(secret in errors for secret in (KEY, PASSWORD, ENCODED_PASSWORD))

@@ -74,6 +74,24 @@ def test_each_public_module_exports_what_the_package_does():
     assert testing.__all__ == ["FakeSutro", "RecordedRequest"]
 
 
+def test_the_client_has_the_methods_that_the_design_names():
+    assert {name for name in vars(sutro_async.SutroClient) if not name.startswith("_")} == {
+        "aclose",
+        "as_completed",
+        "base_url",
+        "get_job",
+        "get_job_status",
+        "get_job_statuses",
+        "get_jobs",
+        "list_jobs",
+        "wait_for_job",
+        "wait_for_jobs",
+        "watch_job",
+        "watch_jobs",
+        "with_options",
+    }
+
+
 def test_every_public_name_is_documented():
     for name in PUBLIC - {"__version__", "TERMINAL_STATUSES"}:
         value = getattr(sutro_async, name)

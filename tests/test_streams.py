@@ -9,7 +9,6 @@ import math
 import subprocess
 import sys
 import threading
-import time
 
 import attrs
 import pytest
@@ -26,7 +25,9 @@ from sutro_async import (
     Stream,
 )
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, nothing_left_behind, served
+from tests.conftest import FAST_POLL, nothing_left_behind, now, served
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 WORDS = ["queued", "running", "succeeded"]
 
@@ -65,6 +66,7 @@ def test_it_is_the_type_of_every_stream(fake, client):
         client.watch_job("job-1"),
         client.watch_jobs(["job-1"]),
         client.as_completed(["job-1"]),
+        client.list_jobs(),
         monitor.watch("job-1"),
         monitor.watch_jobs(["job-1"]),
     ):
@@ -683,7 +685,7 @@ async def test_last_polls_of_jobs_that_came_later_are_spread_too(fake, monkeypat
             yield f"job-{number}"
 
     policy = attrs.evolve(FAST_POLL, initial=60, maximum=60, not_found_grace=0)
-    began = time.monotonic()
+    began = now()
     async with fake.client(poll=policy) as client:
         outcomes = [each async for each in client.as_completed(source(), timeout=3)]
     assert len(outcomes) == 400

@@ -1,11 +1,41 @@
+"""The queue of all requests of a client. The clock is the event loop's, so times are short."""
+
 import asyncio
 import itertools
+import logging
+import random
 from contextlib import asynccontextmanager
 
 import pytest
 
-from sutro_async import ConfigurationError
-from sutro_async._http._throttle import Throttle
+from sutro_async import APITimeoutError
+from sutro_async._http._pacer import Pacer
+from sutro_async._http._throttle import HeldBack, Permit, Priority, Throttle
+from sutro_async._wire import parse_error
+
+CALL = Priority.CALL
+POLL = Priority.POLL
+
+each_priority = pytest.mark.parametrize("priority", Priority, ids=lambda priority: priority.name)
+
+
+class RecordingPacer(Pacer):
+    """Remembers when requests were sent."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.sent = []
+
+    def note_sent(self, now):
+        self.sent.append(now)
+        super().note_sent(now)
+
+
+def make_throttle(max_concurrency=20, max_rate=None, uniform=max):
+    return Throttle(RecordingPacer(max_concurrency, max_rate, uniform))
+
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 
 def now():
@@ -13,58 +43,89 @@ def now():
 
 
 @asynccontextmanager
-async def slot(throttle, **options):
-    await throttle.acquire(**options)
+async def slot(throttle, priority=CALL, **options):
+    permit = await throttle.acquire(priority, **options)
     try:
-        yield
+        yield permit
     finally:
-        throttle.release()
+        throttle.release(permit)
 
 
-@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True, None])
-def test_a_bad_max_concurrency_is_refused(value):
-    with pytest.raises(ConfigurationError, match="max_concurrency"):
-        Throttle(value, None)
+def start(throttle, priority, count=1, **options):
+    return [asyncio.create_task(throttle.acquire(priority, **options)) for _ in range(count)]
 
 
-@pytest.mark.parametrize(
-    "value", [0, -1.0, "3", True, float("nan"), float("inf"), 1_000_001, 10**400]
-)
-def test_a_bad_max_rate_is_refused(value):
-    with pytest.raises(ConfigurationError, match="max_rate"):
-        Throttle(1, value)
+async def steps(count=5):
+    """Let the tasks do what they can do at once."""
+    for _ in range(count):
+        await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("max_rate", [None, 0.001, 10**6])
-def test_the_least_and_the_most_are_accepted(max_rate):
-    Throttle(1, max_rate)
+def fail(throttle, error, permit=None):
+    throttle.note_error(now(), error, permit or Permit(now(), is_probe=False), max_pause=60)
 
 
-async def test_no_more_than_max_concurrency_at_once():
-    throttle = Throttle(3, None)
+def pause(throttle, seconds):
+    fail(throttle, parse_error("a", 503, {"retry-after": str(seconds)}, b""))
+
+
+def close_gate(throttle):
+    for job_id in "aabbb":
+        fail(throttle, APITimeoutError(f"job {job_id!r}: no answer", job_id=job_id))
+    assert throttle.service_is_unavailable
+
+
+def throttle_at_once(**options):
+    """Return a throttle whose gate lets a probe pass as soon as there is none."""
+    return make_throttle(uniform=lambda *_: 0.0, **options)
+
+
+def check_nothing_is_left(throttle, in_flight=0):
+    assert throttle.in_flight == in_flight
+    assert not throttle._has_waiters()
+    assert throttle._timer is None
+    timers = [timer for timer in asyncio.get_running_loop()._scheduled if not timer.cancelled()]
+    assert not [timer for timer in timers if "Throttle" in repr(timer._callback)]
+
+
+async def cancel(*tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# ---- slots
+
+
+@each_priority
+async def test_no_more_than_max_concurrency_at_once(priority):
+    throttle = make_throttle(3)
+    assert throttle.max_concurrency == 3
     running = most = 0
 
     async def use_slot():
         nonlocal running, most
-        async with slot(throttle):
+        async with slot(throttle, priority):
             running += 1
             most = max(most, running)
+            assert running <= throttle.in_flight <= 3
             await asyncio.sleep(0.001)
             running -= 1
 
     await asyncio.gather(*(use_slot() for _ in range(20)))
     assert most == 3
+    check_nothing_is_left(throttle)
 
 
-async def test_slots_that_were_given_back_can_be_taken_again():
-    throttle = Throttle(3, None)
+async def test_released_slots_can_be_taken_again():
+    throttle = make_throttle(3)
     for _ in range(2):
         async with asyncio.timeout(1), slot(throttle), slot(throttle), slot(throttle):
             pass
 
 
-async def test_a_slot_is_given_back_after_an_error():
-    throttle = Throttle(1, None)
+async def test_slot_is_released_after_an_error():
+    throttle = make_throttle(1)
     with pytest.raises(LookupError):
         async with slot(throttle):
             raise LookupError
@@ -72,170 +133,600 @@ async def test_a_slot_is_given_back_after_an_error():
         pass
 
 
-@pytest.mark.usefixtures("autojump_clock")
-@pytest.mark.parametrize("rate", [1, 5, 100])
-async def test_the_rate_is_kept_and_made_use_of(rate):
-    throttle = Throttle(1, rate)
-    times = []
-    for _ in range(2 * rate + 1):
-        async with slot(throttle):
-            times.append(now())
-    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert min(gaps) >= 0.95 / rate
-    seconds = [later - earlier for earlier, later in zip(times, times[rate:], strict=False)]
-    assert min(seconds) >= 0.999
-    assert max(seconds) <= 1.1
+async def test_permit_says_when_it_was_given():
+    throttle = make_throttle(1)
+    async with slot(throttle) as permit:
+        assert permit.sent_at <= now()
+        (waiting,) = start(throttle, CALL)
+        await asyncio.sleep(0.02)
+        released_at = now()
+    assert (await waiting).sent_at >= released_at
+    assert not (await waiting).is_probe
 
 
-async def test_the_rate_is_kept_without_a_burst_at_the_start():
-    throttle = Throttle(100, 200)
-    began = now()
-    times = []
-
-    async def use_slot():
-        async with slot(throttle):
-            times.append(now() - began)
-
-    await asyncio.gather(*(use_slot() for _ in range(21)))
-    # 200 a second come in pairs, and those count as well: no second sees more than 200.
-    assert all(time >= (n - 2) / 199 - 0.001 for n, time in enumerate(times, start=1))
-    assert times[-1] < 0.5
+# ---- the order
 
 
-async def test_leave_that_stood_in_waiters_for_a_slot_makes_no_burst():
-    throttle = Throttle(5, 50)
-    times = []
-
-    async def use_slot(seconds):
-        async with slot(throttle):
-            times.append(now())
-            await asyncio.sleep(seconds)
-
-    await asyncio.gather(*(use_slot(0.2) for _ in range(5)), *(use_slot(0) for _ in range(5)))
-    # An event loop may be late, and so two may come close together, but not five.
-    assert min(later - earlier for earlier, later in zip(times, times[4:], strict=False)) >= 0.06
-
-
-async def test_a_pause_holds_back_new_requests():
-    throttle = Throttle(5, None)
-    began = now()
-    throttle.pause(0.05)
-    async with slot(throttle):
-        assert now() - began >= 0.05
-
-
-async def test_a_pause_holds_back_those_that_stand_in_waiters_already():
-    throttle = Throttle(1, None)
-    entered_at = []
-
-    async def use_slot():
-        async with slot(throttle):
-            entered_at.append(now())
-
-    async with slot(throttle):
-        tasks = [asyncio.create_task(use_slot()) for _ in range(3)]
-        await asyncio.sleep(0.01)
-        throttle.pause(0.05)
-        until = now() + 0.05
-    await asyncio.gather(*tasks)
-    assert min(entered_at) >= until
-
-
-async def test_a_shorter_pause_does_not_shorten_a_longer_one():
-    throttle = Throttle(1, None)
-    began = now()
-    throttle.pause(0.05)
-    throttle.pause(0.01)
-    async with slot(throttle):
-        assert now() - began >= 0.05
-
-
-async def test_a_pause_that_grows_while_it_is_slept_through_is_kept():
-    throttle = Throttle(1, None)
-    began = now()
-    throttle.pause(0.03)
-    asyncio.get_running_loop().call_later(0.01, throttle.pause, 0.05)
-    async with slot(throttle):
-        assert now() - began >= 0.06
-
-
-async def test_the_last_chance_to_ask_passes_through_a_pause_even_where_others_wait():
-    throttle = Throttle(1, None)
-    throttle.pause(30)
-    waiting = asyncio.create_task(throttle.acquire())
-    await asyncio.sleep(0)
-    async with asyncio.timeout(1), slot(throttle, send_by=0):
-        pass
-    waiting.cancel()
-
-
-@pytest.mark.parametrize("max_rate", [None, 0.01], ids=["for a slot", "for the rate"])
-async def test_who_is_cancelled_in_waiters_takes_no_slot_along(max_rate):
-    throttle = Throttle(1, max_rate)
-    if max_rate is None:
-        await throttle.acquire()
-    else:
-        async with slot(throttle):
-            pass
-    tasks = [asyncio.create_task(throttle.acquire()) for _ in range(5)]
-    await asyncio.sleep(0.01)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    if max_rate is None:
-        throttle.release()
-    assert throttle._free_slots == 1
-    assert not throttle._waiters
-
-
-async def test_who_is_cancelled_in_waiters_leaves_it_at_once():
-    throttle = Throttle(1, None)
-    await throttle.acquire()
-    tasks = [asyncio.create_task(throttle.acquire()) for _ in range(5)]
-    await asyncio.sleep(0)
-    for task in tasks[:4]:
-        task.cancel()
-    await asyncio.sleep(0)
-    assert len(throttle._waiters) == 1
-    throttle.release()
-    async with asyncio.timeout(1):
-        await tasks[4]
-
-
-async def test_who_is_cancelled_as_a_slot_comes_free_is_passed_over():
-    throttle = Throttle(1, None)
-    await throttle.acquire()
-    first, second = (asyncio.create_task(throttle.acquire()) for _ in range(2))
-    await asyncio.sleep(0)
-    first.cancel()
-    throttle.release()
-    async with asyncio.timeout(1):
-        await second
-    with pytest.raises(asyncio.CancelledError):
-        await first
-
-
-async def test_a_slot_that_comes_just_before_a_cancellation_is_passed_on():
-    throttle = Throttle(1, None)
-    await throttle.acquire()
-    first, second = (asyncio.create_task(throttle.acquire()) for _ in range(2))
-    await asyncio.sleep(0)
-    throttle.release()
-    first.cancel()
-    async with asyncio.timeout(1):
-        await second
-    with pytest.raises(asyncio.CancelledError):
-        await first
-
-
-async def test_slots_are_given_in_the_order_in_which_they_were_asked_for():
-    throttle = Throttle(2, None)
+@each_priority
+async def test_slots_are_given_in_the_order_of_the_requests(priority):
+    throttle = make_throttle(2)
     order = []
 
     async def use_slot(number):
-        async with slot(throttle):
+        async with slot(throttle, priority):
             order.append(number)
             await asyncio.sleep(0)
 
     await asyncio.gather(*(use_slot(number) for number in range(50)))
     assert order == list(range(50))
+
+
+async def order_of(throttle, *priorities):
+    """Queue requests while a slot is taken, and return the order in which they are sent."""
+    order = []
+
+    async def use_slot(number, priority):
+        async with slot(throttle, priority):
+            order.append(number)
+
+    async with slot(throttle):
+        tasks = [asyncio.create_task(use_slot(*each)) for each in enumerate(priorities)]
+        await steps()
+    async with asyncio.timeout(2):
+        await asyncio.gather(*tasks)
+    return order
+
+
+async def test_calls_are_sent_ahead_of_queued_polls():
+    order = await order_of(make_throttle(1), POLL, CALL, POLL, POLL, CALL, CALL)
+    assert order == [1, 4, 5, 0, 2, 3]
+
+
+async def test_calls_do_not_starve_polls():
+    order = await order_of(make_throttle(1), *[POLL] * 3, *[CALL] * 100)
+    assert [order.index(poll) for poll in range(3)] == [4, 9, 14]
+    assert [number for number in order if number >= 3] == list(range(3, 103))
+
+
+async def test_calls_that_overlap_do_not_starve_polls_after_a_pause():
+    """The window stays at one as long as no call succeeds."""
+    throttle = make_throttle()
+    pause(throttle, 0.001)
+
+    async def call_again_and_again(seconds):
+        while True:
+            async with slot(throttle) as permit:
+                await asyncio.sleep(seconds)
+                fail(throttle, parse_error("a", 500, {}, b""), permit)
+
+    callers = [asyncio.create_task(call_again_and_again(0.002 + n / 1000)) for n in range(3)]
+    await asyncio.sleep(0.02)
+    async with asyncio.timeout(1), slot(throttle, POLL):
+        pass
+    await cancel(*callers)
+    check_nothing_is_left(throttle)
+
+
+# ---- the rate
+
+
+@each_priority
+@pytest.mark.parametrize("rate", [20, 100, 1000])
+async def test_rate_is_kept_and_made_use_of(rate, priority):
+    throttle = make_throttle(5, rate)
+    count = rate // 5
+
+    async def use_slot():
+        async with slot(throttle, priority):
+            pass
+
+    began = now()
+    await asyncio.gather(*(use_slot() for _ in range(count + 1)))
+    sent = throttle._pacer.sent
+    at_once = 1 + rate // 100
+    for earlier, later in zip(sent, sent[at_once:], strict=False):
+        assert later - earlier >= 1 / rate - 1e-6
+    assert count / rate - 0.01 <= now() - began < 1  # 0.2 s on a machine that is not busy
+
+
+async def test_slots_that_come_free_together_make_no_burst():
+    throttle = make_throttle(5, 50)
+
+    async def use_slot(seconds):
+        async with slot(throttle):
+            await asyncio.sleep(seconds)
+
+    await asyncio.gather(*(use_slot(0.2) for _ in range(5)), *(use_slot(0) for _ in range(5)))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(throttle._pacer.sent)]
+    assert min(gaps) >= 0.02 - 1e-6
+
+
+# ---- pauses
+
+
+@each_priority
+async def test_pause_holds_back_new_requests(priority):
+    throttle = make_throttle(5)
+    began = now()
+    pause(throttle, 0.05)
+    async with slot(throttle, priority):
+        assert 0.05 <= now() - began < 0.2
+
+
+@each_priority
+async def test_pause_holds_back_queued_requests(priority):
+    throttle = make_throttle(1)
+    async with slot(throttle):
+        tasks = start(throttle, priority)
+        await steps()
+        pause(throttle, 0.05)
+        until = now() + 0.05
+    assert (await tasks[0]).sent_at >= until
+
+
+async def test_pause_that_grows_while_requests_wait_for_its_end():
+    throttle = make_throttle(1)
+    began = now()
+    pause(throttle, 0.03)
+    asyncio.get_running_loop().call_later(0.01, pause, throttle, 0.05)
+    async with slot(throttle):
+        assert now() - began >= 0.06
+
+
+async def test_resumption_after_a_pause_is_gradual():
+    throttle = make_throttle(20)
+    pause(throttle, 0.02)
+    polls = start(throttle, POLL, 40)
+    await asyncio.sleep(0.03)
+    in_flight = [throttle.in_flight]
+    sent = []
+    while not all(poll.done() for poll in polls):
+        permit = next(poll.result() for poll in polls if poll.done() and poll not in sent)
+        sent.append(next(poll for poll in polls if poll.done() and poll not in sent))
+        throttle.note_success(now())
+        throttle.release(permit)
+        await steps()
+        in_flight.append(throttle.in_flight)
+    assert in_flight[:7] == [1, 2, 4, 8, 16, 20, 20]
+
+
+async def test_call_does_not_wait_for_the_one_poll_after_a_pause():
+    throttle = make_throttle(20)
+    pause(throttle, 0.01)
+    (poll,) = start(throttle, POLL)
+    await poll
+    waiting = start(throttle, POLL, 2)
+    async with asyncio.timeout(1), slot(throttle):
+        second = start(throttle, CALL)
+        await steps()
+        assert throttle.in_flight == 2
+        assert not second[0].done()
+    async with asyncio.timeout(1):
+        await second[0]
+    assert not any(task.done() for task in waiting)
+    await cancel(*waiting)
+
+
+# ---- the outage gate
+
+
+async def test_closing_gate_removes_polls_from_the_queue():
+    throttle = make_throttle(1)
+    async with slot(throttle):
+        polls = start(throttle, POLL, 5)
+        (call,) = start(throttle, CALL)
+        (overdue,) = start(throttle, POLL, send_by=now())
+        await steps()
+        close_gate(throttle)
+        outcomes = await asyncio.gather(*polls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [HeldBack] * 5
+        assert not overdue.done()
+        assert not call.done()
+    for task in (overdue, call):
+        async with asyncio.timeout(1):
+            throttle.release(await task)
+    check_nothing_is_left(throttle)
+
+
+async def test_closed_gate_holds_back_polls():
+    throttle = make_throttle()
+    close_gate(throttle)
+    assert throttle.holds_back(now())
+    with pytest.raises(HeldBack):
+        await throttle.acquire(POLL)
+    with pytest.raises(HeldBack):
+        await throttle.acquire(POLL, send_by=now() + 1)
+    check_nothing_is_left(throttle)
+
+
+async def test_call_passes_a_closed_gate():
+    throttle = make_throttle()
+    close_gate(throttle)
+    async with asyncio.timeout(1), slot(throttle) as permit:
+        assert not permit.is_probe
+    check_nothing_is_left(throttle)
+
+
+async def test_call_passes_a_closed_gate_while_a_probe_has_no_answer():
+    throttle = throttle_at_once()
+    close_gate(throttle)
+    async with slot(throttle, POLL), asyncio.timeout(1), slot(throttle):
+        assert throttle.in_flight == 2
+
+
+async def test_one_probe_at_a_time():
+    throttle = throttle_at_once()
+    close_gate(throttle)
+    for _ in range(3):
+        assert not throttle.holds_back(now())
+        async with slot(throttle, POLL) as permit:
+            assert permit.is_probe
+            assert throttle.holds_back(now())
+            for _ in range(3):
+                with pytest.raises(HeldBack):
+                    await throttle.acquire(POLL)
+            fail(throttle, APITimeoutError("no answer", job_id="a"), permit)
+    check_nothing_is_left(throttle)
+
+
+async def test_probe_honours_a_pause():
+    throttle = throttle_at_once()
+    close_gate(throttle)
+    pause(throttle, 0.05)
+    began = now()
+    async with slot(throttle, POLL) as permit:
+        assert permit.is_probe
+        assert now() - began >= 0.04
+
+
+async def test_successful_probe_opens_the_gate():
+    throttle = throttle_at_once()
+    close_gate(throttle)
+    assert throttle.available_since < now()
+    async with slot(throttle, POLL):
+        throttle.note_success(now())
+    assert not throttle.service_is_unavailable
+    assert throttle.available_since == pytest.approx(now(), abs=0.1)
+    async with asyncio.timeout(1), slot(throttle, POLL) as permit:
+        assert not permit.is_probe
+
+
+async def test_resumption_after_an_outage_is_gradual():
+    throttle = throttle_at_once()
+    close_gate(throttle)
+    async with slot(throttle, POLL):
+        throttle.note_success(now())
+        polls = start(throttle, POLL, 10)
+        await steps()
+        assert throttle.in_flight == 1
+    await steps()
+    assert throttle.in_flight == 1
+    throttle.note_success(now())
+    throttle.release(await polls[0])
+    await steps()
+    assert throttle.in_flight == 2
+    await cancel(*polls)
+
+
+@pytest.mark.parametrize("moment", ["in flight", "waiting for a slot", "in a pause"])
+async def test_cancelled_probe_frees_the_way_for_the_next(moment):
+    throttle = throttle_at_once(max_concurrency=1)
+    close_gate(throttle)
+    call = None
+    if moment == "waiting for a slot":
+        call = await throttle.acquire(CALL)
+    elif moment == "in a pause":
+        pause(throttle, 0.05)
+
+    async def probe():
+        async with slot(throttle, POLL):
+            await asyncio.sleep(30)
+
+    task = asyncio.create_task(probe())
+    await steps()
+    assert throttle.holds_back(now())
+    await cancel(task)
+    assert not throttle.holds_back(now())
+    if call is not None:
+        throttle.release(call)
+    async with asyncio.timeout(1), slot(throttle, POLL) as permit:
+        assert permit.is_probe
+    check_nothing_is_left(throttle)
+
+
+async def test_queued_probe_that_is_removed_by_the_next_outage_frees_the_way():
+    throttle = throttle_at_once(max_concurrency=1)
+    close_gate(throttle)
+    async with slot(throttle):
+        (probe,) = start(throttle, POLL)
+        await steps()
+        throttle.note_success(now())
+        close_gate(throttle)
+        with pytest.raises(HeldBack):
+            await probe
+    async with asyncio.timeout(1), slot(throttle, POLL) as permit:
+        assert permit.is_probe
+
+
+async def test_probe_that_is_still_queued_when_the_gate_opens_is_sent():
+    throttle = throttle_at_once(max_concurrency=1)
+    close_gate(throttle)
+    async with slot(throttle):
+        (probe,) = start(throttle, POLL)
+        await steps()
+        throttle.note_success(now())
+    async with asyncio.timeout(1):
+        throttle.release(await probe)
+    check_nothing_is_left(throttle)
+
+
+async def test_closing_and_opening_are_logged_once(caplog):
+    caplog.set_level(logging.DEBUG, "sutro_async")
+    throttle = make_throttle(1)
+    began = now()
+    async with slot(throttle):
+        polls = start(throttle, POLL, 5)
+        await steps()
+        close_gate(throttle)
+        await asyncio.gather(*polls, return_exceptions=True)
+    fail(throttle, parse_error("c", 503, {}, b"<title>Down</title>"))
+    await asyncio.sleep(0.16)
+    fail(throttle, parse_error("c", 404, {}, b""))  # an answer, if not a good one
+    throttle.note_success(now())
+    length = now() - began
+    warning, info = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert warning.name == info.name == "sutro_async"
+    assert warning.message == (
+        "the service is unavailable, polls are held back: job 'b': no answer"
+    )
+    assert info.levelno == logging.INFO
+    assert info.message in {
+        f"the service is available again after {seconds:.1f} s" for seconds in (0.2, length)
+    }
+    caplog.clear()
+    close_gate(throttle)
+    throttle.note_success(now())
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
+
+
+async def test_single_failures_are_not_logged_here(caplog):
+    throttle = make_throttle()
+    for job_id in "abcd":
+        fail(throttle, APITimeoutError("no answer", job_id=job_id))
+    throttle.note_success(now())
+    assert not caplog.records
+
+
+# ---- overdue polls
+
+
+@pytest.mark.parametrize("obstacle", ["pause", "outage", "pause and outage", "probe", "window"])
+@pytest.mark.parametrize("others", [0, 3])
+async def test_overdue_poll_is_sent_at_once(obstacle, others):
+    throttle = throttle_at_once() if obstacle == "probe" else make_throttle()
+    if "pause" in obstacle:
+        pause(throttle, 30)
+    if "outage" in obstacle or obstacle == "probe":
+        close_gate(throttle)
+    if obstacle == "probe":
+        await throttle.acquire(POLL)
+    if obstacle == "window":
+        pause(throttle, 0.001)
+        await throttle.acquire(POLL)
+    waiting = start(throttle, CALL, others) if "pause" in obstacle else []
+    await steps()
+    in_flight = throttle.in_flight
+    async with asyncio.timeout(1), slot(throttle, POLL, send_by=now()) as permit:
+        assert not permit.is_probe
+        assert throttle.in_flight == in_flight + 1
+        assert not any(task.done() for task in waiting)
+    await cancel(*waiting)
+    check_nothing_is_left(throttle, in_flight)
+
+
+@pytest.mark.parametrize("obstacle", ["pause", "window", "pause as a probe"])
+async def test_poll_that_becomes_overdue_in_the_queue_is_sent_then(obstacle):
+    throttle = throttle_at_once() if "probe" in obstacle else make_throttle()
+    if "probe" in obstacle:
+        close_gate(throttle)
+    if "pause" in obstacle:
+        pause(throttle, 30)
+    else:
+        pause(throttle, 0.001)
+        await throttle.acquire(POLL)
+    others = start(throttle, POLL, 2) if "probe" not in obstacle else []
+    send_by = now() + 0.05
+    async with asyncio.timeout(1), slot(throttle, POLL, send_by=send_by) as permit:
+        assert send_by <= permit.sent_at < send_by + 0.1
+        assert permit.is_probe is ("probe" in obstacle)
+        assert not any(task.done() for task in others)
+    await cancel(*others)
+    check_nothing_is_left(throttle, in_flight=1 if obstacle == "window" else 0)
+
+
+async def test_overdue_polls_go_ahead_of_calls():
+    throttle = make_throttle(1)
+    async with slot(throttle):
+        (call,) = start(throttle, CALL)
+        (overdue,) = start(throttle, POLL, send_by=now() + 0.01)
+        await asyncio.sleep(0.02)
+        assert throttle.in_flight == 1
+    await steps()
+    assert overdue.done()
+    assert not call.done()
+    throttle.release(await overdue)
+    throttle.release(await call)
+    check_nothing_is_left(throttle)
+
+
+async def test_overdue_polls_keep_to_the_rate():
+    throttle = make_throttle(5, 20)
+    pause(throttle, 30)
+    for task in start(throttle, POLL, 3, send_by=now()):
+        throttle.release(await task)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(throttle._pacer.sent)]
+    assert min(gaps) >= 0.05 - 1e-6
+
+
+async def test_poll_that_is_sent_in_time_leaves_no_timer():
+    throttle = make_throttle(1)
+    async with slot(throttle):
+        (poll,) = start(throttle, POLL, send_by=now() + 30)
+        await steps()
+    throttle.release(await poll)
+    check_nothing_is_left(throttle)
+
+
+async def test_poll_that_is_cancelled_as_it_becomes_overdue_takes_no_slot():
+    throttle = make_throttle()
+    pause(throttle, 30)
+    (poll,) = start(throttle, POLL, send_by=now() + 0.01)
+    await steps()
+    (waiter,) = throttle._polls
+    poll.cancel()
+    throttle._promote(waiter)
+    throttle._promote(waiter)
+    await cancel(poll)
+    check_nothing_is_left(throttle)
+
+
+# ---- cancellation
+
+
+@each_priority
+@pytest.mark.parametrize("max_rate", [None, 0.01], ids=["for a slot", "for the rate"])
+async def test_cancelled_while_waiting(max_rate, priority):
+    throttle = make_throttle(1, max_rate)
+    permit = await throttle.acquire(CALL)
+    if max_rate is not None:
+        throttle.release(permit)
+    tasks = start(throttle, priority, 5)
+    await asyncio.sleep(0.01)
+    await cancel(*tasks)
+    if max_rate is None:
+        throttle.release(permit)
+    check_nothing_is_left(throttle)
+
+
+async def test_cancelled_waiter_leaves_the_queue_at_once():
+    throttle = make_throttle(1)
+    permit = await throttle.acquire(CALL)
+    tasks = [*start(throttle, CALL, 2), *start(throttle, POLL, 3)]
+    await steps()
+    for task in tasks[:4]:
+        task.cancel()
+    await steps()
+    assert len(throttle._calls) + len(throttle._polls) == 1
+    throttle.release(permit)
+    async with asyncio.timeout(1):
+        await tasks[4]
+
+
+async def test_waiter_that_is_cancelled_as_a_slot_comes_free_is_passed_over():
+    throttle = make_throttle(1)
+    permit = await throttle.acquire(CALL)
+    first, second = start(throttle, CALL, 2)
+    await steps()
+    first.cancel()
+    throttle.release(permit)
+    async with asyncio.timeout(1):
+        await second
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_slot_that_comes_just_before_a_cancellation_is_passed_on():
+    throttle = make_throttle(1)
+    permit = await throttle.acquire(CALL)
+    first, second = start(throttle, CALL, 2)
+    await steps()
+    throttle.release(permit)
+    first.cancel()
+    async with asyncio.timeout(1):
+        await second
+    with pytest.raises(asyncio.CancelledError):
+        await first
+
+
+async def test_probe_that_is_cancelled_just_after_it_got_its_slot_frees_the_way():
+    throttle = throttle_at_once(max_concurrency=1)
+    close_gate(throttle)
+    permit = await throttle.acquire(CALL)
+    (probe,) = start(throttle, POLL)
+    await steps()
+    throttle.release(permit)
+    probe.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await probe
+    assert not throttle.holds_back(now())
+    check_nothing_is_left(throttle)
+
+
+async def test_poll_that_is_cancelled_just_after_it_was_held_back():
+    throttle = make_throttle(1)
+    async with slot(throttle):
+        (poll,) = start(throttle, POLL)
+        await steps()
+        close_gate(throttle)
+        poll.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await poll
+    check_nothing_is_left(throttle)
+
+
+async def test_poll_that_is_cancelled_just_before_the_gate_closes():
+    throttle = make_throttle(1)
+    async with slot(throttle):
+        first, second = start(throttle, POLL, 2)
+        await steps()
+        first.cancel()
+        close_gate(throttle)
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        with pytest.raises(HeldBack):
+            await second
+    check_nothing_is_left(throttle)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_nothing_leaks_whatever_happens(seed):
+    """Requests of all kinds succeed, fail, and are cancelled at any moment."""
+    draw = random.Random(seed)
+    throttle = make_throttle(
+        draw.choice([1, 2, 5]), draw.choice([None, 2000]), lambda *_: draw.choice([0.0, 0.002])
+    )
+    probes = 0
+
+    async def request(job_id):
+        nonlocal probes
+        send_by = draw.choice([0.0, 0.003, 30.0])
+        permit = await throttle.acquire(draw.choice([CALL, POLL]), send_by=now() + send_by)
+        probes += permit.is_probe
+        try:
+            assert throttle.in_flight <= throttle.max_concurrency
+            assert probes <= 1
+            await asyncio.sleep(draw.choice([0, 0, 0.001, 0.003]))
+            outcome = draw.random()
+            if outcome < 0.15:
+                throttle.note_success(now())
+            elif outcome < 0.9:
+                fail(throttle, parse_error(job_id, draw.choice([500, 500, 404]), {}, b""), permit)
+            elif outcome < 0.95:
+                pause(throttle, 0.002)
+        finally:
+            probes -= permit.is_probe
+            throttle.release(permit)
+
+    tasks = []
+    for number in range(300):
+        tasks.append(asyncio.create_task(request(f"job-{number % 7}")))
+        if draw.random() < 0.5:
+            draw.choice(tasks).cancel()
+        await asyncio.sleep(draw.choice([0, 0, 0, 0.001]))
+    async with asyncio.timeout(10):
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    kinds = {*map(type, outcomes)}
+    assert kinds - {HeldBack} == {type(None), asyncio.CancelledError}
+    check_nothing_is_left(throttle)
+    assert not throttle._pacer.gate._is_probing

@@ -2,11 +2,13 @@
 
 import asyncio
 import gzip
+import itertools
 import json
 import logging
-import math
 import pickle
+import socket
 import ssl
+import struct
 import traceback
 
 import aiohttp
@@ -29,7 +31,10 @@ from sutro_async import (
     SutroClient,
 )
 from sutro_async.testing import FakeSutro
+from tests.conftest import FAST_POLL
 from tests.raw_server import REPORT, SUCCEEDED, answer, raw_server
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 URL_ = "https://api.sutro.sh/job-status/job-1"
 RUNNING = {"message": "", "job_status": "running", "metadata": {}}
@@ -152,13 +157,68 @@ async def test_the_time_out_bounds_the_whole_request_however_the_bytes_drip():
 
 
 async def test_the_timeout_of_a_request_is_not_rounded_up(mocked):
-    mocked.get(URL_, payload=RUNNING)
+    loop = asyncio.get_running_loop()
+    timers = []
+
+    def note_timers(url, **options):
+        timers.extend(t.when() - loop.time() for t in loop._scheduled if not t.cancelled())
+
+    mocked.get(URL_, payload=RUNNING, callback=note_timers)
     async with make_client(timeout=7.25) as client:
         await client.get_job_status("job-1")
-    (call,) = mocked.requests["GET", URL(URL_)]
-    assert call.kwargs["timeout"] == aiohttp.ClientTimeout(
-        total=7.25, sock_read=None, ceil_threshold=math.inf
-    )
+    assert timers == [pytest.approx(7.25, abs=0.1)]
+
+
+@pytest.mark.parametrize("seconds", [None, 0.01, 60], ids=["none", "shorter", "longer"])
+async def test_timeouts_of_a_session_that_was_passed_in_do_not_count(seconds):
+    async def answer_late(reader, writer):
+        await asyncio.sleep(0.05)
+        writer.write(answer(REPORT))
+
+    timeout = aiohttp.ClientTimeout(total=seconds, sock_read=seconds)
+    async with (
+        raw_server(answer_late, hang) as server,
+        aiohttp.ClientSession(timeout=timeout) as session,
+        make_client(server.url, session=session, timeout=0.3) as client,
+    ):
+        assert (await client.get_job_status("job-1")).status == "running"
+        with pytest.raises(APITimeoutError, match=r"within 0.3 s"):
+            await client.get_job_status("job-1")
+
+
+async def send_in_pieces(reader, writer):
+    for piece in (answer(REPORT)[:20], answer(REPORT)[20:-20], answer(REPORT)[-20:]):
+        writer.write(piece)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("is_timeout", [True, False], ids=["timeout", "cancellation"])
+async def test_request_that_is_interrupted_at_any_await_releases_everything(is_timeout):
+    loop = asyncio.get_running_loop()
+    async with raw_server(send_in_pieces) as server:
+        for turns in itertools.count(1):
+            async with make_client(server.url) as client:
+                transport = client._manager.transport
+                task = asyncio.create_task(client.get_job_status("job-1"))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                if task.done():
+                    assert task.result().status == "running"
+                    break
+                (timeout,) = transport._timer._in_flight
+                (timeout.interrupt if is_timeout else task.cancel)()
+                await asyncio.wait({task})
+                if is_timeout:
+                    assert isinstance(task.exception(), APITimeoutError)
+                    assert isinstance(task.exception().__cause__, TimeoutError)
+                    assert task.cancelling() == 0
+                else:
+                    assert task.cancelled()
+                assert not transport._timer._in_flight
+                assert not transport._session.connector._acquired
+                assert not [t for t in loop._scheduled if "RequestTimer" in repr(t)]
+    assert turns > 5
 
 
 async def test_standing_in_line_does_not_count_against_the_time_out(fake):
@@ -186,6 +246,98 @@ async def test_an_answer_that_nobody_has_asked_for_is_not_taken_for_the_next():
             while not connection.should_close:
                 await asyncio.sleep(0.001)
         assert (await client.get_job_status("job-2")).status == "running"
+
+
+async def test_all_connections_with_an_answer_that_was_not_requested_are_replaced():
+    async def answer_twice(reader, writer):
+        writer.write(answer(REPORT))
+        await asyncio.sleep(0.02)
+        writer.write(answer(SUCCEEDED))
+
+    script = [*[answer_twice] * 3, answer(REPORT)]
+    async with raw_server(*script) as server, make_client(server.url) as client:
+        await asyncio.gather(*(client.get_job_status(f"job-{number}") for number in range(3)))
+        (connections,) = client._manager.transport._session.connector._conns.values()
+        assert len(connections) == 3
+        async with asyncio.timeout(1):
+            while not all(connection.should_close for connection, _ in connections):
+                await asyncio.sleep(0.001)
+        assert (await client.get_job_status("job-4")).status == "running"
+        assert not client._manager.transport._session.connector._acquired
+    assert len(server.requests) == 4
+
+
+# ---- lost connections
+
+
+async def reset(reader, writer):
+    linger_for_no_time = struct.pack("ii", 1, 0)
+    writer.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, linger_for_no_time
+    )
+    writer.close()
+
+
+async def disconnect(reader, writer):
+    writer.close()
+
+
+LOST = [(reset, aiohttp.ClientOSError), (disconnect, aiohttp.ServerDisconnectedError)]
+each_loss = pytest.mark.parametrize(("lose", "cause"), LOST, ids=["reset", "disconnect"])
+
+
+@each_loss
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize("before", [0, 1], ids=["new connection", "kept connection"])
+async def test_request_whose_connection_is_lost_is_sent_once_a_try(lose, cause, attempts, before):
+    retry = RetryPolicy(attempts=attempts, initial=0.001)
+    async with (
+        raw_server(*[answer(REPORT)] * before, lose) as server,
+        SutroClient(KEY, base_url=server.url, retry=retry) as client,
+    ):
+        for _ in range(before):
+            await client.get_job_status("job-1")
+        with pytest.raises(APIConnectionError, match="no answer from http://127") as caught:
+            await client.get_job_status("job-1")
+        assert not client._manager.transport._session.connector._acquired
+    assert len(server.requests) == before + attempts
+    assert caught.value.retryable
+    assert not isinstance(caught.value, APITimeoutError)
+    # The error of aiohttp itself.
+    assert type(caught.value.__cause__) is cause
+    assert KEY not in repr(caught.value.__cause__) + str(vars(caught.value.__cause__))
+
+
+@each_loss
+async def test_aiohttp_repeats_a_request_on_a_session_that_was_passed_in(lose, cause):
+    async with (
+        raw_server(lose) as server,
+        aiohttp.ClientSession() as session,
+        make_client(server.url, session=session) as client,
+    ):
+        with pytest.raises(APIConnectionError) as caught:
+            await client.get_job_status("job-1")
+    assert len(server.requests) == 2
+    assert type(caught.value.__cause__) is cause
+
+
+async def test_polls_go_on_when_a_kept_connection_is_lost():
+    async with (
+        raw_server(answer(REPORT), disconnect, answer(SUCCEEDED)) as server,
+        SutroClient(KEY, base_url=server.url, poll=FAST_POLL) as client,
+    ):
+        assert (await client.wait_for_job("job-1")).status == "succeeded"
+    assert len(server.requests) == 3
+
+
+async def test_refused_connection():
+    async with raw_server(answer(REPORT)) as server:
+        pass
+    async with make_client(server.url) as client:
+        with pytest.raises(APIConnectionError) as caught:
+            await client.get_job_status("job-1")
+    assert type(caught.value.__cause__) is aiohttp.ClientConnectorError
+    assert caught.value.retryable
 
 
 @pytest.mark.parametrize("fault", ["disconnect", "reset", "truncate"])
@@ -463,7 +615,7 @@ async def test_an_error_does_not_keep_the_body_alive(status, body, attempts):
                 await client.get_job_status("job-1")
     del body
     frames = traceback.walk_tb(caught.value.__traceback__)
-    assert [frame.f_code.co_name for frame, _ in frames][-1] in {"request", "_send"}
+    assert [frame.f_code.co_name for frame, _ in frames][-1] in {"_read", "get"}
     caught.value.__traceback__ = caught.value.__traceback__.tb_next  # that of the test itself
     assert longest_text_of_frames(caught.value) < 100_000
 

@@ -6,7 +6,6 @@ import email.utils
 import itertools
 import logging
 import math
-import time
 from datetime import UTC, datetime, timedelta
 
 import attrs
@@ -28,12 +27,13 @@ from sutro_async import (
     RetryPolicy,
     ServerError,
 )
+from sutro_async._http import Priority
 from sutro_async._numbers import timeout_seconds
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, nothing_left_behind
+from tests.conftest import FAST_POLL, nothing_left_behind, now
 from tests.raw_server import SUCCEEDED, answer, raw_server
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 ENDLESS = ["running"]
 
@@ -52,9 +52,9 @@ def gaps(fake):
 @contextlib.contextmanager
 def takes(seconds, tolerance=0.1):
     """Check how long the block takes."""
-    began = time.monotonic()
+    began = now()
     yield
-    elapsed = time.monotonic() - began
+    elapsed = now() - began
     assert seconds - 0.001 <= elapsed <= seconds + tolerance
 
 
@@ -403,13 +403,11 @@ async def test_unknown_is_a_status_like_any_other(fake):
 
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "hibernating"])
-async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, autojump_clock, word):
-    if not autojump_clock:
-        pytest.skip("would take an hour")
+async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, word):
     fake.add_job("job-1", [word], allow_unknown=True)
-    async with fake.client(poll=attrs.evolve(FAST_POLL, maximum=10, max_outage=300)) as client:
-        with pytest.raises(JobWaitTimeoutError) as caught:
-            await client.wait_for_job("job-1", timeout=3600)
+    async with fake.client(poll=attrs.evolve(FAST_POLL, maximum=0.2, max_outage=0.5)) as client:
+        with takes(5), pytest.raises(JobWaitTimeoutError) as caught:
+            await client.wait_for_job("job-1", timeout=5)
     assert caught.value.last_report.status == "unknown"
     assert caught.value.__cause__ is None
 
@@ -546,16 +544,14 @@ async def test_a_time_out_strikes_during_a_pause(fake):
     assert caught.value.last_report.status == "running"
 
 
-async def test_a_wait_without_a_time_out_begins_after_the_pause(fake, autojump_clock):
-    if not autojump_clock:
-        pytest.skip("would take half a minute")
+async def test_a_wait_without_a_time_out_begins_after_the_pause(fake):
     fake.add_job("job-1")
-    fake.fail_next(1, status=429, headers={"Retry-After": "30"})
+    fake.fail_next(1, status=429, headers={"Retry-After": "5"})
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
         with pytest.raises(RateLimitError):
             await client.get_job("job-1")
         assert (await client.wait_for_job("job-1")).is_terminal
-    assert fake.requests[1].time - fake.requests[0].time >= 30
+    assert fake.requests[1].time - fake.requests[0].time >= 5
 
 
 async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake):
@@ -571,14 +567,29 @@ async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake
     assert len(polls(fake)) == 2
 
 
+async def test_a_429_counts_as_an_outage_while_the_service_is_unavailable(fake):
+    """Good answers from before the outage do not show that the service is there."""
+    ids = [f"job-{number}" for number in range(7)]
+    for job_id in ids:
+        fake.add_job(job_id, timeline=["running"])
+    policy = PollPolicy(initial=2, maximum=2, max_outage=8)
+    async with fake.client(poll=policy) as client:
+        task = asyncio.create_task(client.wait_for_jobs(ids))
+        await asyncio.sleep(1)
+        fake.fail_next(9999, status=429)
+        with takes(policy.max_outage, tolerance=5):
+            outcomes = await task
+    assert {type(outcome.error) for outcome in outcomes.values()} == {RateLimitError}
+
+
 async def test_an_outage_ends_during_a_pause(fake):
     fake.fail_next(99, status=500, job_id="job-1")
-    fake.fail_next(1, status=429, headers={"Retry-After": "30"}, job_id="job-2")
+    fake.fail_next(1, status=503, headers={"Retry-After": "30"}, job_id="job-2")
     policy = attrs.evolve(FAST_POLL, max_outage=0.2)
     async with fake.client(retry=RetryPolicy(attempts=1), poll=policy) as client:
         wait = asyncio.create_task(client.wait_for_job("job-1"))
         await asyncio.sleep(0.05)
-        with pytest.raises(RateLimitError):
+        with pytest.raises(ServerError):
             await client.get_job("job-2")
         # The time in the queue does not count, so it takes longer than `max_outage`.
         with takes(0.1, tolerance=1.5), pytest.raises(ServerError):
@@ -649,7 +660,7 @@ async def test_a_pause_delays_a_short_wait_by_half_of_its_time_out(fake):
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
         with pytest.raises(RateLimitError):
             await client.get_job("job-1")
-        began = time.monotonic()
+        began = now()
         with pytest.raises(JobWaitTimeoutError):
             await client.wait_for_job("job-1", timeout=0.19)
     assert 0.09 <= fake.requests[1].time - began < 0.12
@@ -956,9 +967,11 @@ async def waiting_task(fake, client, moment):
     elif moment == "in back-off":
         fake.fail_next(1, status=500, headers={"Retry-After": "30"})
     elif moment == "in line":
-        await client._manager.transport._throttle.acquire()
+        await client._manager.throttle.acquire(Priority.CALL)
     elif moment == "in a pause":
-        client._manager.transport._throttle.pause(30)
+        fake.fail_next(1, status=429, headers={"Retry-After": "30"}, job_id="job-2")
+        with pytest.raises(RateLimitError):
+            await client.with_options(retry=RetryPolicy(attempts=1)).get_job("job-2")
     task = asyncio.create_task(client.wait_for_job("job-1", timeout=30))
     await asyncio.sleep(0.5)
     return task

@@ -3,17 +3,34 @@
 - `_manager`: `SessionManager`, which all calls of a client share: it sends a request and reads the
   answer
 - `_fetch`: one logical GET, with its retries
+- `_listing`: the list of jobs, page by page
 - `_transport`: one HTTP request; the only importer of aiohttp's client
-- `_throttle`: the limits that all requests of a client share
+- `_throttle`: the queue of all requests of a client
+- `_pacer`: when the next of them may be sent
+- `_rate`: the rate that the service accepts
+- `_gate`: whether the service is available
+- `_request_timer`: the timeouts of requests, with one timer for all
 - `_tls`: which certificate authorities are trusted
 - `_lifecycle`: which event loop a client belongs to, and what closing it ends
+- `_scope`: what a timeout and closing have in common: they interrupt a task from outside
 - `_redaction`: takes the key out of errors and logs
 """
 
 from sutro_async._http._fetch import fetch
-from sutro_async._http._lifecycle import Lifecycle, Operation
-from sutro_async._http._manager import JOB, STATUS, Endpoint, Options, ResponseT, SessionManager
-from sutro_async._http._throttle import Throttle
+from sutro_async._http._lifecycle import Lifecycle
+from sutro_async._http._listing import JobListing
+from sutro_async._http._manager import (
+    JOB,
+    STATUS,
+    Endpoint,
+    Options,
+    ResponseT,
+    SessionManager,
+    status_page,
+)
+from sutro_async._http._pacer import Pacer
+from sutro_async._http._scope import Scope
+from sutro_async._http._throttle import HeldBack, Priority, Throttle
 from sutro_async._http._transport import ClientSession, Transport
 
 __all__ = [
@@ -21,12 +38,17 @@ __all__ = [
     "STATUS",
     "ClientSession",
     "Endpoint",
+    "HeldBack",
+    "JobListing",
     "Lifecycle",
-    "Operation",
     "Options",
+    "Pacer",
+    "Priority",
     "ResponseT",
+    "Scope",
     "SessionManager",
     "Throttle",
     "Transport",
     "fetch",
+    "status_page",
 ]

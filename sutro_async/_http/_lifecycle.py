@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
 from typing import Any, Protocol
 
+from sutro_async._http._scope import Scope
 from sutro_async.errors import ClientStateError
 
-__all__ = ["Lifecycle", "Operation", "Running"]
+__all__ = ["Lifecycle", "Running"]
 
 
 class Running(Protocol):
@@ -77,14 +77,14 @@ class Lifecycle:
         """Forget something that has ended."""
         self.running.discard(running)
 
-    def operation(self) -> Operation:
+    def operation(self) -> Scope:
         """Make the scope of something that runs in one task.
 
         Entering it raises `ClientStateError` as `check` does; closing raises it inside.
         """
-        return Operation(self)
+        return Scope(self)
 
-    def closed_error(self) -> ClientStateError:
+    def interruption(self) -> ClientStateError:
         """Make the error that closing ends things with."""
         return ClientStateError(f"the {self._owner} was closed while this was running")
 
@@ -100,54 +100,3 @@ class Lifecycle:
             each.interrupt()
         for each in others:
             await each.wait_ended()
-
-
-class Operation:
-    """A scope of one task, in the manner of `asyncio.timeout`; it must not span a `yield`.
-
-    `asyncio.timeout(None)` would do, but it takes a third of what a call of this library costs
-    beside the request.
-    """
-
-    __slots__ = ("_cancelling", "_ended", "_lifecycle", "task")
-
-    task: asyncio.Task[Any] | None
-
-    def __init__(self, lifecycle: Lifecycle) -> None:
-        self._lifecycle = lifecycle
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
-        self.task = task
-        self._cancelling = task.cancelling()
-        self._ended: asyncio.Event | None = None
-        self._lifecycle.add(self)
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._lifecycle.remove(self)
-        if self._ended is None:
-            return
-        self._ended.set()
-        assert self.task is not None  # noqa: S101 - it was entered
-        # A cancellation from elsewhere as well must not be swallowed.
-        is_ours_alone = self.task.uncancel() <= self._cancelling
-        if is_ours_alone and exc_type is asyncio.CancelledError:
-            raise self._lifecycle.closed_error() from None
-
-    def interrupt(self) -> None:
-        """End what runs in the scope."""
-        if self._ended is None:
-            assert self.task is not None  # noqa: S101 - it was entered
-            self._ended = asyncio.Event()
-            self.task.cancel()
-
-    async def wait_ended(self) -> None:
-        """Wait until the scope, which was interrupted, has been left."""
-        assert self._ended is not None  # noqa: S101 - `interrupt` has set it
-        await self._ended.wait()

@@ -6,26 +6,42 @@ import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import attrs
 
 from sutro_async._http._lifecycle import Lifecycle
+from sutro_async._http._throttle import Priority, Throttle
 from sutro_async._http._transport import Transport
 from sutro_async._wire import (
+    JobPage,
     Mismatch,
     OnMismatch,
+    StatusPage,
     job_path,
+    page_path,
     parse_job,
+    parse_jobs,
     parse_report,
+    parse_statuses,
     status_path,
 )
-from sutro_async.errors import APIError, ConfigurationError, one_line
+from sutro_async.errors import APIError, ConfigurationError, one_line, subject
 from sutro_async.models import Job, JobStatus, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
-__all__ = ["JOB", "STATUS", "Endpoint", "Options", "ResponseT", "SessionManager"]
+__all__ = [
+    "JOB",
+    "STATUS",
+    "Endpoint",
+    "JobIdT",
+    "Options",
+    "ResponseT",
+    "SessionManager",
+    "job_page",
+    "status_page",
+]
 
 _MAX_WORDS: Final = 100
 # The reason of a failure, and a word that was not recognised, can be part of the text of an error.
@@ -33,7 +49,8 @@ _QUOTED_IN_ERRORS: Final = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, Job
 
 _log: Final = logging.getLogger("sutro_async")
 
-ResponseT = TypeVar("ResponseT", bound=Job | JobStatusReport)
+JobIdT = TypeVar("JobIdT", bound=str | None)
+ResponseT = TypeVar("ResponseT", bound=Job | JobStatusReport | JobPage | StatusPage)
 
 
 @attrs.frozen(kw_only=True)
@@ -51,20 +68,42 @@ class Options:
                 raise ConfigurationError(f"{name} must be a {kind.__name__}, got {value!r}")
 
 
-class Endpoint(NamedTuple, Generic[ResponseT]):
-    """One of the two endpoints of a job.
+class Endpoint(NamedTuple, Generic[JobIdT, ResponseT]):
+    """One of the two endpoints of a job, or a page of the list of jobs, whose job id is None.
 
     Attributes:
-        path: Gives the path of a job.
+        path: Gives the path for a job id.
         parse: Reads the body of an answer.
     """
 
-    path: Callable[[str], str]
-    parse: Callable[[str, bytes, OnMismatch], ResponseT]
+    path: Callable[[JobIdT], str]
+    parse: Callable[[JobIdT, bytes, OnMismatch], ResponseT]
 
 
 STATUS: Final = Endpoint(status_path, parse_report)
 JOB: Final = Endpoint(job_path, parse_job)
+
+
+def job_page(cursor: str | None, limit: int) -> Endpoint[None, JobPage]:
+    """Make the endpoint of a page of the list.
+
+    Args:
+        cursor: The `next_cursor` of the page before; None for the first page.
+        limit: Jobs a page, 1 to 100.
+    """
+    return Endpoint(
+        lambda _: page_path(cursor, limit), lambda _, body, note: parse_jobs(body, note)
+    )
+
+
+def status_page(cursor: str | None, limit: int) -> Endpoint[None, StatusPage]:
+    """Make the endpoint of a page of the list that is read for its statuses alone.
+
+    Args:
+        cursor: The `next_cursor` of the page before; None for the first page.
+        limit: Jobs a page, 1 to 100.
+    """
+    return Endpoint(lambda _: page_path(cursor, limit), lambda _, body, __: parse_statuses(body))
 
 
 class SessionManager:
@@ -72,17 +111,17 @@ class SessionManager:
 
     Args:
         transport: Sends the requests.
-        max_concurrency: How many of them are in flight at most.
+        throttle: Says when.
 
     Attributes:
         transport: Sends the requests.
-        max_concurrency: How many of them are in flight at most.
+        throttle: Says when.
         lifecycle: What the client is doing now.
     """
 
-    def __init__(self, transport: Transport, max_concurrency: int) -> None:
+    def __init__(self, transport: Transport, throttle: Throttle) -> None:
         self.transport = transport
-        self.max_concurrency = max_concurrency
+        self.throttle = throttle
         self.lifecycle: Lifecycle = Lifecycle()
         self._last_answer_at = -math.inf
         self._unrecognised_words: set[str] = set()
@@ -90,40 +129,62 @@ class SessionManager:
 
     async def request(
         self,
-        endpoint: Endpoint[ResponseT],
-        job_id: str,
+        endpoint: Endpoint[JobIdT, ResponseT],
+        job_id: JobIdT,
         options: Options,
         *,
         attempt: int = 1,
+        priority: Priority = Priority.CALL,
         send_by: float = math.inf,
-        on_sent: Callable[[], None] | None = None,
+        on_sent: Callable[[float], None] | None = None,
         is_quoted: bool = False,
     ) -> ResponseT:
         """Send one request, and read its answer.
 
         Args:
             endpoint: What is requested.
-            job_id: Of which job.
+            job_id: Of which job; None for a page of the list.
             options: How.
             attempt: Which try it is, from 1 on, for the log.
-            send_by: When to send it even during a pause; seconds of the loop's clock.
-            on_sent: Called when it leaves the client's own queues.
+            priority: Which requests are sent first.
+            send_by: When to send a poll even during a pause or an outage; seconds of the loop's
+                clock.
+            on_sent: Called with the time when it leaves the client's own queue.
             is_quoted: Whether an error may quote the answer later, so that the key is taken out.
 
         Raises:
             APIError: There is no answer that can be used.
+            HeldBack: It is a poll, and the service is unavailable.
             ClientStateError: The client or its session is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        body = await self.transport.get(
-            endpoint.path(job_id),
-            job_id=job_id,
-            timeout=options.timeout,
-            max_pause=options.retry.max_retry_after,
-            attempt=attempt,
-            send_by=send_by,
-            on_sent=on_sent,
-        )
+        permit = await self.throttle.acquire(priority, send_by=send_by)
+        try:
+            if on_sent is not None:
+                on_sent(permit.sent_at)
+            response = self._read(
+                endpoint,
+                job_id,
+                # Not in a variable, lest the traceback of an error keeps it in memory.
+                await self.transport.get(
+                    endpoint.path(job_id), job_id=job_id, timeout=options.timeout, attempt=attempt
+                ),
+                is_quoted=is_quoted,
+            )
+        except APIError as error:
+            max_pause = options.retry.max_retry_after
+            self.throttle.note_error(_now(), error, permit, max_pause=max_pause)
+            raise
+        else:
+            self._last_answer_at = _now()
+            self.throttle.note_success(self._last_answer_at)
+            return response
+        finally:
+            self.throttle.release(permit)
+
+    def _read(
+        self, endpoint: Endpoint[JobIdT, ResponseT], job_id: JobIdT, body: bytes, *, is_quoted: bool
+    ) -> ResponseT:
         note = functools.partial(self._warn_of_mismatch, job_id)
         try:
             response = endpoint.parse(job_id, body, note)
@@ -136,9 +197,11 @@ class SessionManager:
         except APIError as error:
             failure = self._redacted(error, endpoint, job_id, body)
         else:
-            self._last_answer_at = asyncio.get_running_loop().time()
-            if response.status is JobStatus.UNKNOWN:
-                self._warn_of_unknown_status(response)
+            if isinstance(response, JobPage):
+                self._warn_of_skipped_entries(response)
+            for each in _records(response):
+                if each.status is JobStatus.UNKNOWN:
+                    self._warn_of_unknown_status(each)
             return response
         del body  # lest the traceback keeps it in memory
         raise failure
@@ -153,7 +216,7 @@ class SessionManager:
         _log.info("job %r: %s", report.job_id, one_line(word, limit=40))
 
     def _redacted(
-        self, error: APIError, endpoint: Endpoint[Any], job_id: str, body: bytes
+        self, error: APIError, endpoint: Endpoint[JobIdT, Any], job_id: JobIdT, body: bytes
     ) -> APIError:
         """Make an error of an answer again, without the key in what it quotes."""
         redacted = self.transport.redaction.body(body)
@@ -166,11 +229,21 @@ class SessionManager:
         error.__context__ = None
         return error.with_traceback(None)
 
-    def _warn_of_mismatch(self, job_id: str, mismatch: Mismatch) -> None:
+    def _warn_of_mismatch(self, job_id: str | None, mismatch: Mismatch) -> None:
         if mismatch.path not in self._mismatched_paths:
             self._mismatched_paths.add(mismatch.path)
-            redacted = attrs.evolve(mismatch, value=self.transport.redaction.value(mismatch.value))
-            _log.warning("job %r: %s; the rest of the answer is read", job_id, redacted)
+            redacted = self._without_key(mismatch)
+            _log.warning("%s: %s; the rest of the answer is read", subject(job_id), redacted)
+
+    def _warn_of_skipped_entries(self, page: JobPage) -> None:
+        for mismatch in page.skipped:
+            _log.warning("list-jobs: %s; the entry is skipped", self._without_key(mismatch))
+        others = page.skipped_count - len(page.skipped)
+        if others:
+            _log.warning("list-jobs: %d more entries of the page are skipped", others)
+
+    def _without_key(self, mismatch: Mismatch) -> Mismatch:
+        return attrs.evolve(mismatch, value=self.transport.redaction.value(mismatch.value))
 
     def _warn_of_unknown_status(self, answer: Job | JobStatusReport) -> None:
         if answer.raw_status.lower() == JobStatus.UNKNOWN:
@@ -189,9 +262,21 @@ class SessionManager:
         )
 
 
-def _error_of(endpoint: Endpoint[Any], job_id: str, body: bytes) -> APIError | None:
+def _records(
+    response: Job | JobStatusReport | JobPage | StatusPage,
+) -> Sequence[Job | JobStatusReport]:
+    if isinstance(response, JobPage):
+        return response.jobs
+    return () if isinstance(response, StatusPage) else (response,)
+
+
+def _error_of(endpoint: Endpoint[JobIdT, Any], job_id: JobIdT, body: bytes) -> APIError | None:
     try:
         endpoint.parse(job_id, body, lambda _: None)
     except APIError as error:
         return error
     return None  # the key was what could not be read
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

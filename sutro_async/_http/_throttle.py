@@ -1,110 +1,266 @@
-"""The limits that all requests of one client share, since all of them share one account."""
+"""The queue of all requests of one client, since all of them share one account.
+
+The pacer decides when the next request may be sent; this is the only part that waits for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import enum
+import logging
 import math
 from collections import OrderedDict
-from typing import Final
+from typing import Final, NamedTuple
 
-from aiolimiter import AsyncLimiter
+from sutro_async._http._pacer import Pacer
+from sutro_async.errors import APIError
 
-from sutro_async._numbers import check_number, check_whole_number
+__all__ = ["HeldBack", "Permit", "Priority", "Throttle"]
 
-__all__ = ["Throttle"]
+# After so many calls in a row a poll is sent, so that calls do not hold up polls for ever.
+_CALLS_IN_A_ROW: Final = 4
 
-# Requests are spaced evenly up to a hundred a second. Above that the timers of an event loop are
-# too coarse, so as many as belong into this many seconds may leave together.
-_BURST_SECONDS: Final = 0.01
-_MAX_RATE: Final = 1e6
+_log: Final = logging.getLogger("sutro_async")
+
+
+class Priority(enum.Enum):
+    """Which requests are sent first."""
+
+    CALL = enum.auto()
+    """Somebody waits for the answer of this one request."""
+
+    POLL = enum.auto()
+    """One of many: sent after queued calls, and held back while the service is unavailable."""
+
+
+class HeldBack(Exception):  # noqa: N818 - a signal, not an error
+    """The service is unavailable, so the request was not sent."""
+
+
+class Permit(NamedTuple):
+    """The permission to send one request.
+
+    Attributes:
+        sent_at: When it was given; seconds of the loop's clock.
+        is_probe: Whether it finds out if the service is available again.
+    """
+
+    sent_at: float
+    is_probe: bool
+
+
+_Waiters = OrderedDict["asyncio.Future[bool]", None]
 
 
 class Throttle:
-    """Limits the requests in flight and their rate, and pauses them.
+    """Limits the requests in flight and their rate, pauses them, and holds polls back.
 
     Args:
-        max_concurrency: Requests in flight.
-        max_rate: Requests a second; None for no limit.
+        pacer: Decides when the next request may be sent.
 
-    Raises:
-        ConfigurationError: A number is out of its range.
+    Attributes:
+        in_flight: How many requests are in flight.
     """
 
-    def __init__(self, max_concurrency: int, max_rate: float | None) -> None:
-        self.max_concurrency: int = check_whole_number(
-            "max_concurrency", max_concurrency, minimum=1
-        )
-        self._free_slots = self.max_concurrency
-        self._waiters: OrderedDict[asyncio.Future[None], None] = OrderedDict()
-        self._limiter = None if max_rate is None else _limiter(max_rate)
-        self._resume_at: float | None = None
+    def __init__(self, pacer: Pacer) -> None:
+        self.in_flight = 0
+        self._pacer = pacer
+        self._overdue: _Waiters = OrderedDict()
+        self._calls: _Waiters = OrderedDict()
+        self._polls: _Waiters = OrderedDict()
+        self._calls_in_a_row = 0
+        self._timer: asyncio.TimerHandle | None = None
 
-    def pause(self, seconds: float) -> None:
-        """Hold back every request that has not been sent yet, for so many seconds from now."""
-        if seconds > self._pause_left():
-            self._resume_at = asyncio.get_running_loop().time() + seconds
+    @property
+    def max_concurrency(self) -> int:
+        """Requests in flight at most."""
+        return self._pacer.max_concurrency
 
-    async def acquire(self, *, send_by: float = math.inf) -> None:
+    @property
+    def service_is_unavailable(self) -> bool:
+        """Whether the outage gate is closed."""
+        return self._pacer.gate.is_closed
+
+    def service_is_unsteady(self, now: float) -> bool:
+        """Whether the service is unavailable, or was within the last minute."""
+        return self._pacer.gate.is_unsteady(now)
+
+    @property
+    def unavailable_since(self) -> float | None:
+        """When the outage began, in seconds of the loop's clock; None if there is none."""
+        return self._pacer.gate.closed_at
+
+    @property
+    def available_since(self) -> float:
+        """When the last outage ended, in seconds of the loop's clock; minus infinity if never."""
+        return self._pacer.gate.opened_at
+
+    @property
+    def outage_seconds(self) -> float:
+        """How long the last outage lasted."""
+        return self._pacer.gate.outage_seconds
+
+    def holds_back(self, now: float) -> bool:
+        """Whether a poll would be held back now."""
+        gate = self._pacer.gate
+        return gate.is_closed and not gate.may_probe(now)
+
+    async def acquire(self, priority: Priority, *, send_by: float = math.inf) -> Permit:
         """Wait until a request may be sent; `release` must be called once it has ended.
 
         Args:
-            send_by: When to send the request even during a pause, in seconds of the loop's clock:
-                for a last poll, which could not be made after the pause.
+            priority: Which requests are sent first.
+            send_by: When to send a poll even during a pause or an outage, in seconds of the loop's
+                clock: for a last poll, which could not be made later.
+
+        Raises:
+            HeldBack: It is a poll, and the service is unavailable.
         """
-        while True:
-            if self._resume_at is not None:
-                await asyncio.sleep(self._pause_left(send_by))
-            if self._free_slots:
-                self._free_slots -= 1
-            else:
-                await self._wait_for_slot()
-            try:
-                if self._limiter is not None:
-                    # Take the rate token last: a token held while queueing for a slot would be
-                    # spent later, in a burst. Holding the slot meanwhile delays nobody, since the
-                    # next waiter needs a token as well.
-                    await self._limiter.acquire()
-            except BaseException:
-                self.release()
-                raise
-            if self._resume_at is None or not self._pause_left(send_by):
-                return
-            # The pause began while this request was queued.
-            self.release()
-
-    def release(self) -> None:
-        """Hand the slot of a request over to the first waiter."""
-        while self._waiters:
-            waiter, _ = self._waiters.popitem(last=False)
-            if not waiter.done():  # one that was cancelled just now has not removed itself yet
-                waiter.set_result(None)
-                return
-        self._free_slots += 1
-
-    async def _wait_for_slot(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters[waiter] = None
+        now = _now()
+        pacer = self._pacer
+        is_probe = False
+        if pacer.gate.is_closed and priority is Priority.POLL and now < send_by:
+            if not pacer.gate.may_probe(now):
+                raise HeldBack
+            pacer.gate.begin_probe()
+            is_probe = True
+        if (
+            self.in_flight < pacer.window
+            and now >= pacer.next_slot_at
+            and now >= pacer.paused_until
+            and not self._has_waiters()
+        ):
+            self._take_slot(now)
+            return Permit(now, is_probe)
         try:
-            await waiter
+            await self._wait(priority, send_by)
+        except BaseException:
+            if is_probe:
+                pacer.gate.end_probe(_now())
+            raise
+        return Permit(_now(), is_probe)
+
+    def release(self, permit: Permit) -> None:
+        """End a request; its outcome is noted before."""
+        self.in_flight -= 1
+        if permit.is_probe:
+            self._pacer.gate.end_probe(_now())
+        if self._has_waiters():
+            self._dispatch()
+
+    def note_success(self, now: float) -> None:
+        """Take note of a good answer."""
+        closed_at = self._pacer.gate.closed_at
+        self._pacer.note_success(now)
+        self._log_reopening(now, closed_at)
+
+    def note_error(self, now: float, error: APIError, permit: Permit, *, max_pause: float) -> None:
+        """Take note of a request that failed; `max_pause` bounds the pause, in seconds."""
+        closed_at = self._pacer.gate.closed_at
+        self._pacer.note_error(now, error, sent_at=permit.sent_at, max_pause=max_pause)
+        self._log_reopening(now, closed_at)
+        if closed_at is None and self._pacer.gate.is_closed:
+            _log.warning("the service is unavailable, polls are held back: %s", error)
+            for waiter in self._polls:
+                if not waiter.done():
+                    waiter.set_result(False)
+            self._polls.clear()
+            self._dispatch()
+
+    def _log_reopening(self, now: float, closed_at: float | None) -> None:
+        if closed_at is not None and not self._pacer.gate.is_closed:
+            _log.info("the service is available again after %.1f s", now - closed_at)
+
+    # ---- the queue
+
+    def _has_waiters(self) -> bool:
+        return bool(self._polls or self._calls or self._overdue)
+
+    async def _wait(self, priority: Priority, send_by: float) -> None:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        promotion: asyncio.TimerHandle | None = None
+        if send_by <= loop.time():
+            self._overdue[waiter] = None
+        elif priority is Priority.CALL:
+            self._calls[waiter] = None
+        else:
+            self._polls[waiter] = None
+            if send_by < math.inf:
+                promotion = loop.call_at(send_by, self._promote, waiter)
+        self._dispatch()
+        try:
+            is_sent = await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                self._waiters.pop(waiter, None)
-            else:  # the slot came just before the cancellation
-                self.release()
+                self._forget(waiter)
+            elif waiter.result():  # the slot came just before the cancellation
+                self.release(Permit(loop.time(), is_probe=False))
             raise
+        finally:
+            if promotion is not None:
+                promotion.cancel()
+        if not is_sent:
+            raise HeldBack
 
-    def _pause_left(self, send_by: float = math.inf) -> float:
-        if self._resume_at is None:
-            return 0.0
-        now = asyncio.get_running_loop().time()
-        if self._resume_at <= now:
-            self._resume_at = None
-            return 0.0
-        return max(0.0, min(self._resume_at, send_by) - now)
+    def _promote(self, waiter: asyncio.Future[bool]) -> None:
+        if waiter in self._polls:
+            del self._polls[waiter]
+            self._overdue[waiter] = None
+            self._dispatch()
+
+    def _forget(self, waiter: asyncio.Future[bool]) -> None:
+        for waiters in (self._overdue, self._calls, self._polls):
+            waiters.pop(waiter, None)
+        if not self._has_waiters():
+            self._stop_timer()
+
+    def _dispatch(self) -> None:
+        """Send what may be sent now, and set the timer for the rest."""
+        self._stop_timer()
+        now = _now()
+        while self._has_waiters() and self.in_flight < self._pacer.max_concurrency:
+            # An overdue poll is sent even during a pause.
+            when = self._pacer.next_slot_at
+            if not self._overdue:
+                when = max(when, self._pacer.paused_until)
+            if now < when:
+                self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
+                return
+            waiters = self._overdue or self._next_waiters()
+            if not waiters:
+                return
+            waiter, _ = waiters.popitem(last=False)
+            if not waiter.done():  # one that was cancelled just now has not removed itself yet
+                self._calls_in_a_row = self._calls_in_a_row + 1 if waiters is self._calls else 0
+                self._take_slot(now)
+                waiter.set_result(True)
+
+    def _next_waiters(self) -> _Waiters | None:
+        """Choose between calls and polls; None while the window allows neither."""
+        window = self._pacer.window
+        # One more than polls, so that a poll without an answer does not hold up a call.
+        may_call = self.in_flight <= window
+        if self._polls and self._calls_in_a_row >= _CALLS_IN_A_ROW:
+            # By the same rule, or calls that overlap would leave no place for a poll.
+            return self._polls if may_call else None
+        if self._calls and may_call:
+            return self._calls
+        return self._polls if self._polls and self.in_flight < window else None
+
+    def _take_slot(self, now: float) -> None:
+        self.in_flight += 1
+        self._pacer.note_sent(now)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._dispatch()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
-def _limiter(max_rate: float) -> AsyncLimiter:
-    max_rate = check_number("max_rate", max_rate, above=0, maximum=_MAX_RATE)
-    burst = max(1.0, max_rate * _BURST_SECONDS)
-    # What may leave at once counts as well, so that no second sees more than max_rate.
-    return AsyncLimiter(burst, burst / (max_rate - burst + 1))
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import functools
 import logging
-import math
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
@@ -19,7 +16,7 @@ from yarl import URL
 
 from sutro_async._config import Settings
 from sutro_async._http._redaction import Redaction
-from sutro_async._http._throttle import Throttle
+from sutro_async._http._request_timer import RequestTimer
 from sutro_async._http._tls import ssl_context
 from sutro_async._proxy import Proxy
 from sutro_async._version import __version__
@@ -34,6 +31,7 @@ from sutro_async.errors import (
     InvalidResponseError,
     SutroError,
     one_line,
+    subject,
 )
 
 __all__ = ["ClientSession", "Transport"]
@@ -63,6 +61,12 @@ _DEFAULT_URL_HINT: Final = (
 )
 
 
+# `RequestTimer` has its place. But aiohttp refuses a session of another event loop only where it
+# has a timer to set, so a session that was passed in gets one of some months.
+_NO_TIMEOUT: Final = aiohttp.ClientTimeout()
+_EFFECTIVELY_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
+
+
 class _BodyTooLargeError(Exception):
     """The body is larger than any description of a job."""
 
@@ -78,18 +82,16 @@ _ERRORS_OF_AIOHTTP: Final = (
 
 
 class Transport:
-    """Sends GET requests to one deployment, within the limits of a throttle.
+    """Sends GET requests to one deployment.
 
     The aiohttp session is made at first use, inside the running loop. One that was passed in
     belongs to its maker: it is never closed here, and its own headers, cookies, proxies and
     tracing are left alone.
     """
 
-    def __init__(
-        self, settings: Settings, throttle: Throttle, session: ClientSession | None
-    ) -> None:
+    def __init__(self, settings: Settings, session: ClientSession | None) -> None:
         self.base_url: str = settings.base_url
-        self._throttle = throttle
+        self._timer = RequestTimer()
         if session is not None and not isinstance(session, ClientSession):
             raise ConfigurationError("session must be an aiohttp.ClientSession")
         self._session = session
@@ -109,59 +111,36 @@ class Transport:
         self._has_headers_built_in = self._owns_session and settings.proxy is None
         self._headers_of_request = None if self._has_headers_built_in else self._headers
 
-    async def get(
-        self,
-        path: str,
-        *,
-        job_id: str,
-        timeout: float,
-        max_pause: float,
-        attempt: int,
-        send_by: float = math.inf,
-        on_sent: Callable[[], None] | None = None,
-    ) -> bytes:
+    async def get(self, path: str, *, job_id: str | None, timeout: float, attempt: int) -> bytes:
         """Make one request and return the body of its answer, which has status 200.
 
         Args:
             path: Where, below the base URL; percent-encoded.
-            job_id: The job that it is about, for the messages of errors.
-            timeout: Seconds for the request, its time in the queue not included.
-            max_pause: Seconds; the longest pause that a `Retry-After` may bring upon all requests.
+            job_id: The job that it is about, for the messages of errors; None for list-jobs.
+            timeout: Seconds for the request.
             attempt: Which try it is, from 1 on, for the log.
-            send_by: When to send it even during such a pause; seconds of the loop's clock.
-            on_sent: Called when it leaves the queue.
 
         Raises:
             APIError: There is no such answer.
             ClientStateError: The session is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in cannot be used.
         """
-        await self._throttle.acquire(send_by=send_by)
-        try:
-            if on_sent is not None:
-                on_sent()
-            return await self._send(path, job_id, timeout, max_pause, attempt)
-        finally:
-            self._throttle.release()
-
-    async def _send(
-        self, path: str, job_id: str, timeout: float, max_pause: float, attempt: int
-    ) -> bytes:
         sent_at = time.monotonic()
         if self._session is None:
             self._session = self._make_session()
         try:
-            response = await self._session.get(
-                # Encoded already; yarl would take %2F for a slash that need not be encoded.
-                URL(self.base_url + path, encoded=True),
-                headers=self._headers_of_request,
-                timeout=_client_timeout(timeout),
-                **self._proxy_options,
-                allow_redirects=False,
-                raise_for_status=False,
-                auto_decompress=True,
-            )
-            body = await _read_body(response)
+            with self._timer.timeout(timeout):
+                response = await self._session.get(
+                    # Encoded already; yarl would take %2F for a slash that need not be encoded.
+                    URL(self.base_url + path, encoded=True),
+                    headers=self._headers_of_request,
+                    timeout=_NO_TIMEOUT if self._owns_session else _EFFECTIVELY_NO_TIMEOUT,
+                    **self._proxy_options,
+                    allow_redirects=False,
+                    raise_for_status=False,
+                    auto_decompress=True,
+                )
+                body = await _read_body(response)
         except _ERRORS_OF_AIOHTTP as error:
             _log_request(path, "no answer", sent_at, attempt)
             failure = self._to_sutro_error(error, job_id, timeout)
@@ -169,7 +148,7 @@ class Transport:
             _log_request(path, response.status, sent_at, attempt)
             if response.status == 200:
                 return body
-            failure = self._error_from_response(job_id, response, body, max_pause)
+            failure = self._error_from_response(job_id, response, body)
             body = b""  # lest the traceback keeps it in memory
         if isinstance(failure, APIError):
             self.add_hint(failure)
@@ -194,28 +173,26 @@ class Transport:
             await self._session.close()
 
     def _error_from_response(
-        self, job_id: str, response: aiohttp.ClientResponse, body: bytes, max_pause: float
+        self, job_id: str | None, response: aiohttp.ClientResponse, body: bytes
     ) -> APIError:
         """Make an error of an answer with a status other than 200."""
         headers, body = self.redaction.refusal(response.headers, body)
-        error = parse_error(job_id, response.status, headers, body)
-        if isinstance(error, APIStatusError) and error.status_code in {429, 503}:
-            # The service speaks to the whole account, not to this request alone.
-            self._throttle.pause(min(error.retry_after or 0.0, max_pause))
-        return error
+        return parse_error(job_id, response.status, headers, body)
 
-    def _to_sutro_error(self, error: Exception, job_id: str, timeout: float) -> SutroError:
+    def _to_sutro_error(self, error: Exception, job_id: str | None, timeout: float) -> SutroError:
         """Make an error of ours out of one of aiohttp's, with that as its cause."""
         ours: SutroError
+        if isinstance(error, _ConnectionLostError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__
         if isinstance(error, TimeoutError):
             ours = APITimeoutError(
-                f"job {job_id!r}: no answer from {self._peer()} within {timeout:g} s",
+                f"{subject(job_id)}: no answer from {self._peer()} within {timeout:g} s",
                 job_id=job_id,
             )
         elif isinstance(error, aiohttp.ClientError | OSError):
             _remove_request_headers(error)
             ours = APIConnectionError(
-                f"job {job_id!r}: {self._problem(error)}",
+                f"{subject(job_id)}: {self._problem(error)}",
                 job_id=job_id,
                 retryable=_is_retryable(error),
             )
@@ -253,6 +230,7 @@ class Transport:
                 "User-Agent": f"sutro-async/{__version__}",
                 **(self._headers if self._has_headers_built_in else {}),
             },
+            middlewares=(_send_once,),
         )
 
 
@@ -266,12 +244,33 @@ class _Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        if protocol is not None and protocol.should_close:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                return connection
             connection.close()
-            raise aiohttp.ServerDisconnectedError("the server has answered before it was asked")
-        return connection
+
+
+class _ConnectionLostError(aiohttp.ClientConnectionError):
+    """The connection was lost before there was an answer; the cause is aiohttp's own error."""
+
+
+async def _send_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from repeating a request whose connection was lost.
+
+    It would do so at once, and unseen: a service that resets connections would get every request
+    twice. There is no option for it (https://github.com/aio-libs/aiohttp/issues/10790, open in
+    3.14), but it repeats a request only after some errors of its own.
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # aiohttp does not repeat these
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _ConnectionLostError from error
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
@@ -312,12 +311,6 @@ async def _read_chunks(response: aiohttp.ClientResponse) -> bytes:
             chunks.clear()
             raise _BodyTooLargeError
     return b"".join(chunks)
-
-
-@functools.lru_cache(maxsize=16)
-def _client_timeout(seconds: float) -> aiohttp.ClientTimeout:
-    # By default aiohttp rounds a timeout above five seconds up to a whole second of the clock.
-    return aiohttp.ClientTimeout(total=seconds, ceil_threshold=math.inf)
 
 
 def _is_retryable(error: Exception) -> bool:

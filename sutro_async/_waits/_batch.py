@@ -10,7 +10,8 @@ from typing import Any
 
 import attrs
 
-from sutro_async._http import Endpoint, Options, ResponseT, SessionManager, fetch
+from sutro_async._http import Endpoint, Options, Priority, ResponseT, SessionManager, fetch
+from sutro_async._waits._bulk import Sweeper
 from sutro_async._waits._callbacks import OnChange, notify
 from sutro_async._waits._outcomes import BatchErrors, Outcomes
 from sutro_async._waits._pace import PaceSettings
@@ -45,7 +46,7 @@ def unique_ids(job_ids: Iterable[str]) -> list[str]:
 
 async def fetch_all(
     manager: SessionManager,
-    endpoint: Endpoint[ResponseT],
+    endpoint: Endpoint[str, ResponseT],
     job_ids: Iterable[str],
     options: Options,
 ) -> dict[str, JobOutcome[ResponseT]]:
@@ -67,7 +68,7 @@ async def fetch_all(
     async def work() -> None:
         for job_id in remaining:
             try:
-                value = await fetch(manager, endpoint, job_id, options)
+                value = await fetch(manager, endpoint, job_id, options, priority=Priority.POLL)
             except SutroError as error:
                 if errors.note_error(job_id, error):
                     raise
@@ -76,7 +77,7 @@ async def fetch_all(
                 errors.note_success()
                 outcomes[job_id] = JobOutcome(job_id=job_id, value=value)
 
-    await _run_workers(min(manager.max_concurrency, len(ids)), work)
+    await _run_workers(min(manager.throttle.max_concurrency, len(ids)), work)
     return {job_id: outcomes[job_id] for job_id in ids}
 
 
@@ -142,8 +143,9 @@ class WaitBatch:
         self._timeout = timeout
         self._on_change = on_change
         self._every_change = every_change
-        self._schedule = Schedule(manager.max_concurrency, self)
+        self._schedule = Schedule(manager.throttle.max_concurrency, self)
         self._unfinished: dict[str, JobPoller] = {}
+        self._sweeper = Sweeper(manager, options, self._schedule, self._unfinished)
         self._outcomes = Outcomes()
         self._feeder: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -215,7 +217,7 @@ class WaitBatch:
 
     def interrupt(self) -> None:
         """End the batch with `ClientStateError`."""
-        self.on_crash(self._manager.lifecycle.closed_error())
+        self.on_crash(self._manager.lifecycle.interruption())
 
     async def wait_ended(self) -> None:
         """Wait until what was running has ended."""
@@ -241,6 +243,7 @@ class WaitBatch:
             self.on_crash(end)
             return
         self._unfinished.pop(poller.job_id, None)
+        self._sweeper.on_removed()
         self._end_if_finished()
 
     def on_crash(self, error: BaseException) -> None:
@@ -269,6 +272,8 @@ class WaitBatch:
         )
         for job_id in self._job_ids:
             self._add(job_id, settings, now)
+        if self._timeout != 0:
+            self._sweeper.on_added()
         if self._source is not None:
             self._feeder = asyncio.create_task(self._feed(self._source, settings))
             self._feeder.add_done_callback(self._on_feeder_done)
@@ -290,6 +295,7 @@ class WaitBatch:
                 if len(self._job_ids) > 2 * settings.batch_size:
                     settings = attrs.evolve(settings, batch_size=len(self._job_ids))
                 self._add(job_id, settings, asyncio.get_running_loop().time())
+                self._sweeper.on_added()
         finally:
             if isinstance(source, AsyncGenerator):
                 await source.aclose()

@@ -22,6 +22,11 @@ __all__ = ["FailureKind", "Pace", "PaceSettings", "Verdict"]
 _FIRST_BACKOFF: Final = 0.5
 _LAST_POLL_MARGIN: Final = 0.1
 _RUSH_SECONDS: Final = 0.002
+_LONGEST_HOLD: Final = 2.0
+_LONGEST_COVER: Final = 300.0
+
+# The bounds of the random share of it.
+_HOLD_SHARES: Final = (0.5, 1.5)
 
 # The sum of many intervals misses a bound by less than that.
 _ROUNDING: Final = 1e-6
@@ -105,18 +110,24 @@ class Pace:
     Attributes:
         answered_at: When the latest poll was answered or failed; the beginning before the first.
         next_poll_at: When the next poll is due; infinity after the last one.
-        send_by: When the next poll is to be sent even while the client is paused, since there is
+        is_covered: Whether list-jobs shows the job as unchanged, so that it needs no poll.
+        is_held_back: Whether polls were held back in an outage since the latest one.
+        send_by: When the next poll is to be sent even during a pause or an outage, since there is
             no time for another after it.
     """
 
     __slots__ = (
+        "_earliest",
         "_failures",
+        "_held_back_since",
         "_outage",
         "_poll_seconds",
         "_refusal",
         "_settings",
         "_unchanged_polls",
         "answered_at",
+        "is_covered",
+        "is_held_back",
         "next_poll_at",
         "send_by",
     )
@@ -124,12 +135,16 @@ class Pace:
     def __init__(self, settings: PaceSettings, now: float) -> None:
         self.answered_at = now
         self.next_poll_at = now
+        self.is_covered = False
+        self.is_held_back = False
         self.send_by = math.inf
         if settings.timeout and settings.deadline is not None:
             self.send_by = settings.deadline - settings.shortest_lead
         self._settings = settings
         self._unchanged_polls = 0
+        self._earliest = -math.inf
         self._failures = 0
+        self._held_back_since = now
         self._poll_seconds = 0.0
         self._outage: _Streak | None = None
         self._refusal: _Streak | None = None
@@ -147,17 +162,23 @@ class Pace:
             poll_seconds: Seconds that the poll took, its time in the queue included.
             is_changed: Whether the report differs from the one before.
         """
-        policy = self._settings.policy
         self.answered_at = now
+        self.is_covered = self.is_held_back = False
+        self._earliest = -math.inf
         self._failures = 0
         self._outage = self._refusal = None
         self._poll_seconds = poll_seconds
         self._unchanged_polls = 0 if is_changed else self._unchanged_polls + 1
-        jitter = self._settings.uniform(1 - policy.jitter, 1 + policy.jitter)
-        self._schedule(now, self._interval() * jitter)
+        self._schedule(now, self._interval() * self._jitter())
 
     def note_failure(
-        self, now: float, kind: FailureKind, *, queued: float = 0.0, retry_after: float = 0.0
+        self,
+        now: float,
+        kind: FailureKind,
+        *,
+        queued: float = 0.0,
+        retry_after: float = 0.0,
+        is_unsteady: bool = False,
     ) -> Verdict:
         """Schedule the next poll after a failed one, unless the wait is over.
 
@@ -166,12 +187,15 @@ class Pace:
             kind: What the failure says.
             queued: Seconds that the poll spent in the client's own queues.
             retry_after: Seconds after which the service allows a retry; 0 if it named none.
+            is_unsteady: Whether many requests of the client fail, so that polling sooner than usual
+                would add to the load of a service that can hardly bear it.
         """
         settings, policy = self._settings, self._settings.policy
         for streak in (self._outage, self._refusal):
             if streak is not None:
                 streak.note_queued(min(queued, now - self.answered_at))
         self.answered_at = now
+        self.is_covered = self.is_held_back = False
         if kind is FailureKind.FINAL:
             return Verdict.GIVE_UP
         left = self._seconds_left(now, kind)
@@ -180,9 +204,13 @@ class Pace:
         self._failures += 1
         bound = backoff(min(policy.initial, _FIRST_BACKOFF), 2, self._failures - 1, policy.maximum)
         delay = settings.uniform(bound / 2, bound)
+        if is_unsteady:
+            delay = max(delay, self._interval() * self._jitter())
         # A longer one is not waited for: no wait is silent for longer than that.
         longest = max(settings.max_retry_after, self._interval())
-        self._schedule(now, max(delay, min(retry_after, longest)), give_up_at=now + left)
+        retry_after = min(retry_after, longest)
+        self._earliest = now + retry_after
+        self._schedule(now, max(delay, retry_after), give_up_at=now + left)
         if settings.timeout == 0 or self.next_poll_at == math.inf:
             # No other answer will come, and "no such job" is one, unlike all other failures.
             if kind is FailureKind.REFUSED:
@@ -190,6 +218,95 @@ class Pace:
             if settings.timeout == 0:
                 return Verdict.TIME_OUT
         return Verdict.POLL_AGAIN
+
+    def hold_back(self, now: float) -> None:
+        """Postpone the poll that is due: the service is unavailable, and others find out more.
+
+        That is an outage of this job, too, so `max_outage` counts from here on if the job has not
+        failed by itself before.
+        """
+        if now >= self.send_by:  # it left the queue just when it had to be sent
+            self.next_poll_at = now
+            return
+        # Drawn from a wide range, so that polls that were held back together come apart.
+        delay = min(self._interval(), _LONGEST_HOLD) * self._settings.uniform(*_HOLD_SHARES)
+        delay = max(delay, self._earliest - now)
+        if self.is_held_back:
+            # The last poll stays when it is: drawn again and again, those of a batch would crowd
+            # at the end of the timeout.
+            self.next_poll_at = min(now + delay, self.send_by)
+        else:
+            self.is_held_back = True
+            self._held_back_since = now
+            left = max(0.0, self._seconds_left(now, FailureKind.OUTAGE))
+            self._schedule(now, delay, give_up_at=now + left)
+        if self._refusal is not None:
+            self._refusal.note_queued(self.next_poll_at - now)
+
+    def resume(self, now: float, *, available_since: float, outage_seconds: float) -> bool:
+        """Spread polls that were held back over the interval that they had before the outage.
+
+        Args:
+            now: The time.
+            available_since: When the outage ended.
+            outage_seconds: How long it had lasted.
+
+        Returns:
+            Whether the poll that is due was postponed once more.
+        """
+        self.is_held_back = False
+        interval = self._interval()
+        # It counts from when this wait comes to know of the end: counted from the end itself, the
+        # times of those that come to know late would be past, and their polls a burst.
+        known_at = min(now, available_since + min(interval, _LONGEST_HOLD) * max(_HOLD_SHARES))
+        resume_at = known_at + self._settings.uniform(0, interval)
+        if outage_seconds < interval:
+            # Other waits had no poll due meanwhile, so each keeps its place among them.
+            resume_at = self._held_back_since + interval
+        resume_at = min(max(resume_at, self._earliest), self.send_by)
+        if resume_at <= now:
+            return False
+        self.next_poll_at = resume_at
+        if self._refusal is not None:
+            self._refusal.note_queued(resume_at - now)
+        return True
+
+    def cover(self, now: float) -> None:
+        """Postpone the next poll: list-jobs shows the job, and it is read again before.
+
+        Not for ever, since a list can lag behind; and not while the job's own polls fail.
+        """
+        self._unchanged_polls += 1
+        if self.is_covered or self.has_failed or self.is_held_back or now >= self.send_by:
+            return
+        self.is_covered = True
+        self._schedule(now, _LONGEST_COVER * self._settings.uniform(0.8, 1))
+
+    def uncover(self, now: float) -> bool:
+        """Poll the job by itself again, within the interval that it would have by now.
+
+        Returns:
+            Whether the next poll was brought forward.
+        """
+        if not self.is_covered:
+            return False
+        self.is_covered = False
+        self.next_poll_at = min(
+            self.next_poll_at, now + self._settings.uniform(0, self._interval())
+        )
+        return True
+
+    def poll_now(self, now: float) -> bool:
+        """Poll at once: list-jobs shows that the job has changed.
+
+        Returns:
+            Whether the next poll was brought forward.
+        """
+        if self.has_failed or self.is_held_back or not now < self.next_poll_at < math.inf:
+            return False
+        self.is_covered = False
+        self.next_poll_at = now
+        return True
 
     def _seconds_left(self, now: float, kind: FailureKind) -> float:
         """Seconds that a kind of failure may still last."""
@@ -202,6 +319,10 @@ class Pace:
             return math.inf
         self._outage = self._outage or _Streak(now)
         return policy.max_outage - self._outage.seconds(now)
+
+    def _jitter(self) -> float:
+        policy = self._settings.policy
+        return self._settings.uniform(1 - policy.jitter, 1 + policy.jitter)
 
     def _interval(self) -> float:
         policy = self._settings.policy

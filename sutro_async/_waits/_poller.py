@@ -7,7 +7,7 @@ import logging
 import math
 from typing import Final
 
-from sutro_async._http import STATUS, Options, SessionManager
+from sutro_async._http import STATUS, HeldBack, Options, Priority, SessionManager
 from sutro_async._waits._pace import FailureKind, Pace, PaceSettings, Verdict
 from sutro_async._waits._reason import add_reason
 from sutro_async.errors import (
@@ -35,6 +35,7 @@ class JobPoller:
         pace: When to poll it.
         report: The newest report, if there was one.
         failure: The error of the latest poll, if it failed.
+        entry: The number of its entry in a schedule; None while it has none, as during a poll.
         is_discarded: Whether it is not to be polled any more.
     """
 
@@ -44,6 +45,7 @@ class JobPoller:
         "_options",
         "_polls",
         "_settings",
+        "entry",
         "failure",
         "is_discarded",
         "job_id",
@@ -63,6 +65,7 @@ class JobPoller:
         self.pace = Pace(settings, now)
         self.report: JobStatusReport | None = None
         self.failure: APIError | None = None
+        self.entry: int | None = None
         self.is_discarded = False
         self._manager = manager
         self._options = options
@@ -84,6 +87,24 @@ class JobPoller:
         """Seconds until the next poll is due; infinity after the last one."""
         return max(0.0, self.pace.next_poll_at - _now())
 
+    def postpone(self, now: float) -> bool:
+        """Postpone the poll that is due if the service is unavailable, or was until just now.
+
+        Returns:
+            Whether it was postponed.
+        """
+        throttle = self._manager.throttle
+        if not throttle.service_is_unavailable:
+            return self.pace.is_held_back and self.pace.resume(
+                now,
+                available_since=throttle.available_since,
+                outage_seconds=throttle.outage_seconds,
+            )
+        if self.polls_once or now >= self.pace.send_by or not throttle.holds_back(now):
+            return False
+        self.pace.hold_back(now)
+        return True
+
     async def poll(self, *, due_at: float = math.inf) -> JobStatusReport | None:
         """Poll once.
 
@@ -91,8 +112,8 @@ class JobPoller:
             due_at: When the poll was due, if it had to wait for a worker: that is queueing, too.
 
         Returns:
-            The report, if it differs from the one before or is terminal; else None: `pace` says
-            when to poll again.
+            The report, if it differs from the one before or is terminal. Else, and where the poll
+            was held back in an outage, None: `pace` says when to poll again.
 
         Raises:
             APIError: The wait is over.
@@ -103,9 +124,9 @@ class JobPoller:
         sent_at = _now()
         began_at = min(due_at, sent_at)
 
-        def note_sent() -> None:
+        def note_sent(now: float) -> None:
             nonlocal sent_at
-            sent_at = _now()
+            sent_at = now
 
         try:
             report = await self._manager.request(
@@ -113,9 +134,14 @@ class JobPoller:
                 self.job_id,
                 self._options,
                 attempt=self._polls,
+                priority=Priority.CALL if self.polls_once else Priority.POLL,
                 send_by=self.pace.send_by,
                 on_sent=note_sent,
             )
+        except HeldBack:
+            self._polls -= 1
+            self.pace.hold_back(_now())
+            return None
         except APIError as error:
             failure = error
         else:
@@ -163,8 +189,14 @@ class JobPoller:
 
     def _note_failure(self, error: APIError, *, queued: float) -> None:
         is_first = not self.pace.has_failed
+        kind = self._kind_of(error)
+        now = _now()
         verdict = self.pace.note_failure(
-            _now(), self._kind_of(error), queued=queued, retry_after=_retry_after(error)
+            now,
+            kind,
+            queued=queued,
+            retry_after=_retry_after(error),
+            is_unsteady=self._manager.throttle.service_is_unsteady(now),
         )
         if verdict is Verdict.GIVE_UP:
             error.last_report = self.report
@@ -172,18 +204,30 @@ class JobPoller:
         self.failure = detached(error)  # it may be kept for as long as the wait lasts
         if verdict is Verdict.TIME_OUT:
             raise self.timed_out()
+        is_outage_of_all = self._manager.throttle.service_is_unavailable
+        if is_outage_of_all and kind is FailureKind.OUTAGE and self.pace.next_poll_at < math.inf:
+            self.pace.hold_back(now)
         seconds = self.seconds_to_next_poll()
         then = f"polling again in {seconds:.2f} s" if seconds < math.inf else "no time for another"
-        _log.log(logging.WARNING if is_first else logging.DEBUG, "%s; %s", error, then)
+        # An outage of the service is logged once, and not for each of ten thousand waits.
+        level = logging.WARNING if is_first and not is_outage_of_all else logging.DEBUG
+        _log.log(level, "%s; %s", error, then)
 
     def _kind_of(self, error: APIError) -> FailureKind:
         if isinstance(error, JobNotFoundError | PermissionDeniedError):
             return FailureKind.REFUSED
-        if isinstance(error, RateLimitError) and self._manager.answers_since(self.pace.answered_at):
+        if isinstance(error, RateLimitError) and self._has_answers():
             return FailureKind.RATE_LIMITED
         if error.retryable or isinstance(error, InvalidResponseError):
             return FailureKind.OUTAGE
         return FailureKind.FINAL
+
+    def _has_answers(self) -> bool:
+        """Whether the client gets good answers, so that the service is there."""
+        # A poll that was held back for long says little: the answers may be from before the outage.
+        if self._manager.throttle.service_is_unavailable:
+            return False
+        return self._manager.answers_since(self.pace.answered_at)
 
 
 def _retry_after(error: APIError) -> float:

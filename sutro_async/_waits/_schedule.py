@@ -12,7 +12,7 @@ import functools
 import heapq
 import itertools
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container, Coroutine
 from typing import Any, Protocol
 
 from sutro_async._waits._callbacks import log_failure
@@ -42,14 +42,19 @@ class Schedule:
     Args:
         workers: How many polls may run at once.
         owner: Is notified of reports and ends.
+
+    Attributes:
+        after_poll: Called with a job that is to be polled again, before its next poll is entered.
     """
 
     def __init__(self, workers: int, owner: Owner) -> None:
+        self.after_poll: Callable[[JobPoller], None] | None = None
         self._max_workers = workers
         self._owner = owner
         self._due: list[tuple[float, int, JobPoller]] = []
         self._order = itertools.count()
         self._workers: dict[asyncio.Task[None], JobPoller] = {}
+        self._beside: set[asyncio.Task[None]] = set()
         # Not by their futures: an `on_change` may return the same one for several jobs.
         self._held: dict[JobPoller, asyncio.Future[Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -57,11 +62,23 @@ class Schedule:
         self._is_closed = False
 
     def add(self, poller: JobPoller) -> None:
-        """Poll a job when its pace says so; not at all if there is no time for another poll."""
+        """Poll a job when its pace says so; not at all if there is no time for another poll.
+
+        For a job that is in the schedule already, this is how its poll is brought forward. A poll
+        that is postponed needs nothing: when it comes up, the pace is asked again.
+        """
         when = poller.pace.next_poll_at
         if when < math.inf:
-            heapq.heappush(self._due, (when, next(self._order), poller))
+            poller.entry = next(self._order)  # an older entry does not count any more
+            heapq.heappush(self._due, (when, poller.entry, poller))
             self._wake_at(when)
+
+    def run_beside(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that ends with the schedule at the latest."""
+        task = asyncio.create_task(coroutine)
+        self._beside.add(task)
+        task.add_done_callback(self._on_beside_done)
+        return task
 
     def discard(self, poller: JobPoller) -> None:
         """Stop polling a job; a poll that is running is cancelled."""
@@ -86,14 +103,17 @@ class Schedule:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for task, _ in self._running():
+        for task in self._tasks():
             task.cancel()
 
     async def wait_closed(self) -> None:
         """Wait until nothing runs."""
-        while tasks := {task for task, _ in self._running()}:
+        while tasks := self._tasks():
             await asyncio.wait(tasks)
             await asyncio.sleep(0)  # until their callbacks have run
+
+    def _tasks(self) -> set[asyncio.Future[Any]]:
+        return {*self._workers, *self._held.values(), *self._beside}
 
     def _running(self) -> list[tuple[asyncio.Future[Any], JobPoller]]:
         return [*self._workers.items(), *((task, poller) for poller, task in self._held.items())]
@@ -126,14 +146,24 @@ class Schedule:
         """Take the poll that has been due for longest, if any is due."""
         now = asyncio.get_running_loop().time()
         while self._due and not self._is_closed:
-            when, _, poller = self._due[0]
-            if when > now and not poller.is_discarded:
+            when, entry, poller = self._due[0]
+            is_valid = entry == poller.entry and not poller.is_discarded
+            if is_valid and when > now:
                 self._wake_at(when)
                 return None
             heapq.heappop(self._due)
-            if not poller.is_discarded:
+            if is_valid and not self._is_postponed(poller, now):
+                poller.entry = None
                 return poller
         return None
+
+    def _is_postponed(self, poller: JobPoller, now: float) -> bool:
+        """Put a poll back that is not due any more, or is postponed in an outage."""
+        if poller.pace.next_poll_at <= now and not poller.postpone(now):
+            return False
+        assert poller.entry is not None  # noqa: S101 - it is in the heap
+        heapq.heappush(self._due, (poller.pace.next_poll_at, poller.entry, poller))
+        return True
 
     # ---- polling
 
@@ -170,9 +200,17 @@ class Schedule:
         elif poller.polls_once:
             self._owner.on_end(poller, poller.timed_out())
         else:
+            if self.after_poll is not None:
+                self.after_poll(poller)
             self.add(poller)
 
     # ---- when tasks end
+
+    def _on_beside_done(self, task: asyncio.Task[None]) -> None:
+        self._beside.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._is_closed:
+            self._owner.on_crash(error)
 
     def _on_worker_done(self, worker: asyncio.Task[None]) -> None:
         """Notify the owner of a worker that ended early: its job would be waited for in vain."""

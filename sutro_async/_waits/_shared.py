@@ -10,6 +10,7 @@ from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from sutro_async._http import Options, SessionManager
+from sutro_async._waits._bulk import Sweeper
 from sutro_async._waits._outcomes import Outcomes
 from sutro_async._waits._pace import PaceSettings
 from sutro_async._waits._poller import JobPoller
@@ -69,7 +70,8 @@ class SharedPolls:
         self._manager = manager
         self._options = options
         self._watches: dict[JobPoller, set[Watch]] = {}
-        self._schedule = Schedule(manager.max_concurrency, self)
+        self._schedule = Schedule(manager.throttle.max_concurrency, self)
+        self._sweeper = Sweeper(manager, options, self._schedule, self.pollers)
         manager.lifecycle.add(self)
 
     # ---- for watches
@@ -94,6 +96,7 @@ class SharedPolls:
             if not once:
                 self.pollers[job_id] = poller
             self._schedule.add(poller)
+            self._sweeper.on_added()
         self._watches[poller].add(watch)
         return poller
 
@@ -113,6 +116,7 @@ class SharedPolls:
     def _forget(self, poller: JobPoller) -> set[Watch]:
         if self.pollers.get(poller.job_id) is poller:
             del self.pollers[poller.job_id]
+            self._sweeper.on_removed()
         return self._watches.pop(poller, set())
 
     async def close(self, error: Exception) -> None:
@@ -154,7 +158,7 @@ class SharedPolls:
 
     def interrupt(self) -> None:
         """End every watch with `ClientStateError`."""
-        self.on_crash(self._manager.lifecycle.closed_error())
+        self.on_crash(self._manager.lifecycle.interruption())
 
     async def wait_ended(self) -> None:
         """Wait until no poll runs."""

@@ -9,7 +9,7 @@ from typing import Final
 
 import tenacity
 
-from sutro_async._http import Operation, Options, SessionManager
+from sutro_async._http import Options, Scope, SessionManager
 from sutro_async._waits._callbacks import OnChange, notify, wait_until_done
 from sutro_async._waits._pace import PaceSettings
 from sutro_async._waits._poller import JobPoller
@@ -52,7 +52,7 @@ class Wait:
         self._timeout = timeout
         self._poller: JobPoller | None = None
         self._deadline: float | None = None
-        self._step: Operation | None = None
+        self._step: Scope | None = None
         self._is_delivered = False
         self._is_closed = False
 
@@ -110,7 +110,8 @@ class Wait:
         """Poll until there is a report to return."""
 
         async def poll() -> JobStatusReport:
-            report = await poller.poll()
+            is_postponed = poller.postpone(asyncio.get_running_loop().time())
+            report = None if is_postponed else await poller.poll()
             if report is None:
                 raise _PollAgain
             return report

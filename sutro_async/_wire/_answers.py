@@ -7,7 +7,7 @@ its documented type is read as far as it goes, and reported as a `Mismatch`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import attrs
 
@@ -17,7 +17,17 @@ from sutro_async._wire._structure import structure_job, structure_report
 from sutro_async.errors import InvalidResponseError, JobNotFoundError, is_fixed_sentence
 from sutro_async.models import Job, JobStatusReport
 
-__all__ = ["Mismatch", "OnMismatch", "parse_job", "parse_report"]
+__all__ = [
+    "Mismatch",
+    "OnMismatch",
+    "ignore_mismatch",
+    "invalid",
+    "is_status_word",
+    "load_object",
+    "parse_job",
+    "parse_report",
+    "read_record",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -41,11 +51,13 @@ class Mismatch:
 OnMismatch = Callable[[Mismatch], None]
 
 
-def _ignore(_: Mismatch) -> None:
-    pass
+def ignore_mismatch(_: Mismatch) -> None:
+    """Do nothing."""
 
 
-def parse_report(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> JobStatusReport:
+def parse_report(
+    job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatch
+) -> JobStatusReport:
     """Read the body of a status answer (API reference: "Checking Job Status").
 
     Args:
@@ -56,7 +68,7 @@ def parse_report(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) ->
     Raises:
         InvalidResponseError: It is not a JSON object, or has no status word for the job.
     """
-    content = _load_object(job_id, body)
+    content = load_object(job_id, body)
     word, path = content.get("job_status"), "$.job_status"
     if isinstance(word, dict):
         word, path = word.get(job_id), f"{path}[{job_id!r}]"
@@ -83,7 +95,7 @@ def parse_report(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) ->
 _JOB_FIELDS: Final = frozenset(attrs.fields_dict(Job)) - {"raw_status", "extra"}
 
 
-def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> Job:
+def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatch) -> Job:
     """Read the body of a job's record (API reference: "Fetch Job Details").
 
     Args:
@@ -96,7 +108,7 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> Jo
         InvalidResponseError: It is not a JSON object, or the record is not one, or lacks the
             job's id or a status word.
     """
-    content = _load_object(job_id, body)
+    content = load_object(job_id, body)
     record = content.get("job")
     if record is None:
         raise JobNotFoundError(
@@ -106,43 +118,62 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = _ignore) -> Jo
             body=body_for_error(content, body),
         )
     if not isinstance(record, dict):
-        raise _invalid(job_id, "$.job", "an object", record, content)
+        raise invalid(job_id, "$.job", "an object", record, content)
     if record.get("job_id") != job_id:
-        raise _invalid(job_id, "$.job.job_id", repr(job_id), record.get("job_id"), content)
-    word = record.get("status")
-    _require_status_word(job_id, "$.job.status", word, content)
+        raise invalid(job_id, "$.job.job_id", repr(job_id), record.get("job_id"), content)
+    _require_status_word(job_id, "$.job.status", record.get("status"), content)
+    return read_record(record, "$.job", on_mismatch)
+
+
+def read_record(record: Mapping[str, Any], path: str, on_mismatch: OnMismatch) -> Job:
+    """Read a job's record, which has a job id and a status word.
+
+    Args:
+        record: The record.
+        path: Where it is in the body.
+        on_mismatch: Called with each value that is not of its documented type.
+    """
+    extra = {}
+    if not record.keys() <= _JOB_FIELDS:
+        extra = {name: value for name, value in record.items() if name not in _JOB_FIELDS}
+    reason = _normalize_reason(record, path, on_mismatch)
     job, mismatches = structure_job(
-        {
-            # Null means the same as absence, and an absent field costs nothing.
-            **{name: value for name, value in record.items() if value is not None},
-            "raw_status": word,
-            "failure_reason": _normalize_reason(record, "$.job", on_mismatch),
-            "extra": {k: v for k, v in record.items() if k not in _JOB_FIELDS},
-        }
+        {**record, "raw_status": record["status"], "failure_reason": reason, "extra": extra}
     )
     for name, expected in mismatches.items():
-        on_mismatch(Mismatch(path=f"$.job.{name}", expected=expected, value=record[name]))
+        on_mismatch(Mismatch(path=f"{path}.{name}", expected=expected, value=record[name]))
     return job
 
 
-def _load_object(job_id: str, body: bytes) -> dict[str, Any]:
+def load_object(job_id: str | None, body: bytes, *, is_hint: bool = False) -> dict[str, Any]:
+    """Parse a body, which has to be a JSON object.
+
+    Raises:
+        InvalidResponseError: It is not one.
+    """
     try:
-        content = load(body)
+        content = load(body, is_hint=is_hint)
     except MalformedError as error:
         raise InvalidResponseError(job_id=job_id, path="$", reason=str(error)) from error.__cause__
     if not isinstance(content, dict):
-        raise _invalid(job_id, "$", "an object", content, {})
+        raise invalid(job_id, "$", "an object", content, {})
     return content
 
 
+def is_status_word(word: object) -> TypeGuard[str]:
+    """Whether a value can be a status word."""
+    return isinstance(word, str) and bool(word.strip())
+
+
 def _require_status_word(job_id: str, path: str, word: object, content: Mapping[str, Any]) -> None:
-    if not isinstance(word, str) or not word.strip():
-        raise _invalid(job_id, path, "a status word", word, content)
+    if not is_status_word(word):
+        raise invalid(job_id, path, "a status word", word, content)
 
 
-def _invalid(
-    job_id: str, path: str, expected: str, value: object, content: Mapping[str, Any]
+def invalid(
+    job_id: str | None, path: str, expected: str, value: object, content: Mapping[str, Any]
 ) -> InvalidResponseError:
+    """Make the error of a body that has a wrong value, with the service's own explanation."""
     reason = f"expected {expected}, got {abbreviate(value)}"
     explanation = error_message(content)
     if explanation and not is_fixed_sentence(explanation):

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from sutro_async._wire._html import describe_html
 from sutro_async._wire._json import MalformedError, load
 from sutro_async.errors import (
     APIStatusError,
@@ -40,12 +41,12 @@ _ERRORS: Final[Mapping[int, type[APIStatusError]]] = {
 
 
 def parse_error(
-    job_id: str, status: int, headers: Mapping[str, str], body: bytes
+    job_id: str | None, status: int, headers: Mapping[str, str], body: bytes
 ) -> APIStatusError | InvalidResponseError:
     """Make the error that an answer with a status other than 200 stands for.
 
     Args:
-        job_id: The job that was requested.
+        job_id: The job that was requested; None for list-jobs.
         status: The HTTP status.
         headers: The headers; a mapping that takes lower-case names.
         body: The body, or as much of it as could be read.
@@ -59,9 +60,9 @@ def parse_error(
     if 300 <= status < 400:
         message = f"{_redirect(headers)}; redirects are not followed, so check the base_url"
     else:
-        message = error_message(fields) or _text(content) or "no explanation"
-    error_class = _ERRORS.get(status, ServerError if 500 <= status < 600 else APIStatusError)
-    return error_class(
+        page = describe_html(content) if isinstance(content, str) else None
+        message = error_message(fields) or page or _text(content) or "no explanation"
+    return _error_class(job_id, status)(
         job_id=job_id,
         status_code=status,
         message=message,
@@ -70,6 +71,12 @@ def parse_error(
         retry_after=_retry_after(headers, fields),
         body=body_for_error(content, body),
     )
+
+
+def _error_class(job_id: str | None, status: int) -> type[APIStatusError]:
+    if status == 404 and job_id is None:
+        return APIStatusError  # there is no job that could be missing
+    return _ERRORS.get(status, ServerError if 500 <= status < 600 else APIStatusError)
 
 
 def error_message(content: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The path of a request: a job id is one segment of it, percent-encoded whole."""
+"""The path of a request; a job id is one segment of it, and a cursor one value of the query."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import Final
 from urllib.parse import quote
 
-__all__ = ["check_job_id", "job_path", "status_path"]
+__all__ = ["check_job_id", "job_path", "page_path", "status_path"]
 
 # Of RFC 3986. `quote` would leave them as they are, but is slow.
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]+")
@@ -53,6 +53,20 @@ def job_path(job_id: str) -> str:
         ValueError: The job id is invalid.
     """
     return f"/jobs/{_segment(job_id)}"
+
+
+def page_path(cursor: str | None, limit: int) -> str:
+    """Return the path of one page of the list of jobs, below the base URL, with its query.
+
+    Args:
+        cursor: The `next_cursor` of the page before; None for the first page.
+        limit: Jobs a page, 1 to 100.
+    """
+    path = f"/list-jobs?limit={limit}"
+    if cursor is None:
+        return path
+    # A sweep lets half a character pass, which no URL can hold.
+    return f"{path}&cursor={quote(cursor, safe='', errors='replace')}"
 
 
 def _segment(job_id: str) -> str:

@@ -15,7 +15,7 @@ import cattrs
 from sutro_async._wire._json import as_text
 from sutro_async.models import FailureReason, Job, JobStatus, JobStatusReport, JSONObject
 
-__all__ = ["converter", "structure_job", "structure_report"]
+__all__ = ["converter", "is_same_status", "structure_job", "structure_report"]
 
 T = TypeVar("T")
 
@@ -90,11 +90,11 @@ def converter() -> cattrs.Converter:
     return converter
 
 
-def _require_type(cls: type[T], expected: str) -> Callable[[object, object], T]:
-    def structure(value: object, _: object) -> T:
-        if not isinstance(value, cls):
-            raise _MismatchError(expected)
-        return value
+def _require_type(cls: type[T], expected: str) -> Callable[[object, object], T | None]:
+    def structure(value: object, _: object) -> T | None:
+        if value is None or isinstance(value, cls):
+            return value
+        raise _MismatchError(expected)
 
     return structure
 
@@ -104,24 +104,26 @@ def _require_type(cls: type[T], expected: str) -> Callable[[object, object], T]:
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]{0,99})(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
 
 
-def _integer(value: object, _: object) -> int:
+def _integer(value: object, _: object) -> int | None:
+    if value is None or type(value) is int:  # not a bool
+        return value
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         number = Decimal(value)
         if number == number.to_integral_value():
             return int(number)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise _MismatchError("an integer")
-    return value
+    raise _MismatchError("an integer")
 
 
-def _number(value: object, _: object) -> float:
+def _number(value: object, _: object) -> float | None:
+    if value is None or type(value) is float:
+        return value
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         number = float(value)
         if Decimal(repr(number)) == Decimal(value):  # no digit is lost
             return number
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if type(value) is not int:  # a bool neither
         raise _MismatchError("a number")
     try:
         return float(value)
@@ -133,21 +135,24 @@ def _number(value: object, _: object) -> float:
 _LEAP_SECOND: Final = re.compile(r"(?<=[T ]\d\d:\d\d:)60")
 
 
-def _time(value: object, _: object) -> datetime:
+def _time(value: object, _: object) -> datetime | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _MismatchError("an ISO 8601 time")
     try:
-        time = datetime.fromisoformat(cast("str", value))
-    except (TypeError, ValueError):
+        time = datetime.fromisoformat(value)
+    except ValueError:
         time = _unusual_time(value)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _unusual_time(value: object) -> datetime:
+def _unusual_time(value: str) -> datetime:
     """Read a time in lower case, or with a leap second, as RFC 3339 allows."""
+    text, leap_seconds = _LEAP_SECOND.subn("59", value.upper())
     try:
-        # Anything but a string has no `upper`.
-        text, leap_seconds = _LEAP_SECOND.subn("59", cast("str", value).upper())
         return datetime.fromisoformat(text) + timedelta(seconds=leap_seconds)
-    except (AttributeError, ValueError, OverflowError):
+    except (ValueError, OverflowError):
         raise _MismatchError("an ISO 8601 time") from None
 
 
@@ -162,7 +167,15 @@ def _status(value: str, _: object) -> JobStatus:
     return _SPELLINGS.get(value.lower(), JobStatus.UNKNOWN)
 
 
-def _reason(value: Mapping[str, Any], _: object) -> FailureReason:
+def is_same_status(word: str, other: str) -> bool:
+    """Whether two status words mean the same, whatever their case and spelling."""
+    word, other = word.lower(), other.lower()
+    return _SPELLINGS.get(word, word) == _SPELLINGS.get(other, other)
+
+
+def _reason(value: Mapping[str, Any] | None, _: object) -> FailureReason | None:
+    if value is None:
+        return None
     texts = {
         name: as_text(value[name])
         for name in ("message", "additional_context")
@@ -178,7 +191,5 @@ def _is_optional(cls: object) -> bool:
 def _optional(
     cls: types.UnionType, converter: cattrs.Converter
 ) -> Callable[[object, object], object]:
-    """Make a hook that knows the inner one, which cattrs would look up for each value."""
     (inner,) = set(cls.__args__) - {types.NoneType}
-    structure = converter.get_structure_hook(inner)
-    return lambda value, _: None if value is None else structure(value, inner)
+    return converter.get_structure_hook(inner)

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import os
-import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Literal, NoReturn, TypeVar
+from contextlib import suppress
+from typing import Any, Final, Literal, NoReturn
 
+import attrs
 import click
 
-from sutro_async import JobWaitTimeoutError, SutroClient, __version__
-from sutro_async.cli._board import Board
-from sutro_async.cli._errors import print_error, print_errors, print_timeouts
-from sutro_async.cli._exit import ExitStatus, status_of_outcomes
-from sutro_async.cli._fake import DEFAULT_JOBS, PlannedJob, parse_job, serve
-from sutro_async.cli._format import count, job_count
-from sutro_async.cli._ids import read_ids
-from sutro_async.cli._loop import run as run_loop
-from sutro_async.cli._reasons import add_reasons
-from sutro_async.cli._show import show_jobs, show_reports
-from sutro_async.cli._views import open_view
+from sutro_async import JobStatus, PollPolicy, RetryPolicy, SutroClient, SutroError, __version__
+from sutro_async.cli._data import record_fields, report_fields, write_csv, write_json
+from sutro_async.cli._entries import Board, Entry, exit_status
+from sutro_async.cli._errors import ExitStatus, print_error, print_errors, print_interrupt
+from sutro_async.cli._fake import DEFAULT_JOBS, parse_jobs, run_demo, serve
+from sutro_async.cli._options import output_options, parse_time, read_ids, service_options
+from sutro_async.cli._process import run as run_loop
+from sutro_async.cli._show import Output, show_list, show_records, show_statuses
 from sutro_async.cli._wait import wait_for_all
+from sutro_async.testing import FakeSutro
 
 __all__ = ["cli", "run"]
 
 _PROGRAM: Final = "sutro-async"
-_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600}
+# Seconds, for one record and for all: the reason of a failure is not worth a long wait.
+_RECORD_TIMEOUT: Final = 10.0
+_RECORDS_TIMEOUT: Final = 30.0
+_BULK_FROM: Final = 10  # jobs; a page of the list costs more than a poll
 
-Command = TypeVar("Command", bound=Callable[..., Any])
+Connect = Callable[..., SutroClient]
+"""Makes a client; takes a `PollPolicy`."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command, and return its exit status.
 
     Raises:
-        click.ClickException: The arguments cannot be used.
         KeyboardInterrupt: It was interrupted.
         OSError: The output cannot be written.
-        SutroError: An error that says nothing about one job.
+        SutroError: An error that concerns all jobs.
     """
-    # The shell asks for completions; `cli.main` prints them and exits. For all else it is passed
-    # by, since it has its own way with interrupts and broken pipes.
+    # The shell asks for completions; `cli.main` prints them and exits. It is not used for all else,
+    # since it handles interrupts and broken pipes in its own way.
     if os.environ.get("_SUTRO_ASYNC_COMPLETE"):
         cli.main(list(arguments), _PROGRAM)
     try:
@@ -50,57 +53,25 @@ def run(arguments: Sequence[str]) -> int:
             return int(cli.invoke(context))
     except click.exceptions.Exit as end:  # of --help and --version
         return end.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else _PROGRAM
+        print_error(f"Error: {error.format_message()}", f"See `{command} --help`.")
+        return ExitStatus.USAGE
 
 
-def _parse_timeout(
-    context: click.Context, parameter: click.Parameter, text: str | None
-) -> float | None:
-    """Read a time span: `90` or `90s`, `10m`, `1.5h`."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh]?)", text.strip(), re.ASCII)
-    if match is None:
-        raise click.BadParameter(
-            f"{text!r} is no time span such as 90, 10m or 1.5h", context, parameter
-        )
-    return float(match[1]) * _SECONDS[match[2]]
-
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-
-
-def _asks_the_service(command: Command) -> Command:
-    """Add what all commands have in common that ask about jobs."""
-    for decorate in (
-        click.option(
-            "--max-concurrency",
-            default=20,
-            show_default=True,
-            type=click.IntRange(min=1),
-            metavar="NUMBER",
-            help="Requests in flight at once.",
-        ),
-        click.option(
-            "--base-url", metavar="URL", help="Where the service is, other than SUTRO_API_URL says."
-        ),
-        click.option("--raw", is_flag=True, help="Print each status as the service sent it."),
-        _as_json,
-        click.argument("jobs", nargs=-1, required=True, metavar="JOB..."),
-    ):
-        command = decorate(command)
-    return command
+_jobs = click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     invoke_without_command=True,
     epilog="The key is taken from SUTRO_API_KEY, or from where `sutro login` has stored it."
-    " JOB is a job id, and - stands for the ids on standard input.",
+    " JOB is a job id, @PATH the ids in a file, - those on standard input.",
 )
 @click.version_option(__version__, message=f"{_PROGRAM} %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> int:
-    """Check on Sutro batch jobs, and wait for them.
+    """Check Sutro batch jobs, and wait for them.
 
     New here? `sutro-async demo` needs no key and no network.
     """
@@ -110,111 +81,170 @@ def cli(context: click.Context) -> int:
 
 
 @cli.command(epilog="Example: sutro-async status job-12345 job-12346")
-@_asks_the_service
-def status(
-    jobs: tuple[str, ...], *, as_json: bool, raw: bool, base_url: str | None, max_concurrency: int
-) -> int:
-    """Say where jobs stand now."""
+@_jobs
+@output_options
+@service_options
+def status(jobs: tuple[str, ...], *, connect: Connect, output: Output) -> int:
+    """Print the statuses of jobs.
+
+    CSV has the columns of `job`; those that are not in a status are empty.
+    """
     job_ids = read_ids(jobs, sys.stdin)
 
-    async def ask() -> int:
-        async with SutroClient(base_url=base_url, max_concurrency=max_concurrency) as client:
-            statuses = await client.get_job_statuses(job_ids)
-            outcomes = await add_reasons(client, statuses.values())
-        show_reports(outcomes, as_json=as_json, raw=raw)
-        sys.stdout.flush()  # before what is wrong is told
-        print_errors(outcome.error for outcome in outcomes if outcome.error)
-        return status_of_outcomes(outcomes)
+    async def request() -> list[Entry]:
+        async with connect() as client:
+            outcomes = (await client.get_job_statuses(job_ids)).values()
+            entries = [Entry(job_id=o.job_id, report=o.value, error=o.error) for o in outcomes]
+            await _add_reasons(client, entries)
+        return entries
 
-    return run_loop(ask())
+    return _print(run_loop(request()), output, report_fields, show_statuses)
+
+
+async def _add_reasons(client: SutroClient, entries: list[Entry]) -> None:
+    """Add why jobs failed, from their records, where their statuses do not say so; best effort."""
+    client = client.with_options(timeout=_RECORD_TIMEOUT, retry=RetryPolicy(attempts=2))
+    unexplained = {
+        entry.job_id: entry.report
+        for entry in entries
+        if entry.report is not None
+        and entry.report.status is JobStatus.FAILED
+        and not str(entry.report.failure or "").strip()
+    }
+    with suppress(SutroError, TimeoutError):
+        async with asyncio.timeout(_RECORDS_TIMEOUT):
+            records = await client.get_jobs(unexplained)
+        for entry in entries:
+            record = records[entry.job_id].value if entry.job_id in records else None
+            if record is not None and record.failure is not None:
+                report = unexplained[entry.job_id]
+                entry.report = attrs.evolve(report, failure=record.failure)
 
 
 @cli.command(epilog="Example: sutro-async job job-12345 --full")
 @click.option("--full", is_flag=True, help="Print the prompt, the schema and the like whole.")
-@_asks_the_service
-def job(
-    jobs: tuple[str, ...],
-    *,
-    full: bool,
-    as_json: bool,
-    raw: bool,
-    base_url: str | None,
-    max_concurrency: int,
-) -> int:
-    """Show the whole record of a job."""
+@_jobs
+@output_options
+@service_options
+def job(jobs: tuple[str, ...], *, full: bool, connect: Connect, output: Output) -> int:
+    """Print the records of jobs."""
     job_ids = read_ids(jobs, sys.stdin)
 
-    async def ask() -> int:
-        async with SutroClient(base_url=base_url, max_concurrency=max_concurrency) as client:
+    async def request() -> list[Entry]:
+        async with connect() as client:
             outcomes = (await client.get_jobs(job_ids)).values()
-        show_jobs(outcomes, as_json=as_json, full=full, raw=raw)
-        sys.stdout.flush()  # before what is wrong is told
-        print_errors(outcome.error for outcome in outcomes if outcome.error)
-        return status_of_outcomes(outcomes)
+        return [Entry(job_id=o.job_id, record=o.value, error=o.error) for o in outcomes]
 
-    return run_loop(ask())
+    show = functools.partial(show_records, full=full)
+    return _print(run_loop(request()), output, record_fields, show)
 
 
-@cli.command(epilog="Example: cat ids.txt | sutro-async wait - --timeout 2h")
+@cli.command("list", epilog="Example: sutro-async list --unfinished --ids | sutro-async wait -")
+@click.option("--unfinished", is_flag=True, help="Leave out the jobs that have finished.")
+@click.option("--ids", "ids_only", is_flag=True, help="Print the ids alone, one to a line.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    metavar="NUMBER",
+    help="Print so many jobs at most; by default all of the account.",
+)
+@output_options
+@service_options
+def list_(
+    *, unfinished: bool, ids_only: bool, limit: int | None, connect: Connect, output: Output
+) -> int:
+    """Print the jobs of the account, newest first."""
+    if ids_only and output.is_data:
+        raise click.UsageError(f"--ids and --format {output.format} exclude each other")
+    entries: list[Entry] = []
+
+    async def request() -> None:
+        async with connect() as client, client.list_jobs() as jobs:
+            async for each in jobs:
+                if unfinished and each.is_terminal:
+                    continue
+                entries.append(Entry(job_id=each.job_id, record=each))
+                if ids_only:
+                    print(each.job_id, flush=True)  # the next command need not wait for all pages
+                if len(entries) == limit:
+                    return
+
+    run_loop(request())
+    if not ids_only:
+        _print(entries, output, record_fields, show_list)
+    return ExitStatus.OK
+
+
+def _print(
+    entries: list[Entry],
+    output: Output,
+    fields: Callable[[Entry], dict[str, Any]],
+    show: Callable[[Output, list[Entry]], None],
+) -> int:
+    """Print what is known of jobs, then their errors, and return the exit status."""
+    if output.format == "json":
+        for entry in entries:
+            write_json(fields(entry))
+    elif output.format == "csv":
+        write_csv(entries, raw=output.raw)
+    else:
+        show(output, entries)
+    sys.stdout.flush()  # before the errors
+    print_errors([entry.error for entry in entries if entry.error])
+    return exit_status(entries)
+
+
+@cli.command(epilog="Example: sutro-async wait @ids.txt --timeout 2h")
 @click.option(
     "--timeout",
-    callback=_parse_timeout,
+    callback=parse_time,
     metavar="TIME",
-    help="Give up after so long: 90 (seconds), 10m, 1.5h; 0 asks once.",
+    help="Give up after this time: 90 (seconds), 10m, 1.5h; 0 polls once.",
 )
-@_asks_the_service
+@click.option(
+    "--interval",
+    callback=parse_time,
+    metavar="TIME",
+    help="The time between two polls of a job; by default 1s at first, growing to 15s.",
+)
+@click.option(
+    "--bulk",
+    is_flag=True,
+    help="Read the list of jobs rather than poll each; for ten jobs or more.",
+)
+@_jobs
+@output_options
+@service_options
 def wait(
     jobs: tuple[str, ...],
     *,
     timeout: float | None,
-    as_json: bool,
-    raw: bool,
-    base_url: str | None,
-    max_concurrency: int,
+    interval: float | None,
+    bulk: bool,
+    connect: Connect,
+    output: Output,
 ) -> int:
-    """Wait until jobs have ended, and show what they cost.
+    """Wait until jobs have finished, and print what they cost.
 
-    The jobs go on at the service, whatever becomes of the wait.
+    Ending the wait never cancels a job.
     """
     board = Board(read_ids(jobs, sys.stdin))
-    view = open_view(board, as_json=as_json, raw=raw)
+    poll = PollPolicy() if interval is None else PollPolicy(initial=interval, maximum=interval)
+    if bulk:
+        poll = attrs.evolve(poll, bulk_from=_BULK_FROM)
 
-    async def follow() -> None:
-        async with SutroClient(base_url=base_url, max_concurrency=max_concurrency) as client:
-            await wait_for_all(client, board, view, timeout=timeout)
+    async def request() -> None:
+        async with connect(poll) as client:
+            await wait_for_all(client, board, output, timeout=timeout)
 
-    number = len(board.entries)
     try:
-        run_loop(follow())
+        run_loop(request())
     except KeyboardInterrupt:
-        unfinished = number - len(board.outcomes)
-        if unfinished:
-            print_error(
-                f"Interrupted: {count(unfinished)} of {job_count(number)} had not ended,"
-                " and go on at the service."
-            )
+        unfinished = [entry for entry in board.entries if entry.over_at is None or entry.is_early]
+        print_interrupt(len(unfinished), len(board.entries))
         raise
-    errors = [outcome.error for outcome in board.outcomes if outcome.error]
-    print_errors(error for error in errors if not isinstance(error, JobWaitTimeoutError))
-    print_timeouts((error for error in errors if isinstance(error, JobWaitTimeoutError)), number)
-    return status_of_outcomes(board.outcomes)
-
-
-def _parse_jobs(
-    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
-) -> tuple[PlannedJob, ...]:
-    del context, parameter
-    jobs = tuple(map(parse_job, texts))
-    for job_id, number in Counter(job.job_id for job in jobs).items():
-        if number > 1:
-            raise click.UsageError(f"there are {number} jobs {job_id!r}: keep one")
-    return jobs or DEFAULT_JOBS
-
-
-def _check_reason(context: click.Context, parameter: click.Parameter, text: str) -> str:
-    if not text.strip():
-        raise click.BadParameter("say why, or leave the option out", context, parameter)
-    return text
+    print_errors([entry.error for entry in board.entries if entry.error], len(board.entries))
+    return exit_status(board.entries)
 
 
 @cli.command(epilog="Example: sutro-async fake --job job-1=queued:2,running:5,succeeded")
@@ -222,7 +252,6 @@ def _check_reason(context: click.Context, parameter: click.Parameter, text: str)
     "--job",
     "jobs",
     multiple=True,
-    callback=_parse_jobs,
     metavar="ID=TIMELINE",
     help="A job, and its statuses with the seconds that each lasts; may be repeated.",
 )
@@ -231,7 +260,7 @@ def _check_reason(context: click.Context, parameter: click.Parameter, text: str)
     default=0,
     type=click.IntRange(0, 65_535),
     metavar="NUMBER",
-    help="The port to listen at, other than a free one.",
+    help="The port to listen at; by default a free one.",
 )
 @click.option(
     "--dialect",
@@ -243,13 +272,12 @@ def _check_reason(context: click.Context, parameter: click.Parameter, text: str)
     "--failure-reason",
     default="no GPU was free",
     show_default=True,
-    callback=_check_reason,
     metavar="TEXT",
     help="Why those jobs fail that do.",
 )
-@_as_json
+@click.option("--json", "as_json", is_flag=True, help="Print the address as a JSON object.")
 def fake(
-    jobs: tuple[PlannedJob, ...],
+    jobs: tuple[str, ...],
     *,
     port: int,
     dialect: Literal["mapping", "flat"],
@@ -261,19 +289,21 @@ def fake(
     It serves until Ctrl-C. The clocks of its jobs begin with it. Statuses without seconds go by
     requests: each request for the status is answered with the next one.
     """
-    from sutro_async.testing import FakeSutro  # noqa: PLC0415 - brings a server along
-
+    if not failure_reason.strip():
+        raise click.UsageError("--failure-reason is empty: say why, or leave the option out")
     service = FakeSutro(dialect=dialect, port=port)
-    run_loop(serve(service, jobs, failure_reason=failure_reason, as_json=as_json))
+    planned = parse_jobs(jobs) or DEFAULT_JOBS
+    for job_id, timeline in planned.items():
+        reason = failure_reason if timeline[-1] == "failed" else None
+        service.add_job(job_id, timeline, failure_reason=reason)
+    run_loop(serve(service, list(planned), as_json=as_json))
 
 
 @cli.command(epilog="Example: sutro-async demo")
-@_as_json
-def demo(*, as_json: bool) -> int:
-    """Wait for six jobs on a fake service, for a start.
+@output_options
+def demo(*, output: Output) -> int:
+    """Wait for six jobs on a fake service.
 
     It needs no key and no network, and takes a few seconds.
     """
-    from sutro_async.cli._demo import run_demo  # noqa: PLC0415 - brings a server along
-
-    return run_loop(run_demo(as_json=as_json))
+    return run_loop(run_demo(output))

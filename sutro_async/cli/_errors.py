@@ -1,87 +1,143 @@
-"""Errors as the command tells of them: on standard error, with what to do about them."""
+"""Errors: their text on standard error, what to do about them, and the exit status."""
 
 from __future__ import annotations
 
+import enum
+import re
 import sys
 from collections.abc import Iterable
-from datetime import timedelta
 from typing import Final
 
-from sutro_async import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    AuthenticationError,
-    GoneError,
-    InvalidResponseError,
-    JobNotFoundError,
-    JobWaitTimeoutError,
-    PermissionDeniedError,
-    RateLimitError,
-    ServerError,
-    SutroError,
-)
-from sutro_async.cli._format import count, duration, job_count
-from sutro_async.cli._streams import abandon
+from sutro_async import APIError, ConfigurationError, JobWaitTimeoutError, SutroError
+from sutro_async.cli._process import discard
+from sutro_async.cli._text import count, duration, plural
 
-__all__ = ["print_error", "print_errors", "print_timeouts"]
+__all__ = [
+    "ExitStatus",
+    "error_text",
+    "print_error",
+    "print_errors",
+    "print_interrupt",
+    "status_of_error",
+]
 
-# So many errors of one kind are told one by one.
+# So many errors of one kind are printed one by one.
 _MAX_LINES: Final = 10
 
-_URL: Final = "(--base-url, SUTRO_API_URL)"
-# The first that fits is given. An error of configuration says itself what to set.
-_ADVICE: Final[tuple[tuple[type[SutroError], str], ...]] = (
-    (AuthenticationError, f"Check SUTRO_API_KEY, and that it is for this service {_URL}."),
-    (
-        PermissionDeniedError,
-        "Check that the key is that of the account of the job.",
-    ),
-    (JobNotFoundError, "Check the id, and that the key is that of the account of the job."),
-    (GoneError, f"Trying again cannot help: check the id, and the URL {_URL}."),
-    (RateLimitError, "Try again later, or with a smaller --max-concurrency."),
-    (ServerError, "The service is unavailable: try again later."),
-    (APIStatusError, "The service does not take the request: check the id, or ask its support."),
-    (APIConnectionError, f"Check the network, and the URL {_URL}."),
-    (InvalidResponseError, f"Check that this is the URL of a Sutro service {_URL}."),
+_URL: Final = "the URL (SUTRO_API_URL, --base-url)"
+# By the names of errors. An error of configuration says itself what to set.
+_ADVICE: Final = {
+    "AuthenticationError": f"Check the key (SUTRO_API_KEY, --key-file), and that it is for {_URL}.",
+    "PermissionDeniedError": "Check that the key is that of the account of the job.",
+    "JobNotFoundError": "Check the id, and that the key is that of the account of the job.",
+    "GoneError": f"A retry cannot succeed: check the id, and {_URL}.",
+    "RateLimitError": "Try again later, or with a lower --max-rate or --max-concurrency.",
+    "ServerError": "The service is unavailable: try again later.",
+    "APIStatusError": "The service rejects the request: check the id, or contact its support.",
+    "APIConnectionError": f"Check the network, the proxy, and {_URL}.",
+    "InvalidResponseError": f"Check that there is a Sutro service at {_URL}.",
+}
+
+# Where a message of the library names an argument to set, the command has an option.
+_ARGUMENT: Final = re.compile(
+    r"^(?:api_key|base_url|max_rate|proxy|PollPolicy\.initial)\b(?! in )"
+    r"|(?<=pass )api_key|(?<=pass the )api_key|(?<=this )base_url"
 )
+_OPTIONS: Final = {
+    "api_key": "--key-file",
+    "base_url": "--base-url",
+    "max_rate": "--max-rate",
+    "proxy": "--proxy",
+    "PollPolicy.initial": "--interval",
+}
+
+
+class ExitStatus(enum.IntEnum):
+    """The exit statuses, which `docs/cli.md` explains; one after a signal is 128 and its number."""
+
+    OK = 0
+    JOB_UNSUCCESSFUL = 1
+    USAGE = 2
+    API_ERROR = 3
+    TIMED_OUT = 124  # as of timeout(1)
+    BROKEN_PIPE = 141  # as a shell has it: 128 and SIGPIPE
+
+
+def status_of_error(error: SutroError) -> ExitStatus:
+    """Choose the exit status for an error."""
+    if isinstance(error, ConfigurationError):
+        return ExitStatus.USAGE
+    if isinstance(error, JobWaitTimeoutError):
+        return ExitStatus.TIMED_OUT
+    return ExitStatus.API_ERROR
+
+
+def error_text(error: SutroError) -> str:
+    """Return the text of an error in terms of the command: its options, no calls of Python."""
+    if isinstance(error, ConfigurationError):
+        return _ARGUMENT.sub(lambda match: _OPTIONS[match[0]], str(error))
+    if isinstance(error, JobWaitTimeoutError):
+        report = error.last_report
+        last = "no status yet" if report is None else f"last status: {report.status}"
+        why = f"; the last poll failed: {error.__cause__}" if error.__cause__ else ""
+        return f"timed out after {duration(error.timeout)} ({last}{why})"
+    return str(error)
 
 
 def print_error(*lines: str) -> None:
-    """Print lines on standard error, if anybody reads it."""
+    """Print lines on standard error, unless it is broken."""
     try:
         sys.stderr.write("".join(f"{line}\n" for line in lines))
         sys.stderr.flush()
     except OSError:
-        abandon(sys.stderr)
+        discard(sys.stderr)
 
 
-def print_errors(errors: Iterable[SutroError]) -> None:
-    """Print errors, and for each kind of them what to do."""
-    kinds: dict[type[SutroError], list[SutroError]] = {}
-    for error in errors:
-        kinds.setdefault(type(error), []).append(error)
-    for kind, members in kinds.items():
-        print_error(*(f"Error: {error}" for error in members[:_MAX_LINES]))
-        if len(members) > _MAX_LINES:
-            print_error(f"Error: and {count(len(members) - _MAX_LINES)} more of that kind")
-        print_error(*_advice(kind))
+def print_errors(errors: list[SutroError], number_of_jobs: int = 0) -> None:
+    """Print errors, and for each kind of them what to do; those of a timeout as one.
+
+    Args:
+        errors: The errors.
+        number_of_jobs: How many jobs were waited for, if it was a wait.
+    """
+    timeouts = [error for error in errors if isinstance(error, JobWaitTimeoutError)]
+    others = [error for error in errors if not isinstance(error, JobWaitTimeoutError)]
+    _print_by_kind((type(error), error_text(error)) for error in others)
+    if timeouts:
+        _print_timeouts(timeouts, number_of_jobs)
 
 
-def print_timeouts(timeouts: Iterable[JobWaitTimeoutError], number_of_jobs: int) -> None:
-    """Print that a wait is over before its jobs have ended, and why they may not have been seen."""
-    timeouts = list(timeouts)
-    if not timeouts:
-        return
+def print_interrupt(unfinished: int, number_of_jobs: int) -> None:
+    """Print how many jobs had not finished when their wait was interrupted."""
+    if unfinished:
+        print_error(
+            f"Interrupted: {count(unfinished)} of {plural(number_of_jobs, 'job')} had not finished;"
+            " unfinished jobs are still running on the service."
+        )
+
+
+def _print_by_kind(texts_of_kinds: Iterable[tuple[type[SutroError], str]]) -> None:
+    kinds: dict[type[SutroError], list[str]] = {}
+    for kind, text in texts_of_kinds:
+        kinds.setdefault(kind, []).append(text)
+    for kind, texts in kinds.items():
+        print_error(*(f"Error: {text}" for text in texts[:_MAX_LINES]))
+        if len(texts) > _MAX_LINES:
+            print_error(f"Error: {count(len(texts) - _MAX_LINES)} more of this kind")
+        advice = [_ADVICE[base.__name__] for base in kind.__mro__ if base.__name__ in _ADVICE]
+        print_error(*advice[:1])
+
+
+def _print_timeouts(timeouts: list[JobWaitTimeoutError], number_of_jobs: int) -> None:
     unseen = sum(timeout.last_report is None for timeout in timeouts)
-    never_seen = f", {count(unseen)} of them never seen" if unseen else ""
-    span = duration(timedelta(seconds=timeouts[0].timeout))
+    never_seen = f", {count(unseen)} never seen" if unseen else ""
     print_error(
-        f"Error: timed out after {span}:"
-        f" {count(len(timeouts))} of {job_count(number_of_jobs)} had not finished{never_seen}"
+        f"Error: timed out after {duration(timeouts[0].timeout)}:"
+        f" {count(len(timeouts))} of {plural(number_of_jobs, 'job')} had not finished{never_seen}"
     )
     failures = [error.__cause__ for error in timeouts if isinstance(error.__cause__, APIError)]
-    _print_failed_polls(failures)
+    texts = [f"the last poll failed: {_without_job(failure)}" for failure in failures]
+    _print_by_kind(dict.fromkeys(zip(map(type, failures), texts, strict=True)))
     if unseen < len(timeouts):
         print_error(
             "Unfinished jobs are still running on the service: run the command again to resume,"
@@ -89,21 +145,6 @@ def print_timeouts(timeouts: Iterable[JobWaitTimeoutError], number_of_jobs: int)
         )
     elif not failures:
         print_error("The service has not answered yet: wait again with a longer --timeout.")
-
-
-def _print_failed_polls(failures: Iterable[APIError]) -> None:
-    """Print why the last polls failed, each text once, and what to do."""
-    polls = {_without_job(error): error for error in failures}
-    print_error(*(f"Error: the last poll failed: {text}" for text in list(polls)[:_MAX_LINES]))
-    if len(polls) > _MAX_LINES:
-        print_error(
-            f"Error: and the last polls failed in {count(len(polls) - _MAX_LINES)} more ways"
-        )
-    print_error(*dict.fromkeys(line for error in polls.values() for line in _advice(type(error))))
-
-
-def _advice(kind: type[SutroError]) -> list[str]:
-    return next(([advice] for base, advice in _ADVICE if issubclass(kind, base)), [])
 
 
 def _without_job(error: APIError) -> str:

@@ -1,111 +1,93 @@
-"""`sutro-async fake`: its jobs as they are written, and a FakeSutro that serves them."""
+"""A fake service: `fake` serves jobs as they are written in its arguments, `demo` waits for six."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
-import attrs
 import click
 
-from sutro_async import JobStatus
-from sutro_async.cli import _json
-from sutro_async.cli._errors import print_error
-from sutro_async.cli._format import count
-from sutro_async.cli._ids import check_id
+from sutro_async import JobStatus, PollPolicy
+from sutro_async.cli._data import write_json
+from sutro_async.cli._entries import Board
+from sutro_async.cli._errors import ExitStatus, print_error
+from sutro_async.cli._options import check_id
+from sutro_async.cli._show import Output
+from sutro_async.cli._text import plural
+from sutro_async.cli._wait import wait_for_all
+from sutro_async.testing import FakeSutro
 
-if TYPE_CHECKING:
-    from sutro_async.testing import FakeSutro  # brings a server along
+__all__ = ["DEFAULT_JOBS", "Jobs", "parse_jobs", "run_demo", "serve"]
 
-__all__ = ["DEFAULT_JOBS", "PlannedJob", "parse_job", "serve"]
-
-# A wait would not know that a job with another last status has ended.
+# A wait would not know that a job with another last status has finished.
 _WORDS: Final = tuple(status.value for status in JobStatus if status is not JobStatus.UNKNOWN)
 
 Step = str | tuple[str, float]
+Jobs = dict[str, list[Step]]
+"""Ids of jobs, and their statuses as `FakeSutro.add_job` takes them."""
+
+DEFAULT_JOBS: Final[Jobs] = {
+    "job-1": [("queued", 5), ("running", 20), "succeeded"],
+    "job-2": [("queued", 10), ("running", 30), "failed"],
+    "job-3": ["succeeded"],
+}
 
 
-@attrs.frozen(kw_only=True)
-class PlannedJob:
-    """A job for the fake, and its statuses, as `FakeSutro.add_job` takes them."""
-
-    job_id: str
-    timeline: tuple[Step, ...]
-
-    @property
-    def fails(self) -> bool:
-        """Whether it fails in the end."""
-        return self.timeline[-1] == "failed"
-
-
-DEFAULT_JOBS = (
-    PlannedJob(job_id="job-1", timeline=(("queued", 5), ("running", 20), "succeeded")),
-    PlannedJob(job_id="job-2", timeline=(("queued", 10), ("running", 30), "failed")),
-    PlannedJob(job_id="job-3", timeline=("succeeded",)),
-)
-
-
-def parse_job(text: str) -> PlannedJob:
-    """Read a job such as `job-1=queued:2,running:5,succeeded`.
+def parse_jobs(texts: Iterable[str]) -> Jobs:
+    """Read jobs such as `job-1=queued:2,running:5,succeeded`.
 
     Raises:
-        click.UsageError: It cannot be read so.
+        click.UsageError: One cannot be read so, or two have the same id.
     """
-    job_id, _, timeline = text.rpartition("=")
-    if not job_id.strip():
-        raise click.UsageError(f"{text!r} names no job: write it as job-1=queued:2,succeeded")
-    check_id(job_id, "in --job")
-    steps = tuple(_parse_step(step.strip(), text) for step in timeline.split(","))
-    if isinstance(steps[-1], tuple):
-        raise click.UsageError(f"the last status in {text!r} stays: give it no seconds")
-    if len({type(step) for step in steps[:-1]}) > 1:
-        raise click.UsageError(f"in {text!r}, give seconds to each status but the last, or to none")
-    return PlannedJob(job_id=job_id, timeline=steps)
+    jobs: Jobs = {}
+    for text in texts:
+        job_id, _, timeline = text.rpartition("=")
+        *steps, last = (_parse_step(step.strip().lower()) for step in timeline.split(","))
+        has_seconds = {isinstance(step, tuple) for step in steps}
+        if not job_id.strip() or not isinstance(last, str) or len(has_seconds) > 1 or None in steps:
+            raise click.UsageError(
+                f"{text!r} is no job: write it as job-1=queued:2,running:.5,succeeded, with seconds"
+                f" for all statuses but the last, or for none; statuses are {', '.join(_WORDS)}"
+            )
+        if check_id(job_id, "in --job") in jobs:
+            raise click.UsageError(f"there are two jobs {job_id!r}: keep one")
+        jobs[job_id] = [step for step in (*steps, last) if step]
+    return jobs
 
 
-def _parse_step(step: str, text: str) -> Step:
-    word, colon, seconds = step.lower().partition(":")
-    if not word:
-        raise click.UsageError(f"{text!r} lacks a status: write it as job-1=queued:2,succeeded")
+def _parse_step(text: str) -> Step | None:
+    word, colon, seconds = text.partition(":")
     if word not in _WORDS:
-        raise click.UsageError(f"{word!r} in {text!r} is no status: take {', '.join(_WORDS)}")
+        return None
     if not colon:
         return word
-    try:
-        number = float(seconds)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise click.UsageError(f"{step!r} in {text!r} needs a number of seconds above 0")
-    return word, number
+    is_number = re.fullmatch(r"\d+\.?\d*|\.\d+", seconds, re.ASCII)
+    return (word, float(seconds)) if is_number and float(seconds) > 0 else None
 
 
-async def serve(
-    fake: FakeSutro, jobs: Sequence[PlannedJob], *, failure_reason: str, as_json: bool
-) -> NoReturn:
-    """Serve until cancelled, and say how to reach it.
+async def serve(fake: FakeSutro, job_ids: list[str], *, as_json: bool) -> NoReturn:
+    """Serve until cancelled, and print how to reach the service.
 
     Raises:
-        click.UsageError: The port cannot be had.
+        click.UsageError: The port cannot be used.
     """
-    for job in jobs:
-        fake.add_job(job.job_id, job.timeline, failure_reason=failure_reason if job.fails else None)
-    job_ids = [job.job_id for job in jobs]
     async with AsyncExitStack() as stack:
         try:
             await stack.enter_async_context(fake)
         except OSError as error:
             why = os.strerror(error.errno or 0)
-            raise click.UsageError(f"the port cannot be had ({why}): take another") from None
+            raise click.UsageError(f"the port cannot be used ({why}): choose another") from None
         # On a line of its own: the terminal has written ^C to the last one.
-        stack.callback(lambda: print_error("", f"Requests answered: {count(len(fake.requests))}."))
+        stack.callback(
+            lambda: print_error("", f"{plural(len(fake.requests), 'request')} answered.")
+        )
         if as_json:
             address = {"url": fake.url, "api_key": fake.api_key, "job_ids": job_ids}
-            _json.write(address, at_once=True)
+            write_json(address, at_once=True)
         else:
             exports = (f"export SUTRO_API_URL={fake.url}", f"export SUTRO_API_KEY={fake.api_key}")
             print("\n".join(exports), flush=True)
@@ -115,3 +97,63 @@ async def serve(
         )
         while True:  # noqa: ASYNC110 - there is nothing to wait for
             await asyncio.sleep(3600)
+
+
+# ---- demo
+
+_POLL: Final = PollPolicy(initial=0.1, maximum=0.3)
+
+_CODE: Final = """\
+The same in a program of yours, with the key in SUTRO_API_KEY:
+
+    async with SutroClient() as client:
+        report = await client.wait_for_job("job-12345", timeout=3600)
+        report.raise_for_failure()
+        job = await client.get_job("job-12345")
+        print(job.status, job.duration, job.job_cost)
+"""
+
+
+async def run_demo(output: Output) -> ExitStatus:
+    """Wait for six jobs, with two failed requests on the way, and show what happens."""
+    async with FakeSutro() as fake:
+        _add_jobs(fake)
+        fake.fail_next(1, status=503, headers={"Retry-After": "0.4"}, job_id="embed")
+        fake.fail_next(1, truncate=True, job_id="translate")
+        board = Board(["translate", "classify", "summarise", "embed", "extract", "rewrite"])
+        if not output.is_data:
+            print(f"Waiting for 6 jobs at {fake.url}, a fake Sutro service:\n")
+        async with fake.client(poll=_POLL) as client:
+            await wait_for_all(client, board, output, timeout=None)
+        if not output.is_data:
+            print(
+                f"\n{len(fake.requests)} requests were sent. The service answered one with 503 and"
+                " a Retry-After,\nand truncated another answer: no wait was affected.\n"
+            )
+            print(_CODE, end="")
+    return ExitStatus.OK
+
+
+def _add_jobs(fake: FakeSutro) -> None:
+    for job_id, first, running, rows, tokens in (
+        ("translate", ("queued", 0.5), 1.9, 1200, 31),
+        ("classify", ("queued", 0.9), 1.2, 300, 212),
+        ("summarise", ("starting", 0.8), 3.4, 5000, 740),
+        ("embed", ("pending", 0.6), 2.5, 800, 96),
+    ):
+        fake.add_job(
+            job_id,
+            [first, ("running", running), "succeeded"],
+            num_rows=rows,
+            input_tokens=rows * tokens,
+            output_tokens=rows * 40,
+            job_cost=rows * (tokens + 160) * 1e-7,
+        )
+    fake.add_job(
+        "extract",
+        [("queued", 0.6), ("running", 1.4), "failed"],
+        failure_reason="the output does not match the schema",
+        additional_context="row 17: 'price' is not a number",
+        num_rows=80,
+    )
+    fake.add_job("rewrite", [("running", 1.1), ("cancelling", 0.7), "cancelled"], num_rows=40)

@@ -1,28 +1,33 @@
-"""The wait for many jobs, shown while it runs."""
+"""The wait for many jobs: it is followed to its end, and then the records are read."""
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 from typing import Final
 
 from sutro_async import JobOutcome, JobStatusReport, RetryPolicy, Stream, SutroClient, SutroError
-from sutro_async.cli._board import Board, Event
-from sutro_async.cli._views import View
+from sutro_async.cli._data import summary_fields, write_csv, write_json
+from sutro_async.cli._entries import Board
+from sutro_async.cli._progress import Progress, open_progress
+from sutro_async.cli._show import Output, show_summary
 
 __all__ = ["wait_for_all"]
 
-# A summary is not worth a long wait of its own: seconds for one request, and for one batch.
+# A summary is not worth a long wait: seconds for one request, and for one batch.
 _RECORD_TIMEOUT: Final = 10.0
 _BATCH_TIMEOUT: Final = 30.0
 _BATCH_SIZE: Final = 100
-_RECORD_RETRY: Final = RetryPolicy(attempts=2)
-
-_Outcomes = Stream[JobOutcome[JobStatusReport]]
 
 
 async def wait_for_all(
-    client: SutroClient, board: Board, view: View, *, timeout: float | None
+    client: SutroClient,
+    board: Board,
+    output: Output,
+    *,
+    timeout: float | None,
+    progress: Progress | None = None,
 ) -> None:
     """Wait for the jobs of the board, show each change, and a summary at the end.
 
@@ -31,73 +36,65 @@ async def wait_for_all(
     Args:
         client: The client to poll with.
         board: The jobs; it is kept up to date.
-        view: What shows them.
+        output: Where and how to show them.
         timeout: Seconds for the wait, the summary not included; None for no limit.
+        progress: What shows the wait while it runs; by default what fits the output.
 
     Raises:
         SutroError: An error that concerns all jobs, such as a wrong key.
     """
-    try:
-        with view.opened():
-            reading_rows = asyncio.create_task(_read_rows(client, board, view))
-            try:
-                async with client.watch_jobs(board.entries, timeout=timeout) as outcomes:
-                    try:
-                        await _show_changes(outcomes, board, view)
-                    finally:  # after an interrupt, there may be something to show
-                        await _show_the_rest(outcomes, board, view)
-            finally:
-                await _cancel(reading_rows)
-            await _read_records(client, board, view)
-    except (asyncio.CancelledError, SutroError) as error:
-        view.summarise(ended_by=error)
-        raise
-    view.summarise(ended_by=None)
+    progress = progress or open_progress(output, board)
+    ended_by: BaseException | None = None
+    with progress.opened():
+        try:
+            async with client.watch_jobs(board.job_ids, timeout=timeout) as outcomes:
+                try:
+                    await _show_changes(outcomes, board, progress)
+                finally:  # after an interrupt, changes may have arrived that were not shown yet
+                    await _show_what_arrived(outcomes, board, progress)
+            await _read_records(client, board, progress)
+        except (asyncio.CancelledError, SutroError) as error:
+            ended_by = error
+            for entry in board.end_early(error):
+                progress.show(entry)
+    is_worth_it = output.is_data or any(entry.report for entry in board.entries)
+    if is_worth_it or not isinstance(ended_by, SutroError):
+        _summarise(output, board)
+    if ended_by is not None:
+        raise ended_by
 
 
-async def _show_changes(outcomes: _Outcomes, board: Board, view: View) -> None:
-    with suppress(StopAsyncIteration):
-        while True:
-            outcome = await _next_outcome(outcomes, within=view.tick)
-            if outcome is None:
-                view.refresh()
-            else:
-                view.show(board.note(_event(outcome)))
+async def _show_changes(
+    outcomes: Stream[JobOutcome[JobStatusReport]], board: Board, progress: Progress
+) -> None:
+    while True:
+        tick = asyncio.timeout(progress.tick)
+        try:
+            async with tick:
+                outcome = await anext(outcomes, None)
+        except TimeoutError:  # the step was cancelled, which a stream survives
+            if not tick.expired():
+                raise
+            progress.refresh()
+            continue
+        if outcome is None:
+            return
+        progress.show(board.note(outcome))
 
 
-async def _show_the_rest(outcomes: _Outcomes, board: Board, view: View) -> None:
-    """Show what has arrived, without waiting for more."""
-    with suppress(StopAsyncIteration):
-        while (outcome := await _next_outcome(outcomes, within=0)) is not None:
-            view.show(board.note(_event(outcome)))
+async def _show_what_arrived(
+    outcomes: Stream[JobOutcome[JobStatusReport]], board: Board, progress: Progress
+) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0):
+            while (outcome := await anext(outcomes, None)) is not None:
+                progress.show(board.note(outcome))
 
 
-async def _next_outcome(
-    outcomes: _Outcomes, *, within: float
-) -> JobOutcome[JobStatusReport] | None:
-    step = asyncio.ensure_future(anext(outcomes))
-    try:
-        await asyncio.wait({step}, timeout=within)
-    finally:
-        step.cancel()  # the stream survives that
-        await asyncio.wait({step})
-    return None if step.cancelled() else step.result()
-
-
-def _event(outcome: JobOutcome[JobStatusReport]) -> Event:
-    report = outcome.value
-    return outcome if report is None or report.is_terminal else report
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-async def _read_records(client: SutroClient, board: Board, view: View) -> None:
+async def _read_records(client: SutroClient, board: Board, progress: Progress) -> None:
     """Read the records of finished jobs, as long as the service answers in time."""
-    client = client.with_options(timeout=_RECORD_TIMEOUT, retry=_RECORD_RETRY)
-    job_ids = [entry.job_id for entry in board.entries.values() if entry.has_ended]
+    client = client.with_options(timeout=_RECORD_TIMEOUT, retry=RetryPolicy(attempts=2))
+    job_ids = [entry.job_id for entry in board.entries if entry.is_finished]
     with suppress(SutroError, TimeoutError):
         for start in range(0, len(job_ids), _BATCH_SIZE):
             async with asyncio.timeout(_BATCH_TIMEOUT):
@@ -105,16 +102,17 @@ async def _read_records(client: SutroClient, board: Board, view: View) -> None:
             for outcome in outcomes.values():
                 if outcome.value is not None:
                     board.note(outcome.value)
-            view.refresh()
+            progress.refresh()
 
 
-async def _read_rows(client: SutroClient, board: Board, view: View) -> None:
-    """Read the records of the jobs on the screen: one at a time, so as not to delay the wait."""
-    client = client.with_options(retry=RetryPolicy(attempts=1))
-    while True:
-        entry = view.next_without_record()
-        if entry is None:
-            await asyncio.sleep(view.tick)
-            continue
-        with suppress(SutroError):
-            board.note(await client.get_job(entry.job_id))
+def _summarise(output: Output, board: Board) -> None:
+    if output.format == "json":
+        for entry in board.entries:
+            write_json(summary_fields(entry))
+    elif output.format == "csv":
+        write_csv(board.entries, raw=output.raw)
+    else:
+        if not output.is_live:
+            print()
+        show_summary(output, board)
+    sys.stdout.flush()

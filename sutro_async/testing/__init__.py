@@ -3,6 +3,7 @@
 The pytest fixtures are in `sutro_async.testing.fixtures`: this module does without pytest.
 """
 
-from sutro_async.testing._server import FakeSutro, RecordedRequest
+from sutro_async.testing._http import RecordedRequest
+from sutro_async.testing._server import FakeSutro
 
 __all__ = ["FakeSutro", "RecordedRequest"]

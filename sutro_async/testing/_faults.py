@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from http.client import responses
-from typing import Literal
+from typing import Literal, Self, get_args
 
 import attrs
 from attrs.validators import deep_mapping, ge, instance_of, le, optional
+from multidict import CIMultiDict
 
+Endpoint = Literal["job-status", "jobs", "list-jobs"]
 Ending = Literal["whole", "truncate", "reset", "disconnect"]
 
 
@@ -25,7 +27,62 @@ class Fault:
     body: bytes | None = attrs.field(default=None, validator=optional(instance_of(bytes)))
     delay: float = attrs.field(default=0.0, validator=ge(0))
     ending: Ending = "whole"
+    endpoint: Endpoint | None = None
     job_id: str | None = None
+
+    @classmethod
+    def plan(
+        cls,
+        *,
+        times: int,
+        status: int | None,
+        headers: Mapping[str, str] | None,
+        body: bytes | str | None,
+        delay: float,
+        disconnect: bool,
+        reset: bool,
+        truncate: bool,
+        endpoint: Endpoint | None,
+        job_id: str | None,
+    ) -> Self:
+        """Read the arguments of `FakeSutro.fail_next`, which documents them.
+
+        Raises:
+            TypeError: An argument has the wrong type.
+            ValueError: An argument makes no sense.
+        """
+        endings: dict[Ending, bool] = {
+            "disconnect": disconnect,
+            "reset": reset,
+            "truncate": truncate,
+        }
+        chosen = [ending for ending, wanted in endings.items() if wanted]
+        has_answer = bool(status is not None or headers or body is not None)
+        if not (chosen or has_answer or delay):
+            raise ValueError(
+                "say what goes wrong: status, headers, body, delay, disconnect, reset or truncate"
+            )
+        if len(chosen) > 1:
+            raise ValueError(f"an answer ends in one way: choose one of {', '.join(chosen)}")
+        if disconnect and has_answer:
+            raise ValueError("disconnect sends no answer: drop status, headers and body")
+        if chosen and body is not None and len(body) == 0:
+            raise ValueError(f"{chosen[0]} cuts a body in half: give one that is not empty")
+        if endpoint not in {None, *get_args(Endpoint)}:
+            known = ", ".join(map(repr, get_args(Endpoint)))
+            raise ValueError(f"endpoint must be one of {known}, got {endpoint!r}")
+        if endpoint == "list-jobs" and job_id is not None:
+            raise ValueError("list-jobs is about no single job: drop job_id")
+        return cls(
+            times=times,
+            status=200 if status is None and body is not None else status,
+            headers=CIMultiDict(headers or {}),
+            body=body.encode() if isinstance(body, str) else body,
+            delay=delay,
+            ending=chosen[0] if chosen else "whole",
+            endpoint=endpoint,
+            job_id=job_id,
+        )
 
 
 @attrs.define
@@ -43,10 +100,10 @@ class FaultQueue:
         """Queue a fault behind the others."""
         self._faults.append(fault)
 
-    def take(self, job_id: str) -> Fault | None:
-        """Use up the first fault that is meant for a request about this job, once."""
+    def take(self, endpoint: str, job_id: str) -> Fault | None:
+        """Use up the first fault that is meant for such a request, once."""
         for index, fault in enumerate(self._faults):
-            if fault.job_id in {None, job_id}:
+            if fault.endpoint in {None, endpoint} and fault.job_id in {None, job_id}:
                 again = [attrs.evolve(fault, times=fault.times - 1)] if fault.times > 1 else []
                 self._faults[index : index + 1] = again
                 return fault

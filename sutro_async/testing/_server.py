@@ -2,51 +2,26 @@
 
 import asyncio
 import json
-import re
-import socket
-import struct
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, cast, get_args
-from urllib.parse import unquote
 
-import attrs
 from aiohttp import web
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from sutro_async import SutroClient
-from sutro_async.testing._faults import Ending, Fault, FaultQueue, error_body
+from sutro_async.testing._faults import Endpoint, Fault, FaultQueue, error_body
+from sutro_async.testing._http import RecordedRequest, make_response, parse_path, record, send
 from sutro_async.testing._jobs import UNSET, Dialect, FakeJob, Step, require_text
+from sutro_async.testing._listing import list_answer
 
-# The id is taken from the path as sent: once decoded, a slash in it could not be told apart.
-_ROUTE = re.compile(r"(?:/v1)?/(?P<endpoint>job-status|jobs)/(?P<job_id>[^/?]+)(?:\?.*)?")
-_REDACTED = "[redacted]"
 _NO_FAULT = Fault()
 # Event loops disagree on a timer at infinity; nobody waits for this one.
 _FOREVER = 1e7
 # Seconds that aiohttp waits for a handler. Those still at work were ended before.
 _SHUTDOWN_TIMEOUT = 0.1
-# Closing a socket with a linger time of zero sends a TCP reset.
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
-
-@attrs.frozen(kw_only=True)
-class RecordedRequest:
-    """A request that arrived at the fake.
-
-    Attributes:
-        method: The HTTP method.
-        path: The target as sent: with the prefix, percent-encoded, with the query.
-        headers: The headers, whatever the case of their names; the key is redacted.
-        time: When it arrived: seconds on the clock of the event loop.
-    """
-
-    method: str
-    path: str
-    headers: Mapping[str, str] = attrs.field(hash=False)
-    time: float
 
 
 class FakeSutro:
@@ -68,18 +43,21 @@ class FakeSutro:
         api_key: The key that the server accepts.
         dialect: The form of its answers: `"mapping"`, as the deployed service and the official SDK
             have it, or `"flat"`, as the API reference has it.
+        list_lag: Seconds by which the list of jobs lags behind: it shows each job as it was then,
+            or as it began if it is younger.
         host: The address to listen at.
         port: The port to listen at; 0 takes a free one.
 
     Attributes:
         api_key: The key that the server accepts.
         dialect: The form of its answers.
+        list_lag: Seconds by which the list of jobs lags behind.
         requests: What has arrived, oldest first. Empty it whenever that helps.
         max_in_flight: The most requests that were in flight at one moment.
 
     Raises:
         TypeError: An argument has the wrong type.
-        ValueError: The key is empty, or the dialect unknown.
+        ValueError: The key is empty, the dialect unknown, or `list_lag` out of range.
     """
 
     def __init__(
@@ -87,13 +65,17 @@ class FakeSutro:
         *,
         api_key: str = "sk_test",
         dialect: Dialect = "mapping",
+        list_lag: float = 0.0,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         if dialect not in get_args(Dialect):
             raise ValueError(f"dialect must be 'mapping' or 'flat', got {dialect!r}")
+        if not 0 <= list_lag < math.inf:
+            raise ValueError(f"list_lag must be 0 or more seconds, got {list_lag!r}")
         self.api_key: str = require_text(api_key, "api_key")
         self.dialect: Dialect = dialect
+        self.list_lag: float = list_lag
         self.requests: list[RecordedRequest] = []
         self.max_in_flight: int = 0
         self._host = host
@@ -250,13 +232,14 @@ class FakeSutro:
         disconnect: bool = False,
         reset: bool = False,
         truncate: bool = False,
+        endpoint: Endpoint | None = None,
         job_id: str | None = None,
     ) -> None:
         """Let the next requests go wrong. Several calls queue up.
 
-        A job's timeline moves on only where the right answer is sent whole. Note that aiohttp's
-        client sends a GET once more by itself when its connection ends without an answer: two
-        disconnects make one error.
+        A job's timeline moves on only where the right answer is sent whole. Note that a plain
+        aiohttp session, unlike the one that `SutroClient` makes, sends a GET once more by itself
+        when its connection ends without an answer: two disconnects make one error there.
 
         Args:
             times: How many requests.
@@ -267,38 +250,26 @@ class FakeSutro:
             disconnect: Close the connection instead of answering.
             reset: Send the headers and half of the body, then reset the connection.
             truncate: Send the headers and half of the body, then close the connection.
-            job_id: Only requests about this job; others pass, and are not counted.
+            endpoint: Only requests to this endpoint: `"job-status"`, `"jobs"` or `"list-jobs"`;
+                others pass, and are not counted.
+            job_id: Only requests about this job, likewise.
 
         Raises:
             TypeError: An argument has the wrong type.
             ValueError: Nothing is to go wrong, the arguments contradict each other, or a number is
                 out of range.
         """
-        endings: dict[Ending, bool] = {
-            "disconnect": disconnect,
-            "reset": reset,
-            "truncate": truncate,
-        }
-        chosen = [ending for ending, wanted in endings.items() if wanted]
-        has_answer = bool(status is not None or headers or body is not None)
-        if not (chosen or has_answer or delay):
-            raise ValueError(
-                "say what goes wrong: status, headers, body, delay, disconnect, reset or truncate"
-            )
-        if len(chosen) > 1:
-            raise ValueError(f"an answer ends in one way: choose one of {', '.join(chosen)}")
-        if disconnect and has_answer:
-            raise ValueError("disconnect sends no answer: drop status, headers and body")
-        if chosen and body is not None and len(body) == 0:
-            raise ValueError(f"{chosen[0]} cuts a body in half: give one that is not empty")
         self._faults.add(
-            Fault(
+            Fault.plan(
                 times=times,
-                status=200 if status is None and body is not None else status,
-                headers=CIMultiDict(headers or {}),
-                body=body.encode() if isinstance(body, str) else body,
+                status=status,
+                headers=headers,
+                body=body,
                 delay=delay,
-                ending=chosen[0] if chosen else "whole",
+                disconnect=disconnect,
+                reset=reset,
+                truncate=truncate,
+                endpoint=endpoint,
                 job_id=job_id,
             )
         )
@@ -308,9 +279,10 @@ class FakeSutro:
         self._faults.clear()
 
     async def _handle(self, request: web.Request) -> web.Response:
-        self.requests.append(self._record(request))
-        endpoint, job_id = _parse_path(request.raw_path)
-        fault = self._faults.take(job_id) or _NO_FAULT
+        now = asyncio.get_running_loop().time()
+        self.requests.append(record(request, api_key=self.api_key, now=now))
+        endpoint, job_id = parse_path(request.raw_path)
+        fault = self._faults.take(endpoint, job_id) or _NO_FAULT
         # It is there: the handler of a lost connection is cancelled, even before its first step.
         transport = cast("asyncio.Transport", request.transport)
         self._busy.add(transport)
@@ -325,28 +297,13 @@ class FakeSutro:
                 status, body = self._answer(request, endpoint, job_id, fault)
             if body is None:
                 body = error_body(status, job_id)
-            response = _response(status, body, fault.headers)
+            response = make_response(status, body, fault.headers)
             # That a client leaves while it is answered is no error of the server.
             with suppress(ConnectionError):
-                await _send(response, request, transport, fault.ending)
+                await send(response, request, transport, fault.ending)
             return response
         finally:
             self._busy.discard(transport)
-
-    def _record(self, request: web.Request) -> RecordedRequest:
-        headers: CIMultiDict[str] = CIMultiDict()
-        for name, value in request.headers.items():
-            if name.lower() == "authorization":
-                # Whole: a key that this server refuses may be a real one.
-                headers.add(name, "Key [redacted]" if value.startswith("Key ") else _REDACTED)
-            else:
-                headers.add(name, value.replace(self.api_key, _REDACTED))
-        return RecordedRequest(
-            method=request.method,
-            path=request.raw_path,
-            headers=CIMultiDictProxy(headers),
-            time=asyncio.get_running_loop().time(),
-        )
 
     def _answer(
         self, request: web.Request, endpoint: str, job_id: str, fault: Fault
@@ -358,10 +315,15 @@ class FakeSutro:
             return 405, None
         if request.headers.get("Authorization") != f"Key {self.api_key}":
             return 401, None
+        now = monotonic()
+        if endpoint == "list-jobs":
+            # As sent: once decoded, a plus sign could not be told from a space.
+            query = request.raw_path.partition("?")[2]
+            status, content = list_answer(self._jobs, query, lambda job: self._entry(job, now))
+            return status, json.dumps(content).encode()
         job = self._jobs.get(job_id)
         if job is None:
             return 404, None
-        now = monotonic()
         if endpoint == "jobs":
             body = {"job": job.record(self.dialect, now)}
         else:
@@ -371,30 +333,5 @@ class FakeSutro:
             body = job.status_body(self.dialect, now)
         return 200, json.dumps(body).encode()
 
-
-def _parse_path(path: str) -> tuple[str, str]:
-    """Give the endpoint and the job id that a path names; both empty where it names none."""
-    match = _ROUTE.fullmatch(path)
-    return (match["endpoint"], unquote(match["job_id"])) if match else ("", "")
-
-
-def _response(status: int, body: bytes, headers: Mapping[str, str]) -> web.Response:
-    content_type = "text/html" if body.startswith(b"<") else "application/json"
-    merged = CIMultiDict({"Content-Type": content_type})
-    merged.update(headers)
-    return web.Response(status=status, headers=merged, body=body)
-
-
-async def _send(
-    response: web.Response, request: web.Request, transport: asyncio.Transport, ending: Ending
-) -> None:
-    await response.prepare(request)
-    if ending == "whole":
-        await response.write_eof()
-        return
-    body = cast("bytes", response.body)
-    await response.write(body[: len(body) // 2])
-    if ending == "reset":
-        connection = transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-    transport.close()
+    def _entry(self, job: FakeJob, now: float) -> dict[str, Any]:
+        return job.record(self.dialect, max(job.created, now - self.list_lag))

@@ -67,7 +67,14 @@ class Service(asyncio.Protocol):
     def answer(self, path: str) -> dict[str, Any]:
         if path == "/statistics":
             Service.connections -= 1
-            return {"requests": Service.requests, "connections": Service.connections}
+            large = [polls for job, polls in Service.polls.items() if job.startswith("large")]
+            return {
+                "requests": Service.requests,
+                "connections": Service.connections,
+                "large_jobs": len(large),
+                "least_polls_of_a_large_job": min(large, default=0),
+                "most_polls_of_a_large_job": max(large, default=0),
+            }
         Service.requests += 1
         job_id = path.rpartition("/")[2].replace("%40", "@").replace("%7E", "~")
         status = "SUCCEEDED" if self.has_succeeded(job_id) else "RUNNING"

@@ -11,7 +11,7 @@ from tests.benchmarks._report import parser, show, spread
 CONTENDERS = {
     "nothing": "pass",
     "aiohttp alone": "import aiohttp",
-    "the dependencies": "import aiohttp, aiolimiter, attrs, cattrs, tenacity",
+    "the dependencies": "import aiohttp, attrs, cattrs, tenacity",
     "sutro_async": "import sutro_async",
 }
 CODE = """

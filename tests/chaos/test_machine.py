@@ -450,7 +450,7 @@ class Machine(RuleBasedStateMachine):
             assert len(self.monitor) == 0
             # A monitor stays registered while it is open, even if it polls nothing.
             assert self.client._manager.lifecycle.running <= {self.monitor._polls}
-            assert self.client._manager.transport._throttle._free_slots == MAX_CONCURRENCY
+            assert self.client._manager.throttle.in_flight == 0
         finally:
             self.run(self.monitor.__aexit__(None, None, None))
             registered = set(self.client._manager.lifecycle.running)

@@ -22,6 +22,7 @@ from sutro_async import (
     JobWaitTimeoutError,
     PollPolicy,
     RetryPolicy,
+    Stream,
     SutroClient,
     SutroError,
 )
@@ -87,6 +88,14 @@ async def many_jobs(client: SutroClient, job_ids: set[str]) -> None:
     takes_an_iterator(client.as_completed(job_ids))
 
 
+async def all_jobs(client: SutroClient) -> None:
+    assert_type(client.list_jobs(), Stream[Job])
+    async with client.list_jobs() as jobs:
+        async for job in jobs:
+            assert_type(job, Job)
+    client.list_jobs(5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
 def takes_an_iterator(outcomes: AsyncIterator[JobOutcome[JobStatusReport]]) -> None:
     """Accept what `as_completed` gives by its documented type."""
 
@@ -126,7 +135,7 @@ def errors(error: Exception) -> None:
     elif isinstance(error, InvalidResponseError):
         assert_type(error.path, str)
     elif isinstance(error, APIError):
-        assert_type(error.job_id, str)
+        assert_type(error.job_id, str | None)
         assert_type(error.last_report, JobStatusReport | None)
         assert_type(error.retryable, bool)
     elif isinstance(error, JobWaitTimeoutError):
@@ -136,11 +145,14 @@ def errors(error: Exception) -> None:
 
 
 async def the_fake(dialect: Literal["mapping", "flat"]) -> None:
-    async with FakeSutro(api_key="sk_test", dialect=dialect) as fake:
+    async with FakeSutro(api_key="sk_test", dialect=dialect, list_lag=1.5) as fake:
         assert_type(fake, FakeSutro)
         fake.add_job("job-1", ["queued", "succeeded"])
         fake.add_job("job-2", [("running", 2.0), "failed"], failure_reason="no GPU", num_rows=5)
         fake.fail_next(2, status=503, headers={"Retry-After": "1"})
+        fake.fail_next(status=401, endpoint="list-jobs")
+        fake.fail_next(status=401, endpoint="list")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        assert_type(fake.list_lag, float)
         assert_type(fake.requests, list[RecordedRequest])
         assert_type(fake.client(timeout=1), SutroClient)
         assert_type(fake.url, str)

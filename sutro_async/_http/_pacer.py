@@ -1,0 +1,118 @@
+"""When the next request of a client may be sent: rate, pause, gradual resumption and outage.
+
+Plain decisions: it is told the outcome of each request, and all times are handed in, in seconds of
+one monotonic clock. The throttle waits.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Final
+
+from sutro_async._http._gate import OutageGate
+from sutro_async._http._rate import AdaptiveRate
+from sutro_async._numbers import check_number, check_whole_number
+from sutro_async.errors import APIError, APIStatusError, InvalidResponseError
+
+__all__ = ["Pacer"]
+
+# Requests are spaced evenly up to a hundred a second. Above that the timers of an event loop are
+# too coarse, so as many as belong into this many seconds may leave together.
+_BURST_SECONDS: Final = 0.01
+_MAX_RATE: Final = 1e6
+
+
+class Pacer:
+    """Says when the next request may be sent, and how many may be in flight.
+
+    Args:
+        max_concurrency: Requests in flight at most.
+        max_rate: Requests a second at most; None for no limit.
+        uniform: Draws a random number between two bounds.
+
+    Attributes:
+        max_concurrency: Requests in flight at most.
+        window: Requests in flight now at most: after a pause or an outage it starts at one, and
+            doubles with each success, so that resuming is no burst.
+        paused_until: The end of the pause that a `Retry-After` has brought; minus infinity before
+            the first.
+        next_slot_at: When the rate allows the next request.
+        gate: Whether the service is available.
+
+    Raises:
+        ConfigurationError: A number is out of its range.
+    """
+
+    def __init__(
+        self,
+        max_concurrency: int,
+        max_rate: float | None,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.max_concurrency: int = check_whole_number(
+            "max_concurrency", max_concurrency, minimum=1
+        )
+        self.window = self.max_concurrency
+        self.paused_until = -math.inf
+        self.next_slot_at = -math.inf
+        self.gate = OutageGate(uniform)
+        self._rate = AdaptiveRate()
+        self._max_rate = math.inf
+        if max_rate is not None:
+            max_rate = check_number("max_rate", max_rate, above=0, maximum=_MAX_RATE)
+            # What may leave at once counts as well, so that no second sees more than max_rate.
+            self._max_rate = max_rate - _burst(max_rate) + 1
+        self._even_slot_at = -math.inf
+
+    def note_sent(self, now: float) -> None:
+        """Take note of a request that is sent."""
+        self._rate.note_sent(now)
+        rate = min(self._rate.limit, self._max_rate)
+        if rate == math.inf:
+            return
+        self._even_slot_at = max(self._even_slot_at, now) + 1 / rate
+        self.next_slot_at = self._even_slot_at - (_burst(rate) - 1) / rate
+
+    def note_success(self, now: float) -> None:
+        """Take note of a good answer."""
+        self._rate.note_success(now)
+        self._note_answer(now)
+
+    def note_error(self, now: float, error: APIError, *, sent_at: float, max_pause: float) -> None:
+        """Take note of a request that failed.
+
+        Args:
+            now: When it failed.
+            error: Its error.
+            sent_at: When it was sent.
+            max_pause: Seconds; the longest pause that a `Retry-After` may bring.
+        """
+        status_code = error.status_code if isinstance(error, APIStatusError) else None
+        retry_after = (error.retry_after or 0.0) if isinstance(error, APIStatusError) else 0.0
+        pause = min(retry_after, max_pause)
+        if status_code == 429:
+            self._rate.note_refusal(now, sent_at=sent_at, pause=pause)
+        if status_code in {429, 503} and retry_after > 0:
+            # The service speaks to the whole account, not to this request alone.
+            self.paused_until = max(self.paused_until, now + pause)
+            self.window = 1
+        if status_code == 429 and retry_after > 0:
+            return  # the service is there, and has said when to go on
+        if error.retryable or isinstance(error, InvalidResponseError):
+            self.gate.note_failure(now, error.job_id, sent_at=sent_at)
+        elif status_code is not None:
+            self._note_answer(now)
+
+    def _note_answer(self, now: float) -> None:
+        if self.gate.is_closed:
+            self.window = 1
+        elif now >= self.paused_until:
+            # Earlier answers are those of requests from before the pause.
+            self.window = min(2 * self.window, self.max_concurrency)
+        self.gate.note_success(now)
+
+
+def _burst(rate: float) -> float:
+    return max(1.0, rate * _BURST_SECONDS)

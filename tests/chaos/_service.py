@@ -1,0 +1,144 @@
+"""A service that is unavailable at times, or limits its rate, and notes what it gets and when."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final, Self
+
+import attrs
+
+from tests.chaos._hostile import FAULTS, Exchange, Fault, HostileServer
+
+__all__ = ["OUTAGES", "Arrival", "Bucket", "Service", "failing", "most_in_a_second"]
+
+# How a service is unavailable: as the table of faults has it.
+OUTAGES: Final = (
+    *("status_503", "rate_limit_nonsense", "reset_at_once"),
+    *("html", "never_answer", "refuse"),
+)
+
+
+@attrs.frozen
+class Arrival:
+    """A request: when it came, of which job, and whether it got a good answer."""
+
+    at: float
+    job_id: str
+    is_good: bool
+
+
+class Bucket:
+    """A token bucket: so many requests a second, and so many at once."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = self._tokens = burst
+        self._filled_at = -math.inf
+
+    def take(self, now: float) -> bool:
+        """Whether a request may pass."""
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Service(HostileServer):
+    """A server all of whose jobs have the same status.
+
+    Attributes:
+        word: The status.
+        fault: What is wrong now, with the jobs of `broken_jobs` or, if there are none, with all.
+        broken_jobs: The jobs that `fault` is about.
+        limit: Refuses what is too fast.
+        arrivals: What has come, refused connections included.
+    """
+
+    def __init__(self, word: str = "running", *, client_timeout: float = 1.0) -> None:
+        super().__init__(lambda _: self.word, self._choose, client_timeout=client_timeout)
+        self.keeps_requests = False
+        self.word = word
+        self.fault: Fault | None = None
+        self.broken_jobs: set[str] = set()
+        self.limit: Bucket | None = None
+        self.refusal = failing("429 with Retry-After", status=429, retry_after=1)
+        self.arrivals: list[Arrival] = []
+
+    async def __aenter__(self) -> Self:
+        await super().__aenter__()
+        loop = asyncio.get_running_loop()
+        self._connect = loop.sock_connect
+        loop.sock_connect = self._note_connection
+        return self
+
+    async def __aexit__(self, *args: object) -> None:
+        asyncio.get_running_loop().sock_connect = self._connect
+        await super().__aexit__(*args)
+
+    @asynccontextmanager
+    async def outage(self, name: str):
+        """Be unavailable for as long as the block takes."""
+        if name == "refuse":
+            self._stop_listening()
+            for connection in tuple(self.connections):
+                connection.writer.transport.abort()
+            yield
+            self._listen()
+            return
+        self.fault = FAULTS[name]
+        yield
+        self.fault = None
+
+    def since(self, begin: float, end: float = math.inf) -> list[Arrival]:
+        """What came between two times."""
+        return [each for each in self.arrivals if begin <= each.at < end]
+
+    async def _note_connection(self, sock, address) -> None:
+        # Nobody else sees a connection that is refused.
+        if self._listener is None:
+            self._note("", is_good=False)
+        await self._connect(sock, address)
+
+    def _choose(self, job_id: str) -> Fault | None:
+        fault = self.fault
+        if self.broken_jobs and job_id not in self.broken_jobs:
+            fault = None
+        if self.limit is not None and not self.limit.take(asyncio.get_running_loop().time()):
+            fault = self.refusal
+        self._note(job_id, is_good=fault is None)
+        return fault
+
+    def _note(self, job_id: str, *, is_good: bool) -> None:
+        self.arrivals.append(Arrival(asyncio.get_running_loop().time(), job_id, is_good))
+
+
+def failing(
+    name: str,
+    *,
+    status: int,
+    body: bytes = b'{"detail": "not now"}',
+    retry_after: float | None = None,
+) -> Fault:
+    """A fault that is not in the table, since what is promised of it depends on more."""
+    headers = [] if retry_after is None else [f"Retry-After: {retry_after:g}"]
+
+    async def strike(x: Exchange) -> None:
+        x.send(body, *headers, status=status)
+
+    return attrs.evolve(FAULTS["status_503"], name=name, strike=strike, status_code=status)
+
+
+def most_in_a_second(arrivals: Iterable[Arrival]) -> int:
+    """The most requests within a second, wherever it begins."""
+    times: Sequence[float] = sorted(each.at for each in arrivals)
+    most = first = 0
+    for number, at in enumerate(times):
+        while at - times[first] >= 1:
+            first += 1
+        most = max(most, number - first + 1)
+    return most

@@ -1,0 +1,125 @@
+"""A service that limits the rate: the client finds the rate, and no job is lost."""
+
+import asyncio
+
+import pytest
+
+from sutro_async import PollPolicy, RetryPolicy, SutroClient
+from tests.chaos._service import Bucket, Service, most_in_a_second
+from tests.chaos.conftest import nothing_left_behind
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
+KEY = "sk_very_secret_key"
+
+
+def ids(count):
+    return [f"job-{number}" for number in range(count)]
+
+
+def now():
+    return asyncio.get_running_loop().time()
+
+
+def client_of(service, **options):
+    """A client with default settings."""
+    return SutroClient(KEY, base_url=service.url, **options)
+
+
+async def poll_for(seconds, service, client, jobs):
+    """Wait for jobs that do not finish, and return what arrived meanwhile."""
+    began_at = now()
+    task = asyncio.create_task(client.wait_for_jobs(ids(jobs)))
+    await asyncio.sleep(seconds)
+    assert not task.done()
+    task.cancel()
+    await asyncio.wait({task})
+    return service.since(began_at)
+
+
+def share_of_refusals(arrivals):
+    return sum(not each.is_good for each in arrivals) / len(arrivals)
+
+
+async def test_client_finds_the_rate_of_the_service_and_loses_no_job():
+    rate = 10
+    async with nothing_left_behind(), Service() as service:
+        service.limit = Bucket(rate, burst=1)
+        async with client_of(service, poll=PollPolicy(max_outage=30)) as client:
+            began_at = now()
+            task = asyncio.create_task(client.wait_for_jobs(ids(1000)))
+            await asyncio.sleep(100)
+            assert not task.done()
+            task.cancel()
+            await asyncio.wait({task})
+    after_a_minute = service.since(began_at + 60, began_at + 100)
+    assert share_of_refusals(after_a_minute) <= 0.05
+    assert len(after_a_minute) >= 0.6 * rate * 40
+
+
+async def test_finished_jobs_are_found_in_twice_the_time_that_the_limit_allows():
+    rate, jobs = 60, 900
+    async with nothing_left_behind(), Service("succeeded") as service:
+        service.limit = Bucket(rate, burst=6)
+        async with client_of(service) as client:
+            began_at = now()
+            outcomes = await client.wait_for_jobs(ids(jobs))
+            elapsed = now() - began_at
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert elapsed <= 2 * jobs / rate
+
+
+@pytest.mark.parametrize("jobs", [20, 200])
+async def test_client_that_is_not_limited_is_not_slowed(jobs):
+    async with nothing_left_behind(), Service("succeeded") as service:
+        async with client_of(service) as client:
+            began_at = now()
+            assert all(outcome.ok for outcome in (await client.wait_for_jobs(ids(jobs))).values())
+            assert now() - began_at <= 1
+
+
+async def test_client_follows_a_limit_that_is_raised():
+    async with nothing_left_behind(), Service() as service:
+        service.limit = Bucket(5, burst=1)
+        async with client_of(service) as client:
+            task = asyncio.create_task(client.wait_for_jobs(ids(300)))
+            await asyncio.sleep(20)
+            service.limit = None
+            raised_at = now()
+            await asyncio.sleep(60)
+            task.cancel()
+            await asyncio.wait({task})
+    # As many as the default pace makes, or nearly so.
+    assert len(service.since(raised_at + 50)) / 10 >= 0.8 * 300 / 15
+
+
+async def test_sending_resumes_gradually_after_a_pause():
+    """One refusal pauses the client; what has queued up meanwhile does not leave at once."""
+    async with nothing_left_behind(), Service() as service:
+        async with client_of(service, poll=PollPolicy(initial=1, maximum=1)) as client:
+            task = asyncio.create_task(client.wait_for_jobs(ids(60)))
+            await asyncio.sleep(3)
+            service.limit = Bucket(0, burst=0)
+            await asyncio.sleep(0.5)
+            service.limit = None
+            paused_at = service.arrivals[-1].at
+            await asyncio.sleep(5)
+            task.cancel()
+            await asyncio.wait({task})
+    resumed = [each for each in service.since(paused_at) if each.is_good]
+    assert resumed[0].at - paused_at >= 1
+    assert most_in_a_second(resumed) <= 1.5 * 60
+
+
+async def test_call_is_answered_soon_while_thousands_of_polls_are_limited():
+    async with nothing_left_behind(), Service() as service:
+        service.limit = Bucket(10, burst=1)
+        async with client_of(service, retry=RetryPolicy(attempts=10)) as client:
+            task = asyncio.create_task(client.wait_for_jobs(ids(500)))
+            await asyncio.sleep(20)
+            for number in range(5):
+                began_at = now()
+                await client.get_job_status(f"asked-{number}")
+                assert now() - began_at <= 3
+            task.cancel()
+            await asyncio.wait({task})

@@ -1,0 +1,405 @@
+"""Bulk: list-jobs as a hint which jobs have changed. Reports and ends stay what they were."""
+
+import asyncio
+import json
+import logging
+from collections import Counter
+
+import attrs
+import pytest
+
+from sutro_async import (
+    JobMonitor,
+    JobNotFoundError,
+    JobStatus,
+    JobStatusReport,
+    JobWaitTimeoutError,
+    PollPolicy,
+)
+from sutro_async._waits._bulk import Hint, hint
+from sutro_async.testing import FakeSutro
+from tests.conftest import nothing_left_behind, now
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
+IDS = [f"job-{number}" for number in range(12)]
+
+# Without the list, each job would be polled some ten times in these tests.
+POLL = PollPolicy(initial=0.5, factor=1, maximum=0.5)
+BULK = attrs.evolve(POLL, bulk_from=3)
+
+
+def add_jobs(fake, ids=IDS, seconds=4.0):
+    """Add jobs that run for a while, each a little longer than the one before."""
+    for number, job_id in enumerate(ids):
+        fake.add_job(job_id, [("running", seconds + number / 10), "succeeded"])
+
+
+def polls_of(fake):
+    paths = [request.path.partition("/job-status/")[2] for request in fake.requests]
+    return Counter(filter(None, paths))
+
+
+def sweeps_of(fake):
+    return [request for request in fake.requests if "/list-jobs" in request.path]
+
+
+def serve(fake, *entries, times=1000, **fields):
+    """Let requests for the list get these entries."""
+    body = json.dumps({"jobs": entries, **fields})
+    fake.fail_next(times, body=body, endpoint="list-jobs")
+
+
+def entry(job_id, status="RUNNING"):
+    return {"job_id": job_id, "status": status}
+
+
+async def by_wait_for_jobs(client, monitor):
+    return await client.wait_for_jobs(IDS)
+
+
+async def by_as_completed(client, monitor):
+    return {outcome.job_id: outcome async for outcome in client.as_completed(IDS)}
+
+
+async def by_watch_jobs(client, monitor):
+    return {outcome.job_id: outcome async for outcome in client.watch_jobs(IDS)}
+
+
+async def by_monitor(client, monitor):
+    return {outcome.job_id: outcome async for outcome in monitor.watch_jobs(IDS)}
+
+
+EVERY_BATCH = pytest.mark.parametrize(
+    "wait", [by_wait_for_jobs, by_as_completed, by_watch_jobs, by_monitor]
+)
+
+
+async def outcomes_of(fake, wait, poll=BULK, **options):
+    async with fake.client(poll=poll, **options) as client, JobMonitor(client) as monitor:
+        async with nothing_left_behind(client, fake):
+            outcomes = await wait(client, monitor)
+            await asyncio.sleep(0)
+    assert sorted(outcomes) == sorted(IDS)
+    return outcomes
+
+
+# ---- hints
+
+
+def report(word):
+    return JobStatusReport(
+        job_id="a", status=JobStatus.RUNNING, raw_status=word, message="", metadata={}
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "word", "before", "expected"),
+    [
+        ("RUNNING", "running", None, Hint.UNCHANGED),
+        ("cancelling", "CANCELING", None, Hint.UNCHANGED),
+        ("hibernating", "Hibernating", "queued", Hint.UNCHANGED),
+        ("running", "succeeded", None, Hint.CHANGED),
+        ("running", "succeeded", "running", Hint.CHANGED),
+        ("hibernating", "sleeping", "hibernating", Hint.CHANGED),
+        # It has not moved since the job was polled, so it lags behind.
+        ("running", "queued", "queued", Hint.NONE),
+    ],
+)
+def test_the_word_of_the_list_is_compared_with_the_newest_report(seen, word, before, expected):
+    assert hint(report(seen), word, before) is expected
+
+
+# ---- when the list is read
+
+
+@EVERY_BATCH
+async def test_an_unchanged_job_is_not_polled(fake, wait):
+    add_jobs(fake)
+    outcomes = await outcomes_of(fake, wait)
+    assert all(outcome.result().status == "succeeded" for outcome in outcomes.values())
+    # The first poll, the last, and one while the list was not read yet, or not any more.
+    assert sum(polls_of(fake).values()) <= 3.5 * len(IDS)
+    assert 2 <= len(sweeps_of(fake)) <= 14
+
+
+@EVERY_BATCH
+async def test_without_bulk_from_the_list_is_never_read(fake, wait):
+    add_jobs(fake)
+    outcomes = await outcomes_of(fake, wait, poll=POLL)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert not sweeps_of(fake)
+    assert sum(polls_of(fake).values()) > 6 * len(IDS)
+
+
+@EVERY_BATCH
+async def test_fewer_jobs_than_bulk_from_are_polled_one_by_one(fake, wait):
+    add_jobs(fake, seconds=1.0)
+    await outcomes_of(fake, wait, poll=attrs.evolve(BULK, bulk_from=len(IDS) + 1))
+    assert not sweeps_of(fake)
+
+
+async def test_jobs_that_are_added_later_count(fake):
+    add_jobs(fake)
+
+    async def submitted():
+        for job_id in IDS:
+            await asyncio.sleep(0.1)
+            yield job_id
+
+    async with fake.client(poll=BULK) as client:
+        assert len([outcome async for outcome in client.as_completed(submitted())]) == len(IDS)
+    assert sweeps_of(fake)
+    assert sum(polls_of(fake).values()) <= 4 * len(IDS)
+
+
+async def test_a_timeout_of_zero_reads_no_list(fake):
+    add_jobs(fake)
+    async with fake.client(poll=BULK) as client:
+        outcomes = await client.wait_for_jobs(IDS, timeout=0)
+    assert all(isinstance(outcome.error, JobWaitTimeoutError) for outcome in outcomes.values())
+    assert not sweeps_of(fake)
+
+
+async def test_the_interval_of_sweeps_is_that_of_the_policy_up_to_five_seconds(fake):
+    add_jobs(fake, seconds=40.0)
+    poll = PollPolicy(initial=1, factor=2, maximum=15, jitter=0, bulk_from=3)
+    async with fake.client(poll=poll) as client:
+        await client.wait_for_jobs(IDS, timeout=28)
+    times = [request.time - sweeps_of(fake)[0].time for request in sweeps_of(fake)]
+    assert times == pytest.approx([0, 1, 3, 7, 12, 17, 22, 27], abs=0.5)
+
+
+async def test_a_sweep_stops_when_it_has_seen_all_jobs(fake):
+    add_jobs(fake, [f"old-{number}" for number in range(300)])
+    add_jobs(fake, IDS)
+    async with fake.client(poll=BULK) as client:
+        await client.wait_for_jobs(IDS)
+    assert all("cursor" not in request.path for request in sweeps_of(fake))
+
+
+async def test_a_sweep_reads_a_page_for_ten_waiting_jobs_at_most(fake):
+    """The jobs are the oldest of the account, so that reading the list is of no use."""
+    ids = [f"job-{number}" for number in range(35)]
+    add_jobs(fake, ids, seconds=2.0)
+    add_jobs(fake, [f"new-{number}" for number in range(1000)], seconds=100.0)
+    async with fake.client(poll=attrs.evolve(BULK, bulk_from=30)) as client:
+        outcomes = await client.wait_for_jobs(ids)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert len(sweeps_of(fake)) == 3
+
+
+# ---- what the list says
+
+
+@EVERY_BATCH
+async def test_a_job_that_has_changed_is_polled_at_once(fake, wait):
+    for job_id in IDS:
+        fake.add_job(job_id, [("queued", 20.2), ("running", 20), "succeeded"])
+    poll = PollPolicy(initial=1, factor=1, maximum=15, bulk_from=1)
+    began_at = now()
+    outcomes = await outcomes_of(fake, wait, poll=poll)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert now() - began_at < 43
+    assert sum(polls_of(fake).values()) <= 5 * len(IDS)
+
+
+PAGES = {
+    "of nobody": [],
+    "of foreign jobs": [entry("foreign-1"), entry("foreign-2")],
+    "with an id twice": [entry("job-0"), entry("job-0", "SUCCEEDED"), *map(entry, IDS)],
+    "with rubbish between": [
+        *(None, 5, [], {}, {"job_id": "job-1"}, {"status": "running"}),
+        *({"job_id": 5, "status": "running"}, {"job_id": "job-2", "status": 5}),
+        *map(entry, IDS[:6]),
+    ],
+    "with unknown words": [entry(job_id, "hibernating") for job_id in IDS],
+    "that claims success": [entry(job_id, "SUCCEEDED") for job_id in IDS],
+    "that claims a failure": [entry(job_id, "FAILED") for job_id in IDS],
+}
+
+
+@EVERY_BATCH
+@pytest.mark.parametrize("entries", PAGES.values(), ids=PAGES)
+async def test_a_list_of_nonsense_changes_no_report_and_no_end(fake, wait, entries):
+    add_jobs(fake, seconds=2.0)
+    serve(fake, *entries)
+    outcomes = await outcomes_of(fake, wait, poll=attrs.evolve(BULK, bulk_from=12))
+    assert {outcome.result().status for outcome in outcomes.values()} == {"succeeded"}
+    assert sum(polls_of(fake).values()) <= 12 * len(IDS)
+
+
+async def test_a_job_that_disappears_from_the_list_is_polled_as_ever(fake):
+    add_jobs(fake, seconds=6.0)
+    serve(fake, *map(entry, IDS), times=3)
+    serve(fake, *map(entry, IDS[1:]))
+    async with fake.client(poll=attrs.evolve(BULK, bulk_from=12)) as client:
+        await client.wait_for_jobs(IDS, timeout=5)
+    polls = polls_of(fake)
+    assert polls["job-0"] >= 5
+    assert max(polls[job_id] for job_id in IDS[1:]) <= 4
+
+
+async def test_a_list_that_lags_behind_a_change_leaves_the_job_to_its_polls(fake):
+    """It says queued for good, where the status has been running for long."""
+    add_jobs(fake, seconds=6.0)
+    serve(fake, *(entry(job_id, "QUEUED") for job_id in IDS))
+    async with fake.client(poll=BULK) as client:
+        outcomes = await client.wait_for_jobs(IDS)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert sum(polls_of(fake).values()) <= 16 * len(IDS)
+
+
+@EVERY_BATCH
+async def test_a_list_that_says_running_for_ever_delays_an_end_by_five_minutes_at_most(fake, wait):
+    add_jobs(fake, seconds=1.0)
+    serve(fake, *map(entry, IDS))
+    began_at = now()
+    outcomes = await outcomes_of(fake, wait, poll=PollPolicy(bulk_from=1))
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert 100 < now() - began_at < 310
+
+
+async def test_the_last_poll_before_the_timeout_is_made_whatever_the_list_says(fake):
+    add_jobs(fake, seconds=1.0)
+    serve(fake, *map(entry, IDS))
+    async with fake.client(poll=BULK) as client:
+        outcomes = await client.wait_for_jobs(IDS, timeout=20)
+    assert all(outcome.ok for outcome in outcomes.values())
+
+
+async def test_a_lag_of_the_list_delays_ends_but_loses_none():
+    async with FakeSutro(list_lag=5) as fake:
+        add_jobs(fake, seconds=3.0)
+        began_at = now()
+        async with fake.client(poll=BULK) as client:
+            outcomes = await client.wait_for_jobs(IDS)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert now() - began_at < 12
+
+
+async def test_errors_of_jobs_are_what_they_were(fake):
+    add_jobs(fake, IDS[1:], seconds=2.0)
+    poll = attrs.evolve(BULK, not_found_grace=0.5)
+    async with fake.client(poll=poll) as client:
+        outcomes = await client.wait_for_jobs(IDS)
+    assert isinstance(outcomes["job-0"].error, JobNotFoundError)
+    assert all(outcomes[job_id].ok for job_id in IDS[1:])
+
+
+# ---- a list that fails
+
+
+FAILURES = {
+    **{str(status): {"status": status} for status in (400, 401, 403, 404, 410, 422, 500, 503)},
+    "HTML": {"body": b"<html><title>Down</title></html>"},
+    "no list": {"body": b'{"jobs": {}}'},
+    "cut": {"truncate": True},
+    "lost connection": {"disconnect": True},
+    "timeout": {"delay": 60},
+}
+
+
+@EVERY_BATCH
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+async def test_a_list_that_fails_is_logged_once_and_left_alone(fake, wait, failure, caplog):
+    add_jobs(fake, seconds=2.0)
+    fake.fail_next(1000, endpoint="list-jobs", **failure)
+    with caplog.at_level(logging.WARNING, "sutro_async"):
+        outcomes = await outcomes_of(fake, wait, timeout=1)
+    assert {outcome.result().status for outcome in outcomes.values()} == {"succeeded"}
+    assert len(sweeps_of(fake)) == 1
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("list-jobs: ")
+    assert message.endswith("; jobs are polled one by one for 300 s")
+
+
+async def test_a_list_that_fails_is_read_again_after_five_minutes(fake):
+    add_jobs(fake, seconds=320.0)
+    fake.fail_next(1, status=500, endpoint="list-jobs")
+    async with fake.client(poll=PollPolicy(bulk_from=1)) as client:
+        await client.wait_for_jobs(IDS, timeout=318)
+    first, second = sweeps_of(fake)[:2]
+    assert 300 <= second.time - first.time <= 310
+
+
+async def test_a_fallback_is_no_burst(fake):
+    """Jobs that the list has vouched for are polled again one after another."""
+    ids = [f"job-{number}" for number in range(60)]
+    add_jobs(fake, ids, seconds=100.0)
+    poll = PollPolicy(initial=1, factor=2, maximum=8, bulk_from=3)
+    async with fake.client(poll=poll) as client:
+        waiting = asyncio.create_task(client.wait_for_jobs(ids, timeout=60))
+        await asyncio.sleep(30)
+        assert sum(polls_of(fake).values()) <= 2 * len(ids)
+        fake.fail_next(1000, status=500, endpoint="list-jobs")
+        failed_at = now()
+        await waiting
+    times = [
+        request.time
+        for request in fake.requests
+        if "/job-status/" in request.path and failed_at < request.time < failed_at + 13
+    ]
+    seconds = Counter(int(time - times[0]) for time in times)
+    assert len(times) >= len(ids)
+    assert max(seconds.values()) <= len(ids) / 3
+
+
+@pytest.mark.parametrize("next_cursor", ["again", "", 5, None])
+async def test_a_cursor_that_comes_again_ends_the_sweep(fake, next_cursor):
+    ids = [f"job-{number}" for number in range(50)]
+    add_jobs(fake, ids, seconds=2.0)
+    serve(fake, *map(entry, ids[:30]), next_cursor=next_cursor)
+    async with fake.client(poll=attrs.evolve(BULK, bulk_from=50)) as client:
+        outcomes = await client.wait_for_jobs(ids)
+    assert all(outcome.ok for outcome in outcomes.values())
+    cursors = ["cursor=" in request.path for request in sweeps_of(fake)]
+    # The first page, and where it names a cursor, the one after it.
+    assert cursors == ([False, True] if next_cursor == "again" else [False]) * (
+        len(cursors) // (2 if next_cursor == "again" else 1)
+    )
+
+
+async def test_an_outage_of_the_service_is_not_held_against_the_list(fake):
+    add_jobs(fake, seconds=12.0)
+    async with fake.client(poll=BULK) as client:
+        waiting = asyncio.create_task(client.wait_for_jobs(IDS))
+        await asyncio.sleep(2)
+        fake.fail_next(10, status=500)
+        async with asyncio.timeout(10):
+            while not client._manager.throttle.service_is_unavailable:
+                await asyncio.sleep(0.1)
+        outage_at = now()
+        outcomes = await waiting
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert [sweep for sweep in sweeps_of(fake) if sweep.time > outage_at]
+
+
+# ---- leaving
+
+
+async def test_cancelling_during_a_sweep_releases_all_resources(fake):
+    add_jobs(fake)
+    fake.fail_next(1000, delay=60, endpoint="list-jobs")
+    async with fake.client(poll=BULK) as client, nothing_left_behind(client, fake):
+        waiting = asyncio.create_task(client.wait_for_jobs(IDS))
+        await asyncio.sleep(1)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+
+
+async def test_an_error_in_a_sweep_that_nobody_expects_ends_the_batch(fake, monkeypatch):
+    def fail(*_):
+        raise LookupError("a mistake")
+
+    monkeypatch.setattr("sutro_async._waits._bulk.hint", fail)
+    add_jobs(fake)
+    async with fake.client(poll=BULK) as client:
+        with pytest.raises(LookupError, match="a mistake"):
+            await client.wait_for_jobs(IDS)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
+def test_a_bad_bulk_from_is_refused(value):
+    with pytest.raises(ValueError, match=r"PollPolicy\.bulk_from"):
+        PollPolicy(bulk_from=value)

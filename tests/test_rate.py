@@ -1,0 +1,342 @@
+"""The rate that a service accepts, as plain arithmetic: all times are handed in."""
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sutro_async._http._rate import AdaptiveRate
+from tests.virtual_client import FixedWindow, TokenBucket, VirtualClient
+
+# Any time will do, except 0, which would hide a missing time. A whole second, so that a test can
+# say which requests fall into one.
+START = 5000.0
+
+UNLIMITED = math.inf
+
+
+def about(rate):
+    return pytest.approx(rate, abs=1e-6)
+
+
+def send(rate, requests, seconds=0.0):
+    """Send requests, so many seconds after the start."""
+    for _ in range(requests):
+        rate.note_sent(START + seconds)
+
+
+def succeed(rate, seconds, answers=1):
+    for _ in range(answers):
+        rate.note_success(START + seconds)
+
+
+def refuse(rate, seconds, *, sent=None):
+    rate.note_refusal(START + seconds, sent_at=START + (seconds if sent is None else sent))
+
+
+def limited(requests=100):
+    """Return a rate that was lowered at the start, when it sent so many requests a second."""
+    rate = AdaptiveRate()
+    send(rate, requests)
+    refuse(rate, 0)
+    return rate
+
+
+def limited_twice(limit=100):
+    """Return a rate that was this when it was lowered at the start, for the second time."""
+    rate = limited(requests=1)
+    succeed(rate, 0)
+    rate.limit = limit
+    refuse(rate, 1)
+    assert rate.limit == about(0.7 * limit)
+    return rate
+
+
+# ---- lowered by refusals
+
+
+def test_rate_is_unlimited_until_the_first_refusal():
+    rate = AdaptiveRate()
+    for second in range(100):
+        send(rate, second, second)
+        succeed(rate, second, second)
+        assert rate.limit == UNLIMITED
+    refuse(rate, 100)
+    assert rate.limit < UNLIMITED
+
+
+@pytest.mark.parametrize(
+    ("requests", "limit"),
+    [
+        # Requests, each time in so many seconds after the start.
+        ({0: 100}, 70),
+        ({0: 60, 0.5: 40}, 70),
+        ({0: 60, 0.999: 40}, 70),
+        ({0: 60, 1: 40}, 42),
+        ({0: 100, 7.9: 1}, 70),
+        ({0: 100, 8: 30}, 21),
+        ({0: 100, 1000: 30}, 21),
+        ({0: 30, 1: 50, 2: 40}, 35),
+        # So few say nothing about what the service accepts.
+        ({}, 14),
+        ({0: 1}, 14),
+        ({0: 20}, 14),
+        ({0: 21}, 14.7),
+    ],
+    ids=str,
+)
+def test_first_refusal_lowers_it_below_the_busiest_of_the_last_seconds(requests, limit):
+    rate = AdaptiveRate()
+    for seconds, count in requests.items():
+        send(rate, count, seconds)
+    refuse(rate, max(requests, default=0))
+    assert rate.limit == about(limit)
+
+
+def test_refusals_of_a_second_are_one_event():
+    rate = limited()
+    for seconds in (0, 0.01, 0.5, 0.99):
+        succeed(rate, seconds)
+        limit = rate.limit
+        refuse(rate, seconds)
+        assert rate.limit == limit
+    refuse(rate, 1)
+    assert rate.limit == about(0.7 * limit)
+
+
+@pytest.mark.parametrize("sent", [-60, -1, 0])
+def test_refusal_of_a_request_from_before_it_was_lowered_says_nothing(sent):
+    rate = limited()
+    succeed(rate, 1)
+    limit = rate.limit
+    refuse(rate, 2, sent=sent)
+    assert rate.limit == limit
+    refuse(rate, 2, sent=0.01)
+    assert rate.limit == about(0.7 * limit)
+
+
+def test_it_is_not_lowered_again_without_a_good_answer_between():
+    rate = limited()
+    for seconds in range(1, 1000):
+        refuse(rate, seconds)
+    assert rate.limit == about(70)
+    succeed(rate, 1000)
+    refuse(rate, 1001)
+    assert rate.limit == about(0.7 * 70)
+    refuse(rate, 1002)
+    assert rate.limit == about(0.7 * 70)
+
+
+def test_first_refusal_needs_no_good_answer_before():
+    rate = AdaptiveRate()
+    send(rate, 50)
+    refuse(rate, 0)
+    assert rate.limit == about(35)
+
+
+def test_refusals_lower_it_to_a_tenth_of_a_request_a_second():
+    rate = limited()
+    for second in range(1, 100):
+        succeed(rate, second)
+        refuse(rate, second)
+    assert rate.limit == 0.1
+
+
+# ---- raised by good answers
+
+
+def test_slow_start_doubles_it_within_seconds():
+    """Until the second refusal nothing is known of the limit, so it grows fast."""
+    rate = limited()
+    assert rate.limit == about(70)
+    for answers in range(1, 101):
+        send(rate, 1)
+        succeed(rate, answers / 70)
+        assert rate.limit == about(70 + 0.7 * answers)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "share"),
+    [
+        (0, 0.7),
+        (1, 0.743),
+        (5, 0.873),
+        (10, 0.963),
+        (15, 0.995),
+        # Long near the rate of the last refusal, then faster and faster.
+        (20, 1),
+        (25, 1.005),
+        (30, 1.038),
+        (40, 1.3),
+        (60, 3.4),
+    ],
+)
+@pytest.mark.parametrize("limit", [1, 100])
+def test_it_recovers_along_a_cubic_curve(seconds, share, limit):
+    rate = limited_twice(limit)
+    for tenth in range(10 * seconds + 1):
+        send(rate, 4 * limit if tenth % 10 == 0 else 0, 1 + tenth / 10)
+        succeed(rate, 1 + tenth / 10)
+    assert rate.limit == pytest.approx(share * limit, rel=0.001)
+
+
+def test_each_second_without_good_answers_counts_for_nothing():
+    """A pause does not prove that the service accepts more."""
+    rate = limited_twice(100)
+    for number in range(20):
+        send(rate, 200, 60 * number)
+        succeed(rate, 1 + 60 * number)
+    # Twenty answers a minute apart are worth a second each, but for the first.
+    assert rate.limit == pytest.approx(100, rel=0.001)
+
+
+def test_good_answers_never_lower_it():
+    rate = limited_twice(100)
+    for second in range(1, 60):
+        succeed(rate, second)
+        assert rate.limit == about(70)  # there is nothing sent, so nothing is tested
+
+
+@pytest.mark.parametrize(("sent", "limit"), [(36, 72), (100, 200), (1000, 340)])
+def test_it_is_raised_to_no_more_than_twice_what_is_really_sent(sent, limit):
+    rate = limited_twice(100)
+    for tenth in range(601):
+        send(rate, sent if tenth % 10 == 0 else 0, 1 + tenth / 10)
+        succeed(rate, 1 + tenth / 10)
+    assert rate.limit == pytest.approx(limit, rel=0.001)
+
+
+def test_what_was_sent_long_ago_does_not_count():
+    rate = limited(requests=100)
+    send(rate, 1, 8)
+    succeed(rate, 8)
+    assert rate.limit == about(70)
+
+
+def test_it_becomes_unlimited_again():
+    rate = limited(requests=1000)
+    answers = 0
+    while rate.limit < UNLIMITED:
+        send(rate, 1)
+        succeed(rate, 0)
+        answers += 1
+        assert answers < 15_000
+    # From 700 to 10,000 by 0.7 with each.
+    assert answers == math.ceil(9300 / 0.7)
+
+
+def test_first_refusal_after_that_starts_anew_from_what_is_sent():
+    rate = limited()
+    rate.limit = 9999.9
+    send(rate, 6000, 1)
+    succeed(rate, 1)
+    assert rate.limit == UNLIMITED
+    send(rate, 300, 60)
+    refuse(rate, 60)
+    assert rate.limit == about(210)
+
+
+# ---- properties
+
+events = st.lists(
+    st.tuples(
+        st.sampled_from(["send", "succeed", "refuse"]),
+        st.sampled_from([0.0, 0.001, 0.3, 1.0, 9.0]),  # seconds since the event before
+        st.sampled_from([0.0, 0.2, 3.0]),  # seconds since the request was sent
+    ),
+    max_size=200,
+)
+
+
+@given(events)
+def test_refusals_lower_it_and_good_answers_raise_it(events):
+    rate = AdaptiveRate()
+    now = START
+    lowered_at = -math.inf
+    has_success = False
+    sent = Counter()
+    for event, seconds, age in events:
+        now += seconds
+        limit = rate.limit
+        peak = max(sent[int(now) - back] for back in range(8))
+        if event == "send":
+            rate.note_sent(now)
+            sent[int(now)] += 1
+            assert rate.limit == limit
+        elif event == "succeed":
+            rate.note_success(now)
+            has_success = True
+            assert rate.limit == limit or limit < rate.limit <= 2 * peak
+        else:
+            rate.note_refusal(now, sent_at=now - age)
+            if limit == UNLIMITED:
+                assert rate.limit == about(0.7 * max(peak, 20))
+            elif has_success and now - age > lowered_at and now >= lowered_at + 1:
+                assert rate.limit == about(max(0.7 * limit, 0.1))
+            else:
+                assert rate.limit == limit
+                continue
+            lowered_at, has_success = now, False
+
+
+# ---- what it comes to, with pace and pacer around it
+
+
+@pytest.mark.parametrize("retry_after", [1.0, None])
+@pytest.mark.parametrize("limiter", [FixedWindow, TokenBucket])
+@pytest.mark.parametrize("jobs", [100, 1000, 5000])
+@pytest.mark.parametrize("limit", [5, 10, 50, 200])
+def test_client_finds_the_limit_of_the_service(limit, jobs, limiter, retry_after):
+    client = VirtualClient(limiter(limit), jobs, retry_after=retry_after)
+    client.run(until=120)
+    answers = [answer for answer in client.answers if answer.answered_at >= 60]
+    good = sum(answer.is_good for answer in answers)
+    assert 1 - good / len(answers) <= 0.05
+    demand = jobs / 15  # each job is polled every 15 s
+    assert good / 60 >= 0.8 * min(limit, demand)
+    assert not client.lost
+
+
+@pytest.mark.parametrize("retry_after", [1.0, None])
+def test_burst_of_finished_jobs_takes_at_most_twice_the_ideal_time(retry_after):
+    limiter = TokenBucket(60, burst=6)
+    client = VirtualClient(limiter, 2500, retry_after=retry_after, are_finished=True)
+    client.run(until=600)
+    assert sum(answer.is_good for answer in client.answers) == 2500
+    assert client.now <= 2 * 2500 / 60
+
+
+@pytest.mark.parametrize("retry_after", [1.0, None])
+def test_client_follows_a_limit_that_changes(retry_after):
+    limiter = FixedWindow(200)
+    client = VirtualClient(limiter, 5000, retry_after=retry_after)
+    client.run(until=60)
+    limiter.limit = 10
+    client.run(until=180)
+    late = [answer for answer in client.answers if answer.answered_at >= 120]
+    good = sum(answer.is_good for answer in late)
+    assert 1 - good / len(late) <= 0.05
+    assert good / 60 >= 0.8 * 10
+    limiter.limit = 200
+    client.run(until=360)
+    late = [answer for answer in client.answers if answer.answered_at >= 300]
+    assert sum(answer.is_good for answer in late) / 60 >= 0.8 * 200
+    assert not client.lost
+
+
+def test_client_that_is_not_refused_is_not_slowed():
+    client = VirtualClient(FixedWindow(10**6), 5000, retry_after=1.0, latency=0.02)
+    client.run(until=5)
+    # Twenty at once, each for 0.02 s.
+    assert len(client.answers) == pytest.approx(5000, rel=0.01)
+    assert all(answer.is_good for answer in client.answers)
+
+
+def test_no_wait_is_lost_to_a_slow_service_however_long_it_takes():
+    """With less than a tenth of the rate that the waits would like."""
+    client = VirtualClient(FixedWindow(10), 1000, retry_after=1.0)
+    client.run(until=1000)
+    assert not client.lost
+    assert all(job.has_report for job in client.jobs)

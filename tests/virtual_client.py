@@ -1,0 +1,201 @@
+"""A client and a service that limits its rate, in virtual time: no loop, no socket, no clock.
+
+Pace and pacer are the real ones. The queue between them is the throttle's, in its simplest form.
+"""
+
+import heapq
+import itertools
+import random
+from collections import deque
+
+import attrs
+
+from sutro_async._http._pacer import Pacer
+from sutro_async._waits._pace import FailureKind, Pace, PaceSettings, Verdict
+from sutro_async.errors import RateLimitError
+from sutro_async.policies import PollPolicy
+
+# Seconds.
+MAX_RETRY_AFTER = 60.0
+
+
+class FixedWindow:
+    """Accepts so many requests in each second of its clock."""
+
+    def __init__(self, limit):
+        self.limit = limit
+        self._second = -1
+        self._accepted = 0
+
+    def accepts(self, now):
+        if int(now) != self._second:
+            self._second, self._accepted = int(now), 0
+        self._accepted += 1
+        return self._accepted <= self.limit
+
+
+class TokenBucket:
+    """Accepts so many requests a second, and a burst after a lull."""
+
+    def __init__(self, limit, burst=None):
+        self.limit = limit
+        self._burst = burst or max(1.0, limit / 10)
+        self._tokens = self._burst
+        self._filled_at = 0.0
+
+    def accepts(self, now):
+        added = (now - self._filled_at) * self.limit
+        self._tokens = min(self._burst, self._tokens + added)
+        self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+@attrs.frozen
+class Answer:
+    """What came of one request."""
+
+    sent_at: float
+    answered_at: float
+    is_good: bool
+
+
+@attrs.define(eq=False)
+class Job:
+    """A job and the pace of its wait."""
+
+    job_id: str
+    pace: Pace
+    has_report: bool = False
+
+
+class VirtualClient:
+    """Waits for many jobs, which never finish or have all finished.
+
+    Attributes:
+        jobs: The jobs.
+        now: Virtual seconds since the beginning.
+        answers: What came of each request, in order of the answers.
+        lost: The jobs whose waits have given up.
+        closings: How often the outage gate has closed.
+    """
+
+    def __init__(self, limiter, jobs, *, retry_after, are_finished=False, latency=0.02, seed=1):
+        draw = random.Random(seed)
+        self.now = 0.0
+        self.answers = []
+        self.lost = []
+        self.closings = 0
+        self._limiter = limiter
+        self._retry_after = retry_after
+        self._are_finished = are_finished
+        self._latency = latency
+        self._pacer = Pacer(20, None, draw.uniform)
+        self._order = itertools.count()
+        self._queue = deque()
+        self._in_flight = deque()
+        self._good_at = -1.0
+        settings = PaceSettings(
+            policy=PollPolicy(), max_retry_after=MAX_RETRY_AFTER, uniform=draw.uniform
+        )
+        self._due = []
+        self.jobs = [Job(f"job-{number}", Pace(settings, 0.0)) for number in range(jobs)]
+        for job in self.jobs:
+            self._schedule(job)
+
+    def run(self, until):
+        """Poll until that time, or until no job is left."""
+        while self.now < until:
+            while self._in_flight and self._in_flight[0][0] <= self.now:
+                self._receive(*self._in_flight.popleft())
+            self._enqueue()
+            self._send()
+            if not (self._due or self._queue or self._in_flight):
+                return
+            self.now = max(self.now, self._next_event())
+
+    def _schedule(self, job):
+        heapq.heappush(self._due, (job.pace.next_poll_at, next(self._order), job))
+
+    def _enqueue(self):
+        gate = self._pacer.gate
+        workers = self._pacer.max_concurrency
+        while self._is_due() and len(self._queue) + len(self._in_flight) < workers:
+            *_, job = heapq.heappop(self._due)
+            if not gate.is_closed:
+                if job.pace.is_held_back and job.pace.resume(self.now, gate.opened_at):
+                    self._schedule(job)
+                else:
+                    self._queue.append((job, False))
+            elif self.now >= job.pace.send_by:
+                self._queue.append((job, False))
+            elif gate.may_probe(self.now):
+                gate.begin_probe()
+                self._queue.append((job, True))
+            else:
+                job.pace.hold_back(self.now)
+                self._schedule(job)
+
+    def _is_due(self):
+        return self._due and self._due[0][0] <= self.now
+
+    def _may_send_at(self):
+        return max(self._pacer.next_slot_at, self._pacer.paused_until)
+
+    def _send(self):
+        pacer = self._pacer
+        while (
+            self._queue and len(self._in_flight) < pacer.window and self.now >= self._may_send_at()
+        ):
+            job, is_probe = self._queue.popleft()
+            pacer.note_sent(self.now)
+            is_good = self._limiter.accepts(self.now + self._latency / 2)
+            self._in_flight.append((self.now + self._latency, self.now, job, is_good, is_probe))
+
+    def _receive(self, now, sent_at, job, is_good, is_probe):
+        self.answers.append(Answer(sent_at, now, is_good))
+        pacer = self._pacer
+        if is_good:
+            self._good_at = now
+            pacer.note_success(now)
+            job.pace.note_report(now, poll_seconds=0.0, is_changed=not job.has_report)
+            job.has_report = True
+            if not self._are_finished:
+                self._schedule(job)
+        else:
+            self._note_refusal(now, sent_at, job)
+        if is_probe:
+            pacer.gate.end_probe(now)
+
+    def _note_refusal(self, now, sent_at, job):
+        gate = self._pacer.gate
+        error = RateLimitError(
+            job_id=job.job_id, status_code=429, message="", retry_after=self._retry_after
+        )
+        was_closed = gate.is_closed
+        self._pacer.note_error(now, error, sent_at=sent_at, max_pause=MAX_RETRY_AFTER)
+        is_rate = not gate.is_closed and self._good_at > job.pace.answered_at
+        kind = FailureKind.RATE_LIMITED if is_rate else FailureKind.OUTAGE
+        verdict = job.pace.note_failure(now, kind, retry_after=self._retry_after or 0.0)
+        if verdict is Verdict.GIVE_UP:
+            self.lost.append(job)
+            return
+        if gate.is_closed and kind is FailureKind.OUTAGE:
+            job.pace.hold_back(now)
+        self._schedule(job)
+        if gate.is_closed and not was_closed:
+            self.closings += 1
+            for waiting, _ in self._queue:
+                waiting.pace.hold_back(now)
+                self._schedule(waiting)
+            self._queue.clear()
+
+    def _next_event(self):
+        events = [self._in_flight[0][0]] if self._in_flight else []
+        if self._queue and len(self._in_flight) < self._pacer.window:
+            events.append(self._may_send_at())
+        if self._due and len(self._queue) + len(self._in_flight) < self._pacer.max_concurrency:
+            events.append(self._due[0][0])
+        return min(events)
