@@ -12,6 +12,7 @@ from sutro_async import (
     ClientStateError,
     InvalidResponseError,
     JobFailedError,
+    JobMonitor,
     JobNotFoundError,
     JobOutcome,
     JobWaitTimeoutError,
@@ -44,11 +45,18 @@ async def everything(stream):
     return [outcome async for outcome in stream]
 
 
+async def monitored(client, ids):
+    async with JobMonitor(client) as monitor:
+        return await everything(monitor.watch_jobs(ids))
+
+
 CALLS = {
     "get_job_statuses": lambda client, ids: client.get_job_statuses(ids),
     "get_jobs": lambda client, ids: client.get_jobs(ids),
     "wait_for_jobs": lambda client, ids: client.wait_for_jobs(ids),
     "as_completed": lambda client, ids: everything(client.as_completed(ids)),
+    "watch_jobs": lambda client, ids: everything(client.watch_jobs(ids)),
+    "monitor.watch_jobs": monitored,
 }
 each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
