@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 import gc
+import heapq
 import inspect
 import math
+import subprocess
+import sys
 import threading
 
 import attrs
@@ -17,6 +20,8 @@ from sutro_async import (
     JobOutcome,
     JobWaitTimeoutError,
     PollPolicy,
+    RetryPolicy,
+    ServerError,
     Stream,
 )
 from sutro_async.testing import FakeSutro
@@ -74,26 +79,84 @@ def test_it_is_the_type_of_every_stream(fake, client):
 # ---- steps
 
 
+MOMENTS = {
+    "before it runs": {},
+    "in flight": {},
+    "in back-off": {},
+    "between two polls": {"poll": PollPolicy(initial=0.2, maximum=0.2)},
+    "queueing for a slot": {"max_concurrency": 1},
+    "queueing by rate": {"max_rate": 5},
+    "in a pause": {},
+    "reading the record": {},
+}
+
+
+async def bring_to(moment, fake, client):
+    """Let the next step be at that moment for 0.2 seconds from now; return what runs beside it."""
+    if moment == "in flight":
+        fake.fail_next(1, delay=0.3)
+    elif moment == "in back-off":
+        fake.fail_next(1, status=500, headers={"Retry-After": "0.3"})
+    elif moment == "queueing for a slot":
+        fake.fail_next(1, job_id="other", delay=0.3)
+        beside = asyncio.create_task(client.get_job_statuses(["other"]))
+        while not fake.in_flight:
+            await asyncio.sleep(0.001)
+        return beside
+    elif moment == "queueing by rate":
+        await client.get_job_statuses(["other", "another"])
+    elif moment == "in a pause":
+        fake.fail_next(1, job_id="other", status=503, headers={"Retry-After": "0.3"})
+        with pytest.raises(ServerError):
+            await client.get_job_status("other")
+    elif moment == "reading the record":
+        fake.fail_next(1, body='{"job_status": "failed"}')
+        fake.fail_next(1, delay=0.3)
+    return None
+
+
 @every_stream
-@pytest.mark.parametrize("moment", ["before it runs", "in flight", "asleep", "in back-off"])
+@pytest.mark.parametrize("moment", MOMENTS)
 async def test_a_cancelled_step_loses_nothing(fake, name, moment):
     fake.add_job("job-1", WORDS)
-    if moment == "in flight":
-        fake.fail_next(1, delay=math.inf)
-    elif moment == "in back-off":
-        fake.fail_next(1, status=503, headers={"Retry-After": "0.3"})
-    poll = PollPolicy(initial=0.2, maximum=0.2) if moment == "asleep" else FAST_POLL
-    async with fake.client(poll=poll, timeout=0.5) as client, opened(name, client, ["job-1"]) as s:
-        if moment == "asleep" and name != "as_completed":
-            await anext(s)
-        step = asyncio.create_task(anext(s))
+    fake.add_job("other")
+    options = {"poll": FAST_POLL, "retry": RetryPolicy(attempts=1), **MOMENTS[moment]}
+    async with fake.client(**options) as client, opened(name, client, ["job-1"]) as stream:
+        beside = await bring_to(moment, fake, client)
+        if moment == "between two polls" and name != "as_completed":
+            await anext(stream)
+        step = asyncio.create_task(anext(stream))
         if moment != "before it runs":
             await asyncio.sleep(0.1)
         step.cancel()
         with pytest.raises(asyncio.CancelledError):
             await step
         async with asyncio.timeout(5):
-            assert (await rest_of(s))[-1].status == "succeeded"
+            last = (await rest_of(stream))[-1]
+        assert last.status == ("failed" if moment == "reading the record" else "succeeded")
+        if beside is not None:
+            await beside
+
+
+@every_stream
+async def test_nor_does_one_in_any_turn_of_the_event_loop(fake, client, name):
+    for turns in range(30):  # a poll takes about half of them
+        job_id = f"job-{turns}"
+        fake.add_job(job_id, ["queued"])
+        async with opened(name, client, [job_id]) as stream, asyncio.timeout(5):
+            for word in WORDS:
+                fake.set_status(job_id, word)
+                step = asyncio.create_task(anext(stream))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                step.cancel()
+                await asyncio.wait({step})
+                if step.cancelled() and (name != "as_completed" or word == "succeeded"):
+                    step = asyncio.create_task(anext(stream))
+                    await asyncio.wait({step})
+                if not step.cancelled():
+                    assert report_of(step.result()).status == word
+            assert await rest_of(stream) == []
 
 
 @every_stream
@@ -147,6 +210,38 @@ async def test_after_an_error_there_is_nothing(fake, client, name):
             await anext(stream)
 
 
+@every_stream
+@pytest.mark.parametrize("use", ["step", "aclose"])
+def test_another_event_loop_is_refused(fake_in_a_thread, name, use):
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+
+    async def begin():
+        client = fake_in_a_thread.client(poll=FAST_POLL)
+        monitor = JobMonitor(client)
+        await monitor.__aenter__()
+        owner = monitor if name.startswith("monitor") else client
+        method = getattr(owner, name.rpartition(".")[2])
+        stream = method("endless" if name.endswith("watch") or name == "watch_job" else ["endless"])
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(anext(stream), 0.1)
+        return client, stream
+
+    async def use_elsewhere(stream):
+        async with asyncio.timeout(1):
+            await (anext(stream) if use == "step" else stream.aclose())
+
+    async def finish(client, stream):
+        await stream.aclose()
+        await client.aclose()
+
+    client, stream = loops[0].run_until_complete(begin())
+    with pytest.raises(ClientStateError, match="another"):
+        loops[1].run_until_complete(use_elsewhere(stream))
+    loops[0].run_until_complete(finish(client, stream))
+    for loop in loops:
+        loop.close()
+
+
 # ---- closing
 
 
@@ -192,12 +287,18 @@ async def test_closing_it_before_its_first_step(fake, client, name):
     assert not fake.requests
 
 
+IN_BACKGROUND = [name for name in ALL if name != "watch_job"]  # it polls within its steps alone
+polls_in_background = pytest.mark.parametrize("name", IN_BACKGROUND)
+
+
 def step_once(loop, fake, name):
     """Step a stream in an event loop that then stands still."""
 
     async def step():
         client = fake.client(poll=FAST_POLL)
-        stream = getattr(client, name)(["done", "endless"])
+        owner = await JobMonitor(client).__aenter__() if name.startswith("monitor") else client
+        method = getattr(owner, name.rpartition(".")[2])
+        stream = method("endless" if name == "monitor.watch" else ["done", "endless"])
         await anext(stream)
         return client, stream
 
@@ -213,7 +314,7 @@ def fake_in_a_thread():
         yield fake
 
 
-@pytest.mark.parametrize("name", ["watch_jobs", "as_completed"])
+@polls_in_background
 def test_dropping_it_in_another_thread_ends_the_polling_in_silence(fake_in_a_thread, name):
     loop = asyncio.new_event_loop()
     loop.set_debug(True)
@@ -225,15 +326,18 @@ def test_dropping_it_in_another_thread_ends_the_polling_in_silence(fake_in_a_thr
     thread.join()
 
     async def finish():
-        await asyncio.sleep(0)
-        assert not client._manager.lifecycle.running
+        await asyncio.sleep(0.01)
+        requests = len(fake_in_a_thread.requests)
+        await asyncio.sleep(0.1)
+        assert len(fake_in_a_thread.requests) == requests
+        assert asyncio.all_tasks() == {asyncio.current_task()}
         await client.aclose()
 
     loop.run_until_complete(finish())
     loop.close()
 
 
-@pytest.mark.parametrize("name", ["watch_jobs", "as_completed"])
+@polls_in_background
 def test_dropping_it_after_its_loop_was_closed_is_silent(fake_in_a_thread, name):
     loop = asyncio.new_event_loop()
     client, stream = step_once(loop, fake_in_a_thread, name)
@@ -251,6 +355,58 @@ def test_dropping_it_after_its_loop_was_closed_is_silent(fake_in_a_thread, name)
     loop.close()
     box.clear()
     gc.collect()  # an unraisable exception would fail the test
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_the_end_of_the_program_is_silent(fake_in_a_thread, is_closed):
+    program = """
+import asyncio, sys
+from sutro_async import JobMonitor, PollPolicy, SutroClient
+
+streams = []
+
+async def step():
+    poll = PollPolicy(initial=0.01, maximum=0.01)
+    client = SutroClient(sys.argv[1], base_url=sys.argv[2], poll=poll)
+    monitor = await JobMonitor(client).__aenter__()
+    for owner, name in (client, "as_completed"), (client, "watch_jobs"), (monitor, "watch_jobs"):
+        streams.append(getattr(owner, name)(["done", "endless"]))
+        await anext(streams[-1])
+    await client._manager.transport.close()
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(step())
+for task in asyncio.all_tasks(loop):
+    task.cancel()
+loop.run_until_complete(asyncio.sleep(0.01))
+if len(sys.argv) > 3:
+    loop.close()
+"""
+    arguments = [fake_in_a_thread.api_key, fake_in_a_thread.url, *["close"][: int(is_closed)]]
+    command = [sys.executable, "-c", program, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert result.stderr == ""
+
+
+@polls_in_background
+async def test_leaving_a_generator_around_it_early_ends_the_polling(fake, client, name):
+    fake.add_job("done")
+    fake.add_job("endless", ["running"])
+
+    async def generate():
+        ids = ["endless"] if name == "monitor.watch" else ["done", "endless"]
+        async with opened(name, client, ids) as stream:
+            async for item in stream:
+                yield item
+
+    async with nothing_left_behind(client, fake):
+        async for _ in generate():
+            break
+        gc.collect()
+        await asyncio.sleep(0.05)
+        requests = len(fake.requests)
+        await asyncio.sleep(0.05)
+        assert len(fake.requests) == requests
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -277,6 +433,32 @@ async def test_an_on_change_may_drop_the_stream(fake, client, is_async):
         requests = len(fake.requests)
         await asyncio.sleep(0.05)
         assert len(fake.requests) == requests
+
+
+async def test_a_stream_may_be_dropped_at_any_point_of_the_code(fake, monkeypatch):
+    """As the garbage collector drops it: here between the look at the next poll and its removal."""
+    for job_id in ("a", "b"):
+        fake.add_job(job_id, ["running", "running", "succeeded"])
+    dropped = []
+    heappop = heapq.heappop
+
+    def drop_and_pop(heap):
+        if heap is due:
+            dropped.clear()
+        return heappop(heap)
+
+    policy = PollPolicy(initial=0.05, maximum=0.05, jitter=0)
+    async with fake.client(poll=policy) as client, JobMonitor(client) as monitor:
+        streams = {job_id: monitor.watch(job_id) for job_id in ("a", "b")}
+        for stream in streams.values():
+            await anext(stream)
+        stream = streams["b"]
+        dropped.append(streams.pop("a"))
+        due = monitor._polls._schedule._due
+        monkeypatch.setattr(heapq, "heappop", drop_and_pop)
+        async with asyncio.timeout(5):
+            assert [report.status async for report in stream] == ["succeeded"]
+    assert not dropped
 
 
 async def test_a_job_that_nobody_watches_any_more_is_not_polled(fake):
@@ -464,8 +646,9 @@ async def test_the_ids_are_read_no_further_after_the_end(fake, client, ending):
             await anext(stream)
     else:
         del stream
-    await asyncio.sleep(0)
-    assert is_closed
+    async with asyncio.timeout(1):
+        while not is_closed:
+            await asyncio.sleep(0)
 
 
 async def test_a_reading_task_that_is_cancelled_from_outside_ends_the_stream(fake, client):

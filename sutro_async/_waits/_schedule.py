@@ -98,10 +98,7 @@ class Schedule:
             await asyncio.wait(running)
 
     def cancel(self) -> None:
-        """Stop polling; `wait_closed` waits until what was running has ended.
-
-        It may be called at any point of the code, by the finalizer of a stream.
-        """
+        """Stop polling; `wait_closed` waits until what was running has ended."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()

@@ -60,7 +60,8 @@ class Stream(AsyncIterator[T_co]):
 
         Raises:
             StopAsyncIteration: There is none.
-            ClientStateError: Another task is waiting for the next item.
+            ClientStateError: Another task is waiting for the next item, or the stream belongs to
+                another event loop.
         """
         if self._is_stepping:
             raise ClientStateError(
@@ -69,7 +70,7 @@ class Stream(AsyncIterator[T_co]):
             )
         if self._is_over:
             raise StopAsyncIteration
-        self._loop = asyncio.get_running_loop()
+        self._check_loop()
         self._is_stepping = True
         try:
             return await self._step()
@@ -83,10 +84,23 @@ class Stream(AsyncIterator[T_co]):
         """End the stream, and wait until its resources are released.
 
         A step that another task is waiting for ends with StopAsyncIteration.
+
+        Raises:
+            ClientStateError: The stream belongs to another event loop.
         """
+        self._check_loop()
         self._is_over = True
         if self._close is not None:
             await self._close()
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ClientStateError(
+                "the stream belongs to the event loop of its first step, and this is another"
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,16 +116,6 @@ class Stream(AsyncIterator[T_co]):
     def __del__(self) -> None:
         if self._cancel is None or self._loop is None:
             return
-        # A finalizer runs in any thread, and in this one at any point of the code.
-        if self._loop is _running_loop():
-            self._cancel()
-            return
+        # A finalizer runs in any thread, and at any point of the code.
         with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing runs in it
             self._loop.call_soon_threadsafe(self._cancel)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

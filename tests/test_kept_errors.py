@@ -1,0 +1,173 @@
+"""Errors that are kept: they hold nothing alive, and do not grow."""
+
+import asyncio
+import gc
+import math
+import traceback
+import types
+import weakref
+
+import attrs
+import pytest
+
+from sutro_async import JobMonitor, JobNotFoundError, RetryPolicy, SutroClient
+from sutro_async._waits._poller import JobPoller
+from tests.conftest import FAST_POLL
+
+IDS = ["job-1", "job-2", "job-3"]
+
+
+async def everything(stream):
+    return [item async for item in stream]
+
+
+async def monitored(client, **options):
+    async with JobMonitor(client) as monitor:
+        return await everything(monitor.watch_jobs(IDS, **options))
+
+
+async def values(outcomes):
+    return list((await outcomes).values())
+
+
+FETCHES = {
+    "get_jobs": lambda client: values(client.get_jobs(IDS)),
+    "get_job_statuses": lambda client: values(client.get_job_statuses(IDS)),
+}
+WAITS = {
+    "wait_for_jobs": lambda client, **options: values(client.wait_for_jobs(IDS, **options)),
+    "as_completed": lambda client, **options: everything(client.as_completed(IDS, **options)),
+    "watch_jobs": lambda client, **options: everything(client.watch_jobs(IDS, **options)),
+    "monitor.watch_jobs": monitored,
+}
+
+# How the fake answers every request.
+FAULTS = {
+    "not found": {"status": 404},
+    "gone": {"status": 410},
+    "a redirect": {"status": 302, "headers": {"Location": "https://elsewhere.example/"}},
+    "rate limited": {"status": 429},
+    "unavailable": {"status": 500},
+    "no JSON": {"body": "<html></html>"},
+    "another job": {"body": '{"job_status": {"other": "running"}}'},
+    "disconnected": {"disconnect": True},
+    "reset": {"reset": True},
+    "truncated": {"truncate": True},
+    "no answer": {"delay": math.inf},
+}
+EXPIRED = {"timeout": {"timeout": 0.1}, "timeout of zero": {"timeout": 0}}
+
+
+def held_by(error):
+    """What an error keeps alive that is more than data."""
+    heavy = (
+        *(types.FrameType, types.TracebackType, types.CoroutineType),
+        *(asyncio.Future, asyncio.AbstractEventLoop),
+    )
+    modules = ("sutro_async._", "sutro_async.client", "sutro_async.monitor", "aiohttp")
+    found, seen, pending = set(), set(), [error]
+    while pending:
+        each = pending.pop()
+        if id(each) in seen or isinstance(each, type | types.ModuleType | types.FunctionType):
+            continue
+        seen.add(id(each))
+        is_living = type(each).__module__.startswith(modules)
+        if isinstance(each, heavy) or (is_living and not isinstance(each, Exception | tuple)):
+            found.add(type(each).__name__)
+        else:
+            pending += gc.get_referents(each)
+    return found
+
+
+def test_what_an_error_holds_is_found():
+    def fail():
+        raise LookupError
+
+    with pytest.raises(LookupError) as caught:
+        fail()
+    assert "traceback" in held_by(caught.value)
+    error = LookupError()
+    error.__cause__ = LookupError(JobPoller)
+    error.__cause__.poller = object.__new__(JobPoller)
+    assert held_by(error) == {"JobPoller"}
+
+
+async def errors_of(fake, call, fault, **options):
+    for job_id in IDS:
+        fake.add_job(job_id, ["running"])
+    if fault:
+        fake.fail_next(1000, **fault)
+    poll = attrs.evolve(FAST_POLL, max_outage=0.05, not_found_grace=0.03)
+    retry = RetryPolicy(attempts=2, initial=0.01, maximum=0.01)
+    async with fake.client(poll=poll, retry=retry, timeout=0.05) as client, asyncio.timeout(10):
+        outcomes = [each for each in await call(client, **options) if each.error is not None]
+    assert {each.job_id for each in outcomes} == set(IDS)
+    return outcomes
+
+
+def check(outcomes):
+    """Check that errors hold nothing, neither before nor after they were raised."""
+    for outcome in outcomes:
+        assert held_by(outcome.error) == set()
+        lengths = set()
+        for _ in range(3):
+            with pytest.raises(type(outcome.error)) as caught:
+                outcome.result()
+            assert caught.value is not outcome.error
+            assert str(caught.value) == str(outcome.error)
+            assert caught.value.__cause__ is outcome.error.__cause__
+            caught.value.add_note("seen")
+            lengths.add(len(traceback.extract_tb(caught.value.__traceback__)))
+        assert len(lengths) == 1
+        assert held_by(outcome.error) == set()
+        assert not hasattr(outcome.error, "__notes__")
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("call", (FETCHES | WAITS).values(), ids=FETCHES | WAITS)
+async def test_an_error_of_an_outcome_holds_nothing_and_does_not_grow(fake, call, fault):
+    check(await errors_of(fake, call, fault))
+
+
+@pytest.mark.parametrize("is_failing", [False, True])
+@pytest.mark.parametrize("options", EXPIRED.values(), ids=EXPIRED)
+@pytest.mark.parametrize("call", WAITS.values(), ids=WAITS)
+async def test_nor_does_that_of_a_timeout(fake, call, options, is_failing):
+    fault = {"status": 500} if is_failing else None
+    outcomes = await errors_of(fake, call, fault, **options)
+    check(outcomes)
+
+
+@pytest.mark.parametrize("call", (FETCHES | WAITS).values(), ids=FETCHES | WAITS)
+async def test_nor_where_there_is_no_connection(unused_tcp_port, call):
+    url = f"http://127.0.0.1:{unused_tcp_port}"
+    poll = attrs.evolve(FAST_POLL, max_outage=0)
+    retry = RetryPolicy(attempts=1)
+    async with SutroClient("sk_test", base_url=url, poll=poll, retry=retry) as client:
+        check(await call(client))
+
+
+async def test_one_error_does_not_keep_a_batch_alive(fake):
+    ids = [f"job-{number}" for number in range(3000)]
+    fake.add_job("job-0", ["running"])
+    fake.fail_next(9999, status=410)
+    client = fake.client(poll=FAST_POLL)
+    error = (await client.wait_for_jobs(ids))["job-7"].error
+    await client.aclose()
+    is_alive = weakref.ref(client)
+    del client
+    gc.collect()
+    assert error.status_code == 410
+    assert is_alive() is None
+    assert not [each for each in gc.get_objects() if type(each) is JobPoller]
+
+
+async def test_notes_on_a_copy_are_not_on_the_error(fake, client):
+    outcome = (await client.get_jobs(["missing"]))["missing"]
+    outcome.error.add_note("first")
+    for _ in range(3):
+        with pytest.raises(JobNotFoundError) as caught:
+            outcome.result()
+        caught.value.add_note("second")
+        assert caught.value.__notes__ == ["first", "second"]
+    assert outcome.error.__notes__ == ["first"]
