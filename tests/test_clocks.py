@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import json
 import math
-import time
 
 import attrs
 import pytest
@@ -17,11 +16,12 @@ from sutro_async import (
     RateLimitError,
     RetryPolicy,
 )
-from tests.conftest import FAST_POLL
+from tests.conftest import FAST_POLL, now
 
-pytestmark = pytest.mark.usefixtures("autojump_clock")
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 IDS = [f"job-{number}" for number in range(10)]
+FAILING = IDS[::3]  # so few that the service does not look unavailable
 
 # Seconds. Each clock would run out before a request has left the queue.
 CLOCK = 0.3
@@ -53,12 +53,18 @@ every_queue = pytest.mark.parametrize("queue", ["slots", "rate", "pause"])
 async def queueing_client(fake, queue, **options):
     """A client in whose queue ten requests take `QUEUE` seconds; not yet if by a pause."""
     if queue == "slots":
-        options["max_concurrency"] = 1  # the delay of the answers is up to the test
+        options["max_concurrency"] = 1
     elif queue == "rate":
         options["max_rate"] = len(IDS) / QUEUE
     options = {"poll": FAST_POLL, "retry": RetryPolicy(attempts=1), **options}
     async with fake.client(**options) as client:
         yield client
+
+
+def slow_down_for_slots(fake, queue):
+    """Let each answer take a while if the queue is one for slots; after all other faults."""
+    if queue == "slots":
+        fake.fail_next(1000, delay=QUEUE / len(IDS))
 
 
 async def run(wait, fake, client, queue, **options):
@@ -82,9 +88,9 @@ def requests_about(fake, job_id):
     return [each.time for each in fake.requests if each.path.endswith(f"/{job_id}")]
 
 
-def longest_gap(fake):
+def longest_gap(fake, job_ids=IDS):
     """Seconds between two requests about the same job."""
-    times = [requests_about(fake, job_id) for job_id in IDS]
+    times = [requests_about(fake, job_id) for job_id in job_ids]
     return max(later - earlier for each in times for earlier, later in itertools.pairwise(each))
 
 
@@ -92,16 +98,40 @@ def longest_gap(fake):
 @every_queue
 @pytest.mark.parametrize(("clock", "status"), [("max_outage", 502), ("not_found_grace", 404)])
 async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, queue, clock, status):
-    """Each job fails twice, and queues in between for longer than failures may last."""
-    delay = QUEUE / len(IDS) if queue == "slots" else 0.0
+    """A job fails twice, and queues in between for longer than failures may last."""
     for job_id in IDS:
-        fake.add_job(job_id)
-        fake.fail_next(2, job_id=job_id, status=status, delay=delay)
+        fake.add_job(job_id, ["running"] * 4 + ["succeeded"])
+    for job_id in FAILING:
+        fake.fail_next(2, job_id=job_id, status=status, delay=QUEUE / len(IDS))
+    slow_down_for_slots(fake, queue)
     poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, **{clock: CLOCK})
     async with queueing_client(fake, queue, poll=poll) as client:
         found = await run(wait, fake, client, queue)
     assert [report.status for report in found] == ["succeeded"] * len(IDS)
-    assert longest_gap(fake) > 0.9 * CLOCK
+    assert longest_gap(fake, FAILING) > 0.9 * CLOCK
+
+
+@every_wait
+async def test_the_gate_does_not_count_for_not_found_grace(fake, caplog, wait):
+    """A job is not found, then the service is unavailable, and then it is not found once more."""
+    for job_id in IDS:
+        fake.add_job(job_id, ["running", "running", "succeeded"])
+        fake.fail_next(1, job_id=job_id, status=404)
+    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, not_found_grace=CLOCK, max_outage=60)
+    async with fake.client(poll=poll) as client:
+        task = asyncio.create_task(wait(client, IDS))
+        while len(fake.requests) < len(IDS):
+            await asyncio.sleep(0.001)
+        fake.fail_next(1000, status=502)
+        await asyncio.sleep(10 * CLOCK)
+        assert "the service is unavailable, polls are held back" in caplog.text
+        fake.clear_faults()
+        for job_id in IDS:
+            fake.fail_next(1, job_id=job_id, status=404)
+        async with asyncio.timeout(60):
+            found = await task
+    assert [report.status for report in found] == ["succeeded"] * len(IDS)
+    assert longest_gap(fake) > CLOCK
 
 
 @every_wait
@@ -109,8 +139,7 @@ async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, qu
 async def test_queueing_does_not_count_for_the_timeout_of_a_request(fake, caplog, wait, queue):
     for job_id in IDS:
         fake.add_job(job_id, ["running", "running", "succeeded"])
-    if queue == "slots":
-        fake.fail_next(1000, delay=QUEUE / len(IDS))
+    slow_down_for_slots(fake, queue)
     async with queueing_client(fake, queue, timeout=CLOCK) as client:
         found = await run(wait, fake, client, queue)
     assert [report.status for report in found] == ["succeeded"] * len(IDS)
@@ -123,9 +152,8 @@ async def test_queueing_does_not_count_for_the_timeout_of_a_request(fake, caplog
 async def test_queueing_does_not_count_for_the_timeout_of_many_requests(fake, call, queue):
     for job_id in IDS:
         fake.add_job(job_id)
-    if queue == "slots":
-        fake.fail_next(1000, delay=QUEUE / len(IDS))
-    began_at = time.monotonic()
+    slow_down_for_slots(fake, queue)
+    began_at = now()
     async with queueing_client(fake, queue, timeout=CLOCK) as client:
         if queue == "pause":
             fake.fail_next(1, job_id="other", status=429, headers={"Retry-After": str(QUEUE)})
@@ -133,7 +161,7 @@ async def test_queueing_does_not_count_for_the_timeout_of_many_requests(fake, ca
                 await client.get_job_status("other")
         outcomes = await getattr(client, call)(IDS)
     assert [outcome.ok for outcome in outcomes.values()] == [True] * len(IDS)
-    assert time.monotonic() - began_at > CLOCK
+    assert now() - began_at > CLOCK
 
 
 @every_wait
@@ -144,8 +172,7 @@ async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
     """All jobs fail at once, so that the requests for their records queue up."""
     for job_id in IDS:
         fake.add_job(job_id, ["running", "failed"], failure_reason="no GPU", status_reason=False)
-    if queue == "slots":
-        fake.fail_next(1000, delay=QUEUE / len(IDS))
+    slow_down_for_slots(fake, queue)
     async with queueing_client(fake, queue, timeout=CLOCK) as client:
         found = await run(wait, fake, client, queue)
     assert [str(report.failure) for report in found] == ["no GPU"] * len(IDS)
@@ -156,16 +183,20 @@ async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
 @every_queue
 @pytest.mark.parametrize(("clock", "status"), [("max_outage", 502), ("not_found_grace", 404)])
 async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue, clock, status):
-    delay = QUEUE / len(IDS) if queue == "slots" else 0.0
     for job_id in IDS:
-        fake.add_job(job_id)
-        fake.fail_next(100, job_id=job_id, status=status, delay=delay)
+        fake.add_job(job_id, [("running", 3), "succeeded"])
+    for job_id in FAILING:
+        fake.fail_next(100, job_id=job_id, status=status, delay=QUEUE / len(IDS))
+    slow_down_for_slots(fake, queue)
     poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, **{clock: CLOCK / 10})
     async with queueing_client(fake, queue, poll=poll) as client:
-        found = await run(wait, fake, client, queue)
-    assert [error.status_code for error in found] == [status] * len(IDS)
+        found = dict(zip(IDS, await run(wait, fake, client, queue), strict=True))
     for job_id in IDS:
-        assert len(requests_about(fake, job_id)) >= 2
+        if job_id in FAILING:
+            assert found[job_id].status_code == status
+            assert len(requests_about(fake, job_id)) >= 2
+        else:
+            assert found[job_id].status == "succeeded"
 
 
 @every_wait
@@ -173,13 +204,12 @@ async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue
 async def test_the_timeout_of_a_wait_includes_queueing(fake, wait, queue):
     for job_id in IDS:
         fake.add_job(job_id, ["running"])
-    if queue == "slots":
-        fake.fail_next(1000, delay=QUEUE / len(IDS))
-    began_at = time.monotonic()
+    slow_down_for_slots(fake, queue)
+    began_at = now()
     async with queueing_client(fake, queue) as client:
         found = await run(wait, fake, client, queue, timeout=CLOCK)
     assert {type(error) for error in found} == {JobWaitTimeoutError}
-    assert CLOCK <= time.monotonic() - began_at < CLOCK + 0.1
+    assert CLOCK <= now() - began_at < CLOCK + 0.1
     assert all(CLOCK <= error.elapsed < CLOCK + 0.1 for error in found)
 
 
@@ -237,11 +267,11 @@ async def test_nor_with_an_absurd_body(fake, wait, seconds):
 async def test_a_single_call_does_not_wait_for_an_absurd_retry_after(fake, headers):
     fake.add_job("job-1")
     fake.fail_next(1, status=429, headers=headers)
-    began_at = time.monotonic()
+    began_at = now()
     async with fake.client(retry=RetryPolicy(initial=0.01, maximum=0.01)) as client:
         with contextlib.suppress(RateLimitError):
             assert (await client.get_job_status("job-1")).is_terminal
-    assert time.monotonic() - began_at < 1
+    assert now() - began_at < 1
 
 
 async def test_a_retry_after_may_be_as_long_as_the_interval(fake):
