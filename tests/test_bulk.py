@@ -375,6 +375,48 @@ async def test_an_outage_of_the_service_is_not_held_against_the_list(fake):
     assert [sweep for sweep in sweeps_of(fake) if sweep.time > outage_at]
 
 
+async def test_a_list_that_fails_at_a_later_page_leaves_no_job_of_an_earlier_one_unpolled(fake):
+    """The first sweep has not ended when the list fails, yet its first page vouched for jobs."""
+    ids = [f"job-{number}" for number in range(30)]
+    add_jobs(fake, ids, seconds=6.0)
+    page = {"jobs": [entry(job_id) for job_id in ids[:-1]], "next_cursor": "more"}
+    fake.fail_next(1, delay=2, body=json.dumps(page), endpoint="list-jobs")
+    fake.fail_next(1000, status=500, endpoint="list-jobs")
+    began_at = now()
+    async with fake.client(poll=BULK) as client:
+        outcomes = await client.wait_for_jobs(ids)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert len(sweeps_of(fake)) == 2
+    assert now() - began_at < 15
+
+
+async def test_a_change_that_the_list_shows_during_a_poll_is_no_lag(fake):
+    """The answer of the poll is older than the page, so the next sweep has the job polled."""
+    for job_id in IDS:
+        fake.add_job(job_id, ["succeeded"])
+        body = {"message": "", "job_status": {job_id: "RUNNING"}, "metadata": None}
+        fake.fail_next(1, delay=3, body=json.dumps(body), job_id=job_id, endpoint="job-status")
+    poll = PollPolicy(initial=15, factor=1, maximum=15, bulk_from=3)
+    began_at = now()
+    async with fake.client(poll=poll) as client:
+        outcomes = await client.wait_for_jobs(IDS)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert now() - began_at < 7
+
+
+async def test_watchers_that_come_and_go_cause_no_sweep_each(fake):
+    add_jobs(fake, seconds=100.0)
+    poll = PollPolicy(initial=1, factor=1, maximum=15, bulk_from=2)
+    async with fake.client() as client, JobMonitor(client, poll=poll) as monitor:
+        async with monitor.watch("job-0") as steady:
+            await anext(steady)
+            for _ in range(20):
+                async with monitor.watch("job-1") as passing:
+                    await anext(passing)
+                await asyncio.sleep(0.1)
+    assert 1 <= len(sweeps_of(fake)) <= 4
+
+
 # ---- leaving
 
 
