@@ -1486,7 +1486,7 @@ def follow_hints(pace_settings, names, shares):
     pace = Pace(pace_settings, START)
     now = START
     steps = []
-    for name, share in zip(names, itertools.cycle(shares)):  # noqa: B905 - the latter has no end
+    for name, share in zip(names, itertools.cycle(shares)):
         before = pace.next_poll_at
         if before == math.inf:
             break
