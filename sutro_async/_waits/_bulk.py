@@ -118,6 +118,7 @@ class Sweeper:
         for sweeps in itertools.count():
             # Also before the first: watchers that come and go start and end this often.
             await asyncio.sleep(self._next_sweep_at - loop.time())
+            began_at = loop.time()
             try:
                 if not self._is_resting() and not await self._sweep():
                     self._failed_at = loop.time()
@@ -125,7 +126,10 @@ class Sweeper:
             finally:
                 interval = backoff(policy.initial, policy.factor, sweeps, longest)
                 jitter = random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311
-                self._next_sweep_at = loop.time() + interval * jitter
+                # From the beginning, as a sweep of ten thousand jobs takes a second or more.
+                self._next_sweep_at = max(
+                    began_at + interval * jitter, loop.time() + min(policy.initial, longest)
+                )
 
     def _is_resting(self) -> bool:
         now = asyncio.get_running_loop().time()
