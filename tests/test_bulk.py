@@ -1,9 +1,11 @@
 """Bulk: list-jobs as a hint which jobs have changed. Reports and ends stay what they were."""
 
 import asyncio
+import itertools
 import json
 import logging
 from collections import Counter
+from urllib.parse import parse_qs, urlsplit
 
 import attrs
 import pytest
@@ -70,9 +72,14 @@ async def by_monitor(client, monitor):
     return {outcome.job_id: outcome async for outcome in monitor.watch_jobs(IDS)}
 
 
-EVERY_BATCH = pytest.mark.parametrize(
-    "wait", [by_wait_for_jobs, by_as_completed, by_watch_jobs, by_monitor]
-)
+WAITS = [by_wait_for_jobs, by_as_completed, by_watch_jobs, by_monitor]
+EVERY_BATCH = pytest.mark.parametrize("wait", WAITS)
+
+
+def in_turn(cases):
+    """Pair each case with one of the ways to wait, as all of them share the sweeps."""
+    pairs = zip(cases.items(), itertools.cycle(WAITS))
+    return [pytest.param(wait, case, id=f"{name}-{wait.__name__}") for (name, case), wait in pairs]
 
 
 async def outcomes_of(fake, wait, poll=BULK, **options):
@@ -219,9 +226,9 @@ PAGES = {
 }
 
 
-@EVERY_BATCH
-@pytest.mark.parametrize("entries", PAGES.values(), ids=PAGES)
-async def test_a_list_of_nonsense_changes_no_report_and_no_end(fake, wait, entries):
+@pytest.mark.parametrize(("wait", "entries"), in_turn(PAGES))
+async def test_a_list_of_nonsense_changes_no_report_and_no_end(fake, wait, entries, monkeypatch):
+    monkeypatch.setattr("sutro_async._waits._pace._LONGEST_COVER", 20.0)
     add_jobs(fake, seconds=2.0)
     serve(fake, *entries)
     outcomes = await outcomes_of(fake, wait, poll=attrs.evolve(BULK, bulk_from=12))
@@ -250,12 +257,11 @@ async def test_a_list_that_lags_behind_a_change_leaves_the_job_to_its_polls(fake
     assert sum(polls_of(fake).values()) <= 16 * len(IDS)
 
 
-@EVERY_BATCH
-async def test_a_list_that_says_running_for_ever_delays_an_end_by_five_minutes_at_most(fake, wait):
+async def test_a_list_that_says_running_for_ever_delays_an_end_by_five_minutes_at_most(fake):
     add_jobs(fake, seconds=1.0)
     serve(fake, *map(entry, IDS))
     began_at = now()
-    outcomes = await outcomes_of(fake, wait, poll=PollPolicy(bulk_from=1))
+    outcomes = await outcomes_of(fake, by_as_completed, poll=PollPolicy(bulk_from=1))
     assert all(outcome.ok for outcome in outcomes.values())
     assert 100 < now() - began_at < 310
 
@@ -300,8 +306,7 @@ FAILURES = {
 }
 
 
-@EVERY_BATCH
-@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize(("wait", "failure"), in_turn(FAILURES))
 async def test_a_list_that_fails_is_logged_once_and_left_alone(fake, wait, failure, caplog):
     add_jobs(fake, seconds=2.0)
     fake.fail_next(1000, endpoint="list-jobs", **failure)
@@ -315,10 +320,10 @@ async def test_a_list_that_fails_is_logged_once_and_left_alone(fake, wait, failu
 
 
 async def test_a_list_that_fails_is_read_again_after_five_minutes(fake):
-    add_jobs(fake, seconds=320.0)
+    add_jobs(fake, ["job-0"], seconds=320.0)
     fake.fail_next(1, status=500, endpoint="list-jobs")
     async with fake.client(poll=PollPolicy(bulk_from=1)) as client:
-        await client.wait_for_jobs(IDS, timeout=318)
+        await client.wait_for_jobs(["job-0"], timeout=318)
     first, second = sweeps_of(fake)[:2]
     assert 300 <= second.time - first.time <= 310
 
@@ -360,6 +365,66 @@ async def test_a_cursor_that_comes_again_ends_the_sweep(fake, next_cursor):
     )
 
 
+async def test_a_cursor_is_sent_as_it_came(fake):
+    ids = [f"job-{number}" for number in range(50)]
+    cursor = "a b&limit=1/\u00e9%2F+#?"
+    add_jobs(fake, ids, seconds=2.0)
+    serve(fake, *map(entry, ids[:30]), next_cursor=cursor, times=1)
+    serve(fake, *map(entry, ids[30:]))
+    async with fake.client(poll=attrs.evolve(BULK, bulk_from=50)) as client:
+        outcomes = await client.wait_for_jobs(ids)
+    assert all(outcome.ok for outcome in outcomes.values())
+    first, second = (parse_qs(urlsplit(sweep.path).query) for sweep in sweeps_of(fake)[:2])
+    assert first == {"limit": ["100"]}
+    assert second == {"limit": ["100"], "cursor": [cursor]}
+
+
+async def test_a_server_that_ignores_the_limit_has_one_page(fake):
+    others = [f"other-{number}" for number in range(3000)]
+    add_jobs(fake, seconds=3.0)
+    serve(fake, *map(entry, others), *map(entry, IDS), message="Jobs retrieved successfully.")
+    async with fake.client(poll=BULK) as client:
+        outcomes = await client.wait_for_jobs(IDS, timeout=20)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert all("cursor" not in sweep.path for sweep in sweeps_of(fake))
+    assert sum(polls_of(fake).values()) <= 4 * len(IDS)
+
+
+async def test_a_page_of_20_mib_is_not_read(fake, caplog):
+    add_jobs(fake, seconds=2.0)
+    serve(fake, *map(entry, IDS), padding="x" * 20 * 2**20)
+    outcomes = await outcomes_of(fake, by_wait_for_jobs)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert len(sweeps_of(fake)) == 1
+    (message,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert "MiB" in message
+
+
+async def test_in_an_account_with_50_000_jobs_the_oldest_are_polled_one_by_one(fake):
+    ids = [f"job-{number}" for number in range(40)]
+    add_jobs(fake, ids, seconds=4.0)
+    for number in range(50_000):
+        fake.add_job(f"newer-{number}", ["running"])
+    async with fake.client(poll=attrs.evolve(BULK, bulk_from=20)) as client:
+        outcomes = await client.wait_for_jobs(ids)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert len(sweeps_of(fake)) == 4
+    assert sum(polls_of(fake).values()) > 6 * len(ids)
+
+
+async def test_a_retry_after_of_the_list_pauses_the_polls_too(fake):
+    add_jobs(fake, seconds=4.0)
+    async with fake.client(poll=BULK) as client:
+        waiting = asyncio.create_task(client.wait_for_jobs(IDS))
+        await asyncio.sleep(1)
+        fake.fail_next(1, status=429, headers={"Retry-After": "2"}, endpoint="list-jobs")
+        outcomes = await waiting
+    assert all(outcome.ok for outcome in outcomes.values())
+    times = [request.time for request in fake.requests]
+    refused_at = sweeps_of(fake)[-1].time
+    assert not [each for each in times if refused_at + 0.05 < each < refused_at + 1.9]
+
+
 async def test_an_outage_of_the_service_is_not_held_against_the_list(fake):
     add_jobs(fake, seconds=12.0)
     async with fake.client(poll=BULK) as client:
@@ -373,6 +438,48 @@ async def test_an_outage_of_the_service_is_not_held_against_the_list(fake):
         outcomes = await waiting
     assert all(outcome.ok for outcome in outcomes.values())
     assert [sweep for sweep in sweeps_of(fake) if sweep.time > outage_at]
+
+
+async def test_a_list_that_fails_at_a_later_page_leaves_no_job_of_an_earlier_one_unpolled(fake):
+    """The first sweep has not ended when the list fails, yet its first page vouched for jobs."""
+    ids = [f"job-{number}" for number in range(30)]
+    add_jobs(fake, ids, seconds=6.0)
+    page = {"jobs": [entry(job_id) for job_id in ids[:-1]], "next_cursor": "more"}
+    fake.fail_next(1, delay=2, body=json.dumps(page), endpoint="list-jobs")
+    fake.fail_next(1000, status=500, endpoint="list-jobs")
+    began_at = now()
+    async with fake.client(poll=BULK) as client:
+        outcomes = await client.wait_for_jobs(ids)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert len(sweeps_of(fake)) == 2
+    assert now() - began_at < 15
+
+
+async def test_a_change_that_the_list_shows_during_a_poll_is_no_lag(fake):
+    """The answer of the poll is older than the page, so the next sweep has the job polled."""
+    for job_id in IDS:
+        fake.add_job(job_id, ["succeeded"])
+        body = {"message": "", "job_status": {job_id: "RUNNING"}, "metadata": None}
+        fake.fail_next(1, delay=3, body=json.dumps(body), job_id=job_id, endpoint="job-status")
+    poll = PollPolicy(initial=15, factor=1, maximum=15, bulk_from=3)
+    began_at = now()
+    async with fake.client(poll=poll) as client:
+        outcomes = await client.wait_for_jobs(IDS)
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert now() - began_at < 7
+
+
+async def test_watchers_that_come_and_go_cause_no_sweep_each(fake):
+    add_jobs(fake, seconds=100.0)
+    poll = PollPolicy(initial=1, factor=1, maximum=15, bulk_from=2)
+    async with fake.client() as client, JobMonitor(client, poll=poll) as monitor:
+        async with monitor.watch("job-0") as steady:
+            await anext(steady)
+            for _ in range(20):
+                async with monitor.watch("job-1") as passing:
+                    await anext(passing)
+                await asyncio.sleep(0.1)
+    assert 1 <= len(sweeps_of(fake)) <= 4
 
 
 # ---- leaving

@@ -938,6 +938,162 @@ def test_reopening_is_no_burst(interval, seed):
         assert sum(second <= now < second + 1 for now in polled_at) <= 1.5 * waits / interval
 
 
+# ---- hints of list-jobs
+
+
+def cover(pace, seconds):
+    pace.cover(START + seconds)
+
+
+def uncover(pace, seconds):
+    return pace.uncover(START + seconds)
+
+
+def poll_now(pace, seconds):
+    return pace.poll_now(START + seconds)
+
+
+@pytest.mark.parametrize(("uniform", "delay"), [(lowest, 240), (middle, 270), (highest, 300)])
+def test_covered_job_is_polled_within_five_minutes(uniform, delay):
+    pace = make_pace(uniform=uniform)
+    report(pace, 0, is_changed=True)
+    cover(pace, 0.5)
+    assert pace.is_covered
+    assert pace.next_poll_at == about(0.5 + delay)
+
+
+def test_list_that_is_read_again_does_not_postpone_the_poll_of_a_covered_job():
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    for seconds in (0.5, 100, 269):
+        cover(pace, seconds)
+        assert pace.next_poll_at == about(270.5)
+
+
+def test_covered_job_is_polled_before_the_deadline():
+    pace = make_pace(timeout=60)
+    report(pace, 0, is_changed=True)
+    cover(pace, 0.5)
+    assert pace.is_covered
+    assert pace.next_poll_at == pace.send_by == about(59.9)
+
+
+@pytest.mark.parametrize("seconds", [59.9, 59.95, 60, 61])
+def test_job_is_not_covered_at_its_last_poll(seconds):
+    pace = make_pace(timeout=60)
+    report(pace, 59.5)
+    cover(pace, seconds)
+    assert not pace.is_covered
+    assert pace.next_poll_at == about(59.9)
+
+
+@each_retryable_kind
+def test_failing_job_is_not_covered(kind):
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    cover(pace, 0)
+    fail(pace, 1, kind)
+    due_at = pace.next_poll_at
+    cover(pace, 1.1)
+    assert not pace.is_covered
+    assert pace.next_poll_at == due_at
+    assert not poll_now(pace, 1.1)
+    assert pace.next_poll_at == due_at
+    report(pace, 2)
+    cover(pace, 2)
+    assert pace.is_covered
+
+
+def test_job_that_is_held_back_is_not_covered():
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    hold_back(pace, 1)
+    due_at = pace.next_poll_at
+    cover(pace, 1.1)
+    assert not pace.is_covered
+    assert not poll_now(pace, 1.1)
+    assert pace.next_poll_at == due_at
+
+
+def test_covered_job_whose_poll_is_held_back_is_not_covered_any_more():
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    cover(pace, 0)
+    hold_back(pace, 270)
+    assert not pace.is_covered
+    assert not uncover(pace, 270.1)
+    assert pace.next_poll_at == about(271.5)
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "uniform", "delay"),
+    [
+        (1, lowest, 0),
+        # Within the interval that its own polls would have reached.
+        (1, highest, 1.5),
+        (2, highest, 2.25),
+        (100, middle, 7.5),
+        (100, highest, 15),
+    ],
+)
+def test_uncovered_job_is_polled_within_its_interval(sweeps, uniform, delay):
+    pace = make_pace(uniform=uniform, jitter=0)
+    report(pace, 0, is_changed=True)
+    for _ in range(sweeps):
+        cover(pace, 0.5)
+    assert uncover(pace, 10)
+    assert not pace.is_covered
+    assert pace.next_poll_at == about(10 + delay)
+
+
+def test_uncovering_never_postpones_a_poll():
+    pace = make_pace(timeout=60, uniform=highest)
+    report(pace, 0, is_changed=True)
+    for _ in range(10):
+        cover(pace, 0.5)
+    assert uncover(pace, 59)
+    assert pace.next_poll_at == about(59.9)
+
+
+def test_job_that_is_not_covered_cannot_be_uncovered():
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    assert not uncover(pace, 0.5)
+    assert pace.next_poll_at == about(1)
+    cover(pace, 0.5)
+    report(pace, 0.7, is_changed=True)  # a report ends it, too
+    assert not uncover(pace, 0.8)
+    assert pace.next_poll_at == about(1.7)
+
+
+@pytest.mark.parametrize("is_covered", [False, True])
+def test_job_that_has_changed_is_polled_at_once(is_covered):
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    if is_covered:
+        cover(pace, 0)
+    assert poll_now(pace, 0.5)
+    assert not pace.is_covered
+    assert pace.next_poll_at == about(0.5)
+
+
+@pytest.mark.parametrize("seconds", [1, 1.5])
+def test_poll_that_is_due_is_not_brought_forward(seconds):
+    pace = make_pace()
+    report(pace, 0, is_changed=True)
+    assert not poll_now(pace, seconds)
+    assert pace.next_poll_at == about(1)
+
+
+def test_no_poll_follows_the_last_one_whatever_the_list_says():
+    pace = make_pace(timeout=60)
+    report(pace, 59.95)
+    assert not poll_now(pace, 59.96)
+    cover(pace, 59.96)
+    assert not uncover(pace, 59.97)
+    assert pace.next_poll_at == math.inf
+
+
 # ---- properties of whole waits
 
 reproducible = settings(
@@ -1307,3 +1463,111 @@ def test_last_moment_stays_while_a_poll_is_held_back(wait):
     for step in wait.steps:
         assert len({hold.send_by for hold in step.holds}) <= 1
         assert all(hold.send_by == step.sent_by for hold in step.holds)
+
+
+# ---- properties of waits with hints of list-jobs
+
+
+@attrs.frozen
+class Hinted:
+    """The state after a hint, a poll or a postponement."""
+
+    name: str
+    now: float
+    next_poll_at: float
+    before: float
+    is_covered: bool
+    was_failing: bool
+    was_held_back: bool
+
+
+def follow_hints(pace_settings, names, shares):
+    """Give hints between polls, each at a share of the time until the next poll."""
+    pace = Pace(pace_settings, START)
+    now = START
+    steps = []
+    for name, share in zip(names, itertools.cycle(shares)):
+        before = pace.next_poll_at
+        if before == math.inf:
+            break
+        was_failing, was_held_back = pace.has_failed, pace.is_held_back
+        if name in HINTS:
+            now += max(0.0, before - now) * share
+            getattr(pace, name)(now)
+        else:
+            now = max(now, before)
+            if name == "hold_back":
+                pace.hold_back(now)
+            elif name == "fail":
+                if pace.note_failure(now, OUTAGE) is not POLL_AGAIN:
+                    break
+            else:
+                pace.note_report(now, poll_seconds=0.01, is_changed=name == "change")
+        steps.append(
+            Hinted(
+                name, now, pace.next_poll_at, before, pace.is_covered, was_failing, was_held_back
+            )
+        )
+    return Simulation(pace_settings, steps)
+
+
+HINTS = {"cover", "uncover", "poll_now"}
+
+hinted_wait = st.builds(
+    follow_hints,
+    all_settings(policies(), st.sampled_from([None, 60, 900]) | positive_timeouts),
+    st.lists(
+        st.sampled_from(
+            [*("stay", "change", "cover", "cover"), *("uncover", "poll_now", "hold_back", "fail")]
+        ),
+        min_size=5,
+        max_size=40,
+    ).map(lambda names: ["change", "cover", *names]),
+    st.lists(st.floats(0, 1), min_size=1, max_size=4),
+)
+
+
+@settings(reproducible, max_examples=150)
+@given(hinted_wait)
+def test_hints_bring_no_poll_after_the_last_moment_before_the_deadline(wait):
+    latest = math.inf
+    if wait.settings.deadline is not None:
+        latest = wait.settings.deadline - wait.settings.shortest_lead + TOLERANCE
+    for step in wait.steps:
+        if step.next_poll_at < math.inf:
+            # A poll that was late when its wait began is still made.
+            assert step.next_poll_at <= max(latest, step.now)
+
+
+@settings(reproducible, max_examples=150)
+@given(hinted_wait)
+def test_hints_postpone_polls_by_five_minutes_at_most(wait):
+    answered_at = first_cover_at = START
+    for step in wait.steps:
+        if step.name in {"stay", "change"}:
+            answered_at = step.now
+        if step.is_covered and step.name == "cover" and step.next_poll_at != step.before:
+            first_cover_at = step.now
+        if step.is_covered:
+            assert step.next_poll_at <= first_cover_at + 300 + TOLERANCE
+            assert first_cover_at >= answered_at
+
+
+@settings(reproducible, max_examples=150)
+@given(hinted_wait)
+def test_failing_and_held_back_jobs_keep_the_polls_that_they_have(wait):
+    for step in wait.steps:
+        if step.name in {"fail", "hold_back"}:
+            assert not step.is_covered
+        if step.name in HINTS and (step.was_failing or step.was_held_back):
+            assert not step.is_covered
+            assert step.next_poll_at == step.before
+
+
+@settings(reproducible, max_examples=150)
+@given(hinted_wait)
+def test_uncover_and_poll_now_never_postpone_a_poll(wait):
+    for step in wait.steps:
+        if step.name in {"uncover", "poll_now"}:
+            assert step.next_poll_at <= step.before
+            assert step.next_poll_at >= min(step.now, step.before)

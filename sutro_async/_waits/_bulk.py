@@ -85,6 +85,7 @@ class Sweeper:
         self._pollers = pollers
         self._words: dict[str, str] = {}
         self._failed_at = -math.inf
+        self._next_sweep_at = -math.inf
         self._task: asyncio.Task[None] | None = None
         if options.poll.bulk_from is not None:
             schedule.after_poll = self._on_polled
@@ -113,13 +114,22 @@ class Sweeper:
     async def _run(self) -> None:
         policy = self._options.poll
         longest = min(policy.maximum, _LONGEST_INTERVAL)
+        loop = asyncio.get_running_loop()
         for sweeps in itertools.count():
-            if not self._is_resting() and not await self._sweep():
-                self._failed_at = asyncio.get_running_loop().time()
-                self._poll_one_by_one(set(self._words))
-            interval = backoff(policy.initial, policy.factor, sweeps, longest)
-            jitter = random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311 - no secret
-            await asyncio.sleep(interval * jitter)
+            # Also before the first: watchers that come and go start and end this often.
+            await asyncio.sleep(self._next_sweep_at - loop.time())
+            began_at = loop.time()
+            try:
+                if not self._is_resting() and not await self._sweep():
+                    self._failed_at = loop.time()
+                    self._poll_one_by_one(set(self._words))
+            finally:
+                interval = backoff(policy.initial, policy.factor, sweeps, longest)
+                jitter = random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311
+                # From the beginning, as a sweep of ten thousand jobs takes a second or more.
+                self._next_sweep_at = max(
+                    began_at + interval * jitter, loop.time() + min(policy.initial, longest)
+                )
 
     def _is_resting(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -129,8 +139,7 @@ class Sweeper:
     async def _sweep(self) -> bool:
         """Read the list until all jobs were seen; return whether it is worth reading again soon."""
         missing = set(self._pollers)
-        words: dict[str, str] = {}
-        pages = 0
+        pages = found = 0
         try:
             maximum = max(1, len(missing) // _JOBS_A_PAGE)
             async with aclosing(self._pages(maximum)) as list_pages:
@@ -139,7 +148,7 @@ class Sweeper:
                     for job_id, word in page.statuses:
                         if job_id in missing:
                             missing.discard(job_id)
-                            words[job_id] = word
+                            found += 1
                             self._apply(job_id, word)
                     if not missing:
                         break
@@ -149,9 +158,8 @@ class Sweeper:
             _log.warning("%s; jobs are polled one by one for %g s", error, _REST_SECONDS)
             return False
         # Absence proves nothing.
-        self._poll_one_by_one(self._words.keys() - words.keys())
-        self._words = words
-        return not missing or len(words) >= _LEAST_FOUND_A_PAGE * pages
+        self._poll_one_by_one(missing | (self._words.keys() - self._pollers.keys()))
+        return not missing or found >= _LEAST_FOUND_A_PAGE * pages
 
     async def _pages(self, maximum: int) -> AsyncGenerator[StatusPage, None]:
         cursors: set[str | None] = set()
@@ -168,22 +176,30 @@ class Sweeper:
 
     def _apply(self, job_id: str, word: str) -> None:
         poller = self._pollers.get(job_id)
-        if poller is None or poller.report is None or poller.entry is None:
-            return  # it has ended, or is polled right now
+        if poller is None or poller.entry is None:
+            return  # it has ended, or is polled right now, and that answer may be the older one
+        word_before = self._words.get(job_id)
+        self._words[job_id] = word
+        if poller.report is None:
+            return
         now = asyncio.get_running_loop().time()
-        match hint(poller.report, word, self._words.get(job_id)):
+        match hint(poller.report, word, word_before):
             case Hint.UNCHANGED:
                 poller.pace.cover(now)
             case Hint.CHANGED:
                 if poller.pace.poll_now(now):
                     self._schedule.add(poller)
             case Hint.NONE:
-                self._poll_one_by_one({job_id})
+                self._uncover(poller, now)
 
     def _poll_one_by_one(self, job_ids: AbstractSet[str]) -> None:
         now = asyncio.get_running_loop().time()
         for job_id in job_ids:
             self._words.pop(job_id, None)
             poller = self._pollers.get(job_id)
-            if poller is not None and poller.pace.uncover(now) and poller.entry is not None:
-                self._schedule.add(poller)
+            if poller is not None:
+                self._uncover(poller, now)
+
+    def _uncover(self, poller: JobPoller, now: float) -> None:
+        if poller.pace.uncover(now) and poller.entry is not None:
+            self._schedule.add(poller)

@@ -225,6 +225,7 @@ class Pace:
         That is an outage of this job, too, so `max_outage` counts from here on if the job has not
         failed by itself before.
         """
+        self.is_covered = False
         if now >= self.send_by:  # it left the queue just when it had to be sent
             self.next_poll_at = now
             return

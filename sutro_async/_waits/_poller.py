@@ -179,8 +179,10 @@ class JobPoller:
         return error
 
     def _note_report(self, report: JobStatusReport, began_at: float) -> JobStatusReport | None:
-        previous, self.report, self.failure = self.report, report, None
+        previous, self.failure = self.report, None
         is_changed = report != previous
+        if is_changed:  # else the old one stays, so that memory is not churned
+            self.report = report
         if previous is None or report.raw_status != previous.raw_status:
             self._manager.log_status(report)
         now = _now()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 JOB = {
     "model": "llama-3.1-8b",
@@ -41,10 +43,16 @@ class Service(asyncio.Protocol):
     """As little of a server as will do.
 
     The id of a job says when it succeeds: `NAME@MONOTONIC` at that time, `NAME~POLLS` at the
-    poll with that number, and any other never.
+    poll with that number, and any other never. The list has the jobs that were added to it.
     """
 
     requests = 0
+    pages = 0
+    page_bytes = 0
+    job_ids: ClassVar[list[str]] = []
+    list_lag = 0.0
+    refuses_list = False
+    entry = ""
     connections = 0
     polls: ClassVar[Counter[str]] = Counter()
 
@@ -58,10 +66,17 @@ class Service(asyncio.Protocol):
         while (end := self.received.find(b"\r\n\r\n")) >= 0:
             path = self.received.split(b" ", 2)[1].decode()
             self.received = self.received[end + 4 :]
-            body = json.dumps(self.answer(path)).encode()
+            status = b"200 OK"
+            if "/list-jobs" not in path:
+                body = json.dumps(self.answer(path)).encode()
+            elif Service.refuses_list:
+                Service.requests += 1
+                status, body = b"403 Forbidden", b"{}"
+            else:
+                body = self.page(path)
             self.transport.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-                % (len(body), body)
+                b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                % (status, len(body), body)
             )
 
     def answer(self, path: str) -> dict[str, Any]:
@@ -71,10 +86,14 @@ class Service(asyncio.Protocol):
             return {
                 "requests": Service.requests,
                 "connections": Service.connections,
+                "pages": Service.pages,
+                "page_bytes": Service.page_bytes,
                 "large_jobs": len(large),
                 "least_polls_of_a_large_job": min(large, default=0),
                 "most_polls_of_a_large_job": max(large, default=0),
             }
+        if path.startswith("/list?"):
+            return self.fill(parse_qs(urlsplit(path).query))
         Service.requests += 1
         job_id = path.rpartition("/")[2].replace("%40", "@").replace("%7E", "~")
         status = "SUCCEEDED" if self.has_succeeded(job_id) else "RUNNING"
@@ -86,9 +105,37 @@ class Service(asyncio.Protocol):
             "metadata": None,
         }
 
-    def has_succeeded(self, job_id: str) -> bool:
+    def fill(self, query: dict[str, list[str]]) -> dict[str, Any]:
+        [jobs], [first], [last], [lag] = (query[name] for name in ("jobs", "first", "last", "lag"))
+        began, ends = time.monotonic(), random.Random(jobs)
+        Service.job_ids = [
+            f"job-{number}@{began + ends.uniform(float(first), float(last)):.6f}"
+            for number in range(int(jobs))
+        ]
+        Service.list_lag = float(lag)
+        Service.refuses_list = query["refused"] == ["True"]
+        Service.entry = json.dumps({**JOB, "system_prompt": "x" * int(query["prompt"][0])})[:-1]
+        return {"job_ids": Service.job_ids}
+
+    def page(self, path: str) -> bytes:
+        query = parse_qs(urlsplit(path).query)
+        begin, limit = int(query.get("cursor", ["0"])[0]), int(query["limit"][0])
+        end = begin + limit
+        entries = ", ".join(
+            f'{Service.entry}, "job_id": "{job_id}", "status":'
+            f' "{"SUCCEEDED" if self.has_succeeded(job_id, Service.list_lag) else "RUNNING"}"}}'
+            for job_id in Service.job_ids[begin:end]
+        )
+        cursor = f'"{end}"' if end < len(Service.job_ids) else "null"
+        body = f'{{"jobs": [{entries}], "next_cursor": {cursor}}}'.encode()
+        Service.requests += 1
+        Service.pages += 1
+        Service.page_bytes += len(body)
+        return body
+
+    def has_succeeded(self, job_id: str, lag: float = 0.0) -> bool:
         if when := job_id.partition("@")[2]:
-            return float(when) <= time.monotonic()
+            return float(when) <= time.monotonic() - lag
         if polls := job_id.partition("~")[2]:
             Service.polls[job_id] += 1
             return Service.polls[job_id] >= int(polls)
@@ -117,6 +164,42 @@ def statistics_of(url: str) -> dict[str, int]:
     with urllib.request.urlopen(f"{url}/statistics") as response:
         counts: dict[str, int] = json.load(response)
     return counts
+
+
+def fill_list(
+    url: str,
+    *,
+    jobs: int,
+    first: float,
+    last: float,
+    lag: float = 0.0,
+    refused: bool = False,
+    prompt: int = 100,
+) -> list[str]:
+    """Make jobs that finish at random between two times from now on, and list them.
+
+    Args:
+        url: Where the server is.
+        jobs: How many.
+        first: Seconds from now on.
+        last: Seconds from now on.
+        lag: Seconds by which the list lags behind.
+        refused: Whether requests for the list are answered with 403.
+        prompt: Bytes of the system prompt of each job.
+    """
+    query = urlencode(
+        {
+            "jobs": jobs,
+            "first": first,
+            "last": last,
+            "lag": lag,
+            "refused": refused,
+            "prompt": prompt,
+        }
+    )
+    with urllib.request.urlopen(f"{url}/list?{query}") as response:
+        job_ids: list[str] = json.load(response)["job_ids"]
+    return job_ids
 
 
 @contextmanager
