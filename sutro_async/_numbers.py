@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sutro_async.errors import ConfigurationError
 
-__all__ = ["check_number", "check_whole_number", "timeout_seconds"]
+__all__ = ["as_float", "as_int", "check_number", "check_whole_number", "timeout_seconds"]
 
 # Seconds; some 30 years. An event loop cannot wait for much longer.
 _FOREVER: Final = 1e9
@@ -82,6 +82,21 @@ def timeout_seconds(timeout: object) -> float | None:
             f" got {timeout!r}"
         )
     return None if seconds > _FOREVER else seconds
+
+
+def as_float(value: float) -> float:
+    """Return a real number as a plain float, and all else as it is, to be checked.
+
+    A scalar of NumPy would round the times that it is added to.
+    """
+    number = _to_float(value)
+    return value if number is None or (math.isinf(number) and number != value) else number
+
+
+def as_int(value: int) -> int:
+    """Return a whole number as a plain int, and all else as it is, to be checked."""
+    number = _to_float(value)
+    return value if number is None or not number.is_integer() else int(number)
 
 
 def _to_float(value: Any) -> float | None:  # noqa: ANN401 - anything can be passed in

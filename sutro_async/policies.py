@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from sutro_async._numbers import check_number, check_whole_number
+from sutro_async._numbers import as_float, as_int, check_number, check_whole_number
 from sutro_async.errors import ConfigurationError
 
 __all__ = ["PollPolicy", "RetryPolicy"]
@@ -55,10 +55,12 @@ class RetryPolicy:
         ConfigurationError: A number is out of its range.
     """
 
-    attempts: int = attrs.field(default=4, validator=_whole_number(1))
-    initial: float = attrs.field(default=0.5, validator=_number(0))
-    maximum: float = attrs.field(default=8.0, validator=_number(0))
-    max_retry_after: float = attrs.field(default=60.0, validator=_number(0, infinite=True))
+    attempts: int = attrs.field(default=4, converter=as_int, validator=_whole_number(1))
+    initial: float = attrs.field(default=0.5, converter=as_float, validator=_number(0))
+    maximum: float = attrs.field(default=8.0, converter=as_float, validator=_number(0))
+    max_retry_after: float = attrs.field(
+        default=60.0, converter=as_float, validator=_number(0, infinite=True)
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -92,14 +94,18 @@ class PollPolicy:
         ConfigurationError: A number is out of its range, or `initial` is greater than `maximum`.
     """
 
-    initial: float = attrs.field(default=1.0, validator=_number(0.001))
-    factor: float = attrs.field(default=1.5, validator=_number(1))
-    maximum: float = attrs.field(default=15.0, validator=_number(0.001))
-    jitter: float = attrs.field(default=0.1, validator=_number(0, 1))
-    max_outage: float = attrs.field(default=300.0, validator=_number(0, infinite=True))
-    not_found_grace: float = attrs.field(default=5.0, validator=_number(0))
+    initial: float = attrs.field(default=1.0, converter=as_float, validator=_number(0.001))
+    factor: float = attrs.field(default=1.5, converter=as_float, validator=_number(1))
+    maximum: float = attrs.field(default=15.0, converter=as_float, validator=_number(0.001))
+    jitter: float = attrs.field(default=0.1, converter=as_float, validator=_number(0, 1))
+    max_outage: float = attrs.field(
+        default=300.0, converter=as_float, validator=_number(0, infinite=True)
+    )
+    not_found_grace: float = attrs.field(default=5.0, converter=as_float, validator=_number(0))
     bulk_from: int | None = attrs.field(
-        default=None, validator=attrs.validators.optional(_whole_number(1))
+        default=None,
+        converter=attrs.converters.optional(as_int),
+        validator=attrs.validators.optional(_whole_number(1)),
     )
 
     def __attrs_post_init__(self) -> None:

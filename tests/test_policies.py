@@ -151,9 +151,15 @@ class Scalar(float):
 
 
 @pytest.mark.parametrize("value", [Fraction(3, 1), Scalar(3)], ids=repr)
-def test_any_real_number_is_a_number(value):
-    assert PollPolicy(maximum=value).maximum == 3
-    assert RetryPolicy(attempts=value).attempts == 3
+@every_field
+def test_any_real_number_is_a_number(policy, name, value):
+    """It becomes a plain one: a time that is added to a scalar of NumPy has its precision."""
+    options = {"factor": {"factor": 3}, "jitter": {"jitter": value / 3}}.get(name, {name: value})
+    if name == "initial":
+        options["maximum"] = 8
+    number = getattr(policy(**options), name)
+    assert number == (1 if name == "jitter" else 3)
+    assert type(number) is (int if name in {"attempts", "bulk_from"} else float)
 
 
 @every_field
