@@ -69,8 +69,9 @@ def pause(throttle, seconds):
     fail(throttle, parse_error("a", 503, {"retry-after": str(seconds)}, b""))
 
 
-def close_gate(throttle):
-    for job_id in "aabbb":
+def close_gate(throttle, failures=5):
+    """Close it; within a minute of an outage that takes ten failures."""
+    for job_id in itertools.islice(itertools.cycle("aabbb"), failures):
         fail(throttle, APITimeoutError(f"job {job_id!r}: no answer", job_id=job_id))
     assert throttle.service_is_unavailable
 
@@ -441,7 +442,7 @@ async def test_queued_probe_that_is_removed_by_the_next_outage_frees_the_way():
         (probe,) = start(throttle, POLL)
         await steps()
         throttle.note_success(now())
-        close_gate(throttle)
+        close_gate(throttle, failures=10)
         with pytest.raises(HeldBack):
             await probe
     async with asyncio.timeout(1), slot(throttle, POLL) as permit:
@@ -485,7 +486,7 @@ async def test_closing_and_opening_are_logged_once(caplog):
         f"the service is available again after {seconds:.1f} s" for seconds in (0.2, length)
     }
     caplog.clear()
-    close_gate(throttle)
+    close_gate(throttle, failures=10)
     throttle.note_success(now())
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
 
