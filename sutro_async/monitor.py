@@ -150,7 +150,13 @@ class JobMonitor:
         return Stream(watch.next_outcome, watch.aclose, watch.leave)
 
     def latest(self, job_id: str) -> JobStatusReport | None:
-        """Return the newest report on a job that is watched or remembered; costs no request."""
+        """Return the newest report on a job that is watched or remembered; costs no request.
+
+        Raises:
+            TypeError: The job id is not a string.
+            ValueError: The job id is invalid.
+        """
+        job_id = check_job_id(job_id)
         report = self._finished.recall(job_id)
         if report is None and self._polls is not None and job_id in self._polls.pollers:
             report = self._polls.pollers[job_id].report

@@ -4,6 +4,8 @@ import asyncio
 import copy
 import enum
 import pickle
+from collections import UserString
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -293,24 +295,86 @@ class Jobs(str, enum.Enum):  # noqa: UP042 - unlike a StrEnum, its text is not i
     NIGHTLY = "nightly"
 
 
-async def test_of_a_subclass_of_str_the_characters_count(fake):
+class StrJobs(enum.StrEnum):
+    NIGHTLY = "nightly"
+
+
+class Masked(str):
+    """A text that does not show itself, and is equal to no other."""
+
+    __slots__ = ()
+
+    def __str__(self):
+        return "***"
+
+    __repr__ = __str__
+
+    def __format__(self, spec):
+        return "***"
+
+    def __eq__(self, other):
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("job_id", [Jobs.NIGHTLY, StrJobs.NIGHTLY, Masked("nightly")], ids=type)
+async def test_of_a_subclass_of_str_the_characters_count(fake, job_id):
     fake.add_job("nightly")
-    assert str(Jobs.NIGHTLY) != "nightly"
     async with fake.client() as client, JobMonitor(client) as monitor:
         reports = [
-            await client.get_job_status(Jobs.NIGHTLY),
-            await client.wait_for_job(Jobs.NIGHTLY),
-            await monitor.wait(Jobs.NIGHTLY),
-            *[report async for report in client.watch_job(Jobs.NIGHTLY)],
+            await client.get_job_status(job_id),
+            await client.wait_for_job(job_id),
+            await monitor.wait(job_id),
+            monitor.latest(job_id),
+            *[report async for report in client.watch_job(job_id)],
+            *[report async for report in monitor.watch(job_id)],
         ]
-        reports += [each.result() async for each in client.as_completed([Jobs.NIGHTLY])]
-        assert {report.job_id for report in reports} == {"nightly"}
-        assert (await client.get_job(Jobs.NIGHTLY)).job_id == "nightly"
+        for stream in (
+            client.as_completed([job_id]),
+            client.watch_jobs([job_id]),
+            monitor.watch_jobs([job_id]),
+        ):
+            reports += [each.result() async for each in stream]
+        assert {(report.job_id, type(report.job_id)) for report in reports} == {("nightly", str)}
+        assert (await client.get_job(job_id)).job_id == "nightly"
         for outcomes in (
-            await client.get_jobs([Jobs.NIGHTLY, "nightly"]),
-            await client.get_job_statuses([Jobs.NIGHTLY, "nightly"]),
-            await client.wait_for_jobs([Jobs.NIGHTLY, "nightly"]),
+            await client.get_jobs([job_id, "nightly"]),
+            await client.get_job_statuses([job_id, "nightly"]),
+            await client.wait_for_jobs([job_id, "nightly"]),
         ):
             assert list(outcomes) == ["nightly"]
             assert type(next(iter(outcomes))) is str
     assert {request.path.rpartition("/")[2] for request in fake.requests} == {"nightly"}
+
+
+def text_enum(text):
+    return enum.Enum("Text", {"TEXT": text}, type=str).TEXT
+
+
+@pytest.mark.parametrize("make", [text_enum, Masked])
+async def test_of_a_key_and_a_url_too(fake, make):
+    fake.add_job("job-1")
+    async with SutroClient(make(fake.api_key), base_url=make(fake.url)) as client:
+        assert client.base_url == f"{fake.url}/v1"
+        assert (await client.get_job("job-1")).job_id == "job-1"
+
+
+@pytest.mark.parametrize(
+    "job_id", [b"job-1", bytearray(b"job-1"), Path("job-1"), UserString("job-1"), 5, None]
+)
+async def test_what_is_no_string_is_no_job_id(fake, job_id):
+    async with fake.client() as client, JobMonitor(client) as monitor:
+        for call in (
+            *(client.get_job_status, client.get_job, client.wait_for_job),
+            *(client.watch_job, monitor.wait, monitor.watch, monitor.latest),
+        ):
+            with pytest.raises(TypeError, match="a job id must be a string"):
+                await call(job_id)
+        for call in (
+            *(client.get_jobs, client.get_job_statuses, client.wait_for_jobs),
+            *(client.as_completed, client.watch_jobs, monitor.watch_jobs),
+        ):
+            with pytest.raises(TypeError, match="a job id must be a string"):
+                await call([job_id])
+    assert not fake.requests

@@ -49,6 +49,7 @@ async def watch_jobs(client):
 SINGLE = {
     **{name: single(name) for name in ("get_job", "get_job_status", "wait_for_job")},
     "watch_job": lambda client: everything(client.watch_job(IDS[0])),
+    "list_jobs": lambda client: everything(client.list_jobs()),
     "monitor.wait": wait,
     "monitor.watch": watch,
 }
