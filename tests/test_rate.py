@@ -97,6 +97,17 @@ def test_first_refusal_lowers_it_below_the_busiest_of_the_last_seconds(requests,
     assert rate.limit == about(limit)
 
 
+@pytest.mark.parametrize("second", range(8))
+@pytest.mark.parametrize("lull", [8, 9, 15, 16, 1000])
+def test_busy_seconds_before_a_lull_are_forgotten(second, lull):
+    rate = AdaptiveRate()
+    for earlier in range(second + 1):
+        send(rate, 100, earlier)
+    send(rate, 30, second + lull)
+    refuse(rate, second + lull)
+    assert rate.limit == about(21)
+
+
 def test_refusals_of_a_second_are_one_event():
     rate = limited()
     for seconds in (0, 0.01, 0.5, 0.99):

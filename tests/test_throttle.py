@@ -370,6 +370,37 @@ async def test_one_probe_at_a_time():
     check_nothing_is_left(throttle)
 
 
+@pytest.mark.parametrize("ending", ["answered", "cancelled in flight", "cancelled in the queue"])
+async def test_call_that_ends_does_not_make_way_for_a_second_probe(ending):
+    throttle = throttle_at_once(max_concurrency=2)
+    close_gate(throttle)
+    async with slot(throttle, POLL) as probe:
+        assert probe.is_probe
+        call = await throttle.acquire(CALL)
+        if ending == "cancelled in the queue":
+            (queued,) = start(throttle, CALL)
+            await steps()
+            await cancel(queued)
+        elif ending == "answered":
+            fail(throttle, APITimeoutError("no answer", job_id="a"), call)
+        throttle.release(call)
+        assert throttle.holds_back(now())
+        with pytest.raises(HeldBack):
+            await throttle.acquire(POLL)
+    assert not throttle.holds_back(now())
+
+
+async def test_closing_gate_stops_the_timer_of_the_polls():
+    throttle = make_throttle()
+    pause(throttle, 30)
+    polls = start(throttle, POLL, 3)
+    await steps()
+    close_gate(throttle)
+    check_nothing_is_left(throttle)
+    outcomes = await asyncio.gather(*polls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [HeldBack] * 3
+
+
 async def test_probe_honours_a_pause():
     throttle = throttle_at_once()
     close_gate(throttle)
