@@ -482,6 +482,17 @@ async def test_watchers_that_come_and_go_cause_no_sweep_each(fake):
     assert 1 <= len(sweeps_of(fake)) <= 4
 
 
+async def test_sweeps_that_are_held_back_in_an_outage_are_no_failures_of_the_list(fake, caplog):
+    add_jobs(fake, seconds=8.0)
+    serve(fake, *map(entry, IDS[:6]))
+    fake.fail_next(60, status=500, endpoint="job-status")
+    outcomes = await outcomes_of(fake, by_wait_for_jobs, poll=attrs.evolve(BULK, bulk_from=12))
+    assert all(outcome.ok for outcome in outcomes.values())
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("unavailable" in message for message in messages)
+    assert not any("one by one" in message for message in messages)
+
+
 # ---- leaving
 
 

@@ -122,16 +122,16 @@ def test_success_while_it_is_open_is_no_opening():
 def test_failures_of_requests_from_before_it_opened_do_not_close_it(sent_after, is_closed):
     gate = closed_gate()
     gate.note_success(START + 7)
-    fail(gate, "abcdefgh", START + 8, sent_at=START + sent_after)
+    fail(gate, "abcdefghij", START + 8, sent_at=START + sent_after)
     assert gate.is_closed is is_closed
 
 
 def test_old_failures_neither_count_nor_interrupt_the_count():
     gate = closed_gate()
     gate.note_success(START + 7)
-    fail(gate, "ab", START + 8)
-    fail(gate, "cdefg", START + 8, sent_at=START + 1)
-    fail(gate, "ab", START + 8)
+    fail(gate, "ababab", START + 8)
+    fail(gate, "cdefghijkl", START + 8, sent_at=START + 1)
+    fail(gate, "aba", START + 8)
     assert not gate.is_closed
     fail(gate, "a", START + 8)
     assert gate.is_closed
@@ -140,11 +140,85 @@ def test_old_failures_neither_count_nor_interrupt_the_count():
 def test_it_closes_again():
     gate = closed_gate()
     gate.note_success(START + 7)
-    fail(gate, "abcd", START + 9)
+    fail(gate, "abcd", START + 99)
     assert not gate.is_closed
-    fail(gate, "e", START + 10)
-    assert gate.closed_at == START + 10
+    fail(gate, "e", START + 100)
+    assert gate.closed_at == START + 100
     assert gate.opened_at == START + 7
+
+
+@pytest.mark.parametrize("seconds", [0, 7, 1000])
+def test_length_of_the_last_outage(seconds):
+    gate = closed_gate()
+    assert gate.outage_seconds == 0
+    gate.note_success(START + seconds)
+    gate.note_success(START + seconds + 1)
+    assert gate.outage_seconds == seconds
+
+
+# ---- relapses
+
+
+def failures_until_closed(gate, now):
+    failures = 0
+    while not gate.is_closed:
+        fail(gate, "ab"[failures % 2], now)
+        failures += 1
+        assert failures < 1000
+    return failures
+
+
+@pytest.mark.parametrize(
+    ("quiet_seconds", "failures"),
+    [
+        # Between an opening and the next failures.
+        ([0, 0, 0, 0, 0], [5, 10, 20, 40, 40, 40]),
+        ([59, 59, 59, 59], [5, 10, 20, 40, 40]),
+        ([60, 60, 60], [5, 5, 5, 5]),
+        ([1, 1, 60, 1], [5, 10, 20, 5, 10]),
+    ],
+    ids=str,
+)
+def test_each_relapse_within_a_minute_takes_twice_as_many_failures(quiet_seconds, failures):
+    gate = make_gate()
+    now = START
+    for seconds, expected in zip([0, *quiet_seconds], failures, strict=True):
+        now += seconds
+        assert failures_until_closed(gate, now) == expected
+        now += 30  # the minute counts from the end of an outage
+        gate.note_success(now)
+
+
+def test_failures_of_a_minute_count_on_after_it():
+    gate = closed_gate()
+    gate.note_success(START)
+    fail(gate, "abababa", START + 59)
+    assert not gate.is_closed
+    fail(gate, "b", START + 60)
+    assert gate.is_closed
+
+
+def test_one_job_alone_is_no_relapse():
+    gate = closed_gate()
+    gate.note_success(START)
+    fail(gate, "a" * 1000, START + 1)
+    assert not gate.is_closed
+    fail(gate, "b", START + 1)
+    assert gate.is_closed
+
+
+@pytest.mark.parametrize(("relapses", "longest"), [(0, 5), (1, 2), (2, 2), (5, 2)])
+def test_probes_of_a_relapse_are_at_most_two_seconds_apart(relapses, longest):
+    gate = make_gate()
+    for _ in range(relapses):
+        failures_until_closed(gate, START)
+        gate.note_success(START)
+    failures_until_closed(gate, START)
+    for _ in range(10):
+        gate.begin_probe()
+        gate.end_probe(START)
+    assert not gate.may_probe(START + longest - 0.01)
+    assert gate.may_probe(START + longest)
 
 
 # ---- probes
@@ -204,7 +278,8 @@ def test_probe_of_the_previous_outage_is_still_the_only_one():
     gate = closed_gate()
     gate.begin_probe()
     gate.note_success(START + 1)  # of a call, which needs no probe
-    fail(gate, "abcde", START + 2)
+    fail(gate, "abcdefghij", START + 2)
+    assert gate.is_closed
     assert not gate.may_probe(START + 60)
     gate.end_probe(START + 60)
     assert gate.may_probe(START + 61)
@@ -227,6 +302,8 @@ class GateMachine(RuleBasedStateMachine):
         self.gate = OutageGate(uniform)
         self.now = START
         self.in_a_row = []
+        self.needed = 5
+        self.longest_delay = 5
         self.model_is_closed = False
         self.opened_at = -math.inf
         self.is_probing = False
@@ -253,8 +330,13 @@ class GateMachine(RuleBasedStateMachine):
             self.gate.note_failure(self.now, job_id, sent_at=self.now - age)
             if self.now - age >= self.opened_at and not self.model_is_closed:
                 self.in_a_row.append(job_id)
-                self.model_is_closed = len(self.in_a_row) >= 5 and len(set(self.in_a_row)) >= 2
+                if self.now >= self.opened_at + 60:
+                    self.needed = 5
+                are_enough = len(self.in_a_row) >= self.needed
+                self.model_is_closed = are_enough and len(set(self.in_a_row)) >= 2
         if self.model_is_closed and not was_closed:
+            self.longest_delay = 5 if self.needed == 5 else 2
+            self.needed = min(2 * self.needed, 40)
             self.failed_probes = 0
             self.not_before = self.now
 
@@ -262,8 +344,8 @@ class GateMachine(RuleBasedStateMachine):
     @rule()
     def probe(self):
         assert not self.is_probing
-        # Half a second after the failure before it, doubling up to five, jittered downwards.
-        shortest = 0.75 * min(0.5 * 2**self.failed_probes, 5)
+        # Half a second after the failure before it, doubling up to a bound, jittered downwards.
+        shortest = 0.75 * min(0.5 * 2**self.failed_probes, self.longest_delay)
         assert self.now >= self.not_before + shortest - 1e-6
         self.gate.begin_probe()
         self.is_probing = True

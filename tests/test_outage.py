@@ -31,7 +31,15 @@ def short_delays(monkeypatch):
     """Shorten the delays of probes, and of looks whether the service is available again."""
     monkeypatch.setattr("sutro_async._http._gate._FIRST_DELAY", 0.02)
     monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY", 0.1)
+    monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY_OF_RELAPSE", 0.1)
     monkeypatch.setattr("sutro_async._http._fetch._HELD_BACK_SECONDS", 0.02)
+    monkeypatch.setattr("sutro_async._http._fetch._LASTING_OUTAGE_DELAY", 0.05)
+
+
+@pytest.fixture
+def short_outages(monkeypatch):
+    """Let an outage that lasts be one of 0.3 s."""
+    monkeypatch.setattr("sutro_async._http._fetch._LASTING_OUTAGE_SECONDS", 0.3)
 
 
 @pytest.fixture
@@ -39,6 +47,7 @@ def no_probes(monkeypatch):
     """Let the first probe be a minute away."""
     monkeypatch.setattr("sutro_async._http._gate._FIRST_DELAY", 60)
     monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY", 60)
+    monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY_OF_RELAPSE", 60)
 
 
 def make_client(fake, **options):
@@ -50,10 +59,10 @@ def add_jobs(fake, timeline=("running", "running", "succeeded")):
         fake.add_job(job_id, timeline)
 
 
-def close_gate(client):
-    """Let the client see five failures of the service."""
+def close_gate(client, failures=5):
+    """Let the client see failures of the service; within a minute of an outage it takes ten."""
     now = asyncio.get_running_loop().time()
-    for job_id in ("other-1", "other-2", "other-1", "other-2", "other-1"):
+    for job_id in itertools.islice(itertools.cycle(["other-1", "other-2"]), failures):
         error = APITimeoutError("no answer", job_id=job_id)
         permit = Permit(now, is_probe=False)
         client._manager.throttle.note_error(now, error, permit, max_pause=60)
@@ -140,7 +149,7 @@ async def test_timeout_of_zero_polls_once_in_an_outage(fake):
     async with make_client(fake) as client:
         close_gate(client)
         assert (await client.wait_for_job("job-1", timeout=0)).is_terminal
-        close_gate(client)
+        close_gate(client, failures=10)
         outcomes = await client.wait_for_jobs(IDS, timeout=0)
     assert all(outcome.ok for outcome in outcomes.values())
     assert len(fake.requests) == 1 + len(IDS)
@@ -266,23 +275,58 @@ async def test_call_is_answered_while_hundreds_of_polls_are_queued(fake):
 # ---- batches of requests
 
 
-@pytest.mark.usefixtures("no_probes")
+@pytest.mark.usefixtures("no_probes", "short_outages")
 @pytest.mark.parametrize("method", ["get_job_statuses", "get_jobs"])
 @pytest.mark.parametrize("attempts", [1, 3])
-async def test_batch_in_an_outage_ends_with_an_error_for_each_job(fake, method, attempts):
+async def test_batch_in_a_lasting_outage_ends_with_an_error_for_each_job(fake, method, attempts):
     fake.fail_next(FAR_MORE, status=503)
     retry = RetryPolicy(attempts=attempts, initial=0.01, maximum=0.2)
     async with make_client(fake, retry=retry) as client:
         close_gate(client)
-        task = asyncio.create_task(getattr(client, method)(IDS))
-        await asyncio.sleep(0.1)
-        assert not fake.requests  # held back for as long as one back-off may be
-        outcomes = await task
+        began = time.monotonic()
+        outcomes = await getattr(client, method)(IDS)
     errors = [outcome.error for outcome in outcomes.values()]
     assert all(isinstance(error, ServerError) for error in errors)
     assert [error.job_id for error in errors] == IDS
-    assert len(fake.requests) == attempts * len(IDS)
+    # Held back until the outage is one that lasts, and a moment more; then sent once.
+    assert min(request.time for request in fake.requests) >= began + 0.3 + 0.05
+    assert len(fake.requests) == len(IDS)
     assert client._manager.throttle.in_flight == 0
+
+
+@pytest.mark.usefixtures("no_probes", "short_outages")
+async def test_batch_that_begins_in_a_lasting_outage_is_sent_after_a_moment(fake):
+    fake.fail_next(FAR_MORE, status=503)
+    async with make_client(fake, max_concurrency=1) as client:
+        close_gate(client)
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+        outcomes = await client.get_job_statuses(IDS)
+    assert not any(outcome.ok for outcome in outcomes.values())
+    assert fake.requests[0].time >= began + 0.05
+    assert len(fake.requests) == len(IDS)
+
+
+@pytest.mark.usefixtures("no_probes", "short_outages")
+async def test_batch_that_meets_a_lasting_outage_makes_one_more_try(fake):
+    fake.fail_next(FAR_MORE, status=503)
+    retry = RetryPolicy(attempts=10, initial=0.01, maximum=0.01)
+    async with make_client(fake, retry=retry) as client:
+        outcomes = await client.get_job_statuses(IDS)
+    assert [type(outcome.error) for outcome in outcomes.values()] == [ServerError] * len(IDS)
+    # Five that close the gate, and then each job once.
+    assert len(fake.requests) == 5 + len(IDS)
+
+
+@pytest.mark.usefixtures("no_probes", "short_outages")
+async def test_batch_in_a_lasting_outage_finds_out_that_it_is_over(fake):
+    add_jobs(fake, ["succeeded"])
+    async with make_client(fake) as client:
+        close_gate(client)
+        outcomes = await client.get_job_statuses(IDS)
+        assert not client._manager.throttle.service_is_unavailable
+    assert all(outcome.ok for outcome in outcomes.values())
+    assert len(fake.requests) == len(IDS)
 
 
 async def test_batch_that_meets_an_outage_goes_on_when_the_service_is_back(fake):
@@ -292,15 +336,3 @@ async def test_batch_that_meets_an_outage_goes_on_when_the_service_is_back(fake)
         outcomes = await client.get_job_statuses(IDS)
     assert all(outcome.ok for outcome in outcomes.values())
     assert len(fake.requests) == 7 + len(IDS)
-
-
-async def test_retries_that_are_never_delayed_are_not_held_back_either(fake):
-    fake.fail_next(FAR_MORE, status=503)
-    retry = RetryPolicy(attempts=2, initial=0, maximum=0)
-    async with make_client(fake, retry=retry) as client:
-        close_gate(client)
-        began = time.monotonic()
-        outcomes = await client.get_job_statuses(IDS)
-        assert time.monotonic() - began < 0.3
-    assert not any(outcome.ok for outcome in outcomes.values())
-    assert len(fake.requests) == 2 * len(IDS)

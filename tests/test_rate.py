@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sutro_async._http._rate import AdaptiveRate
-from tests.virtual_client import FixedWindow, TokenBucket, VirtualClient
+from tests.virtual_client import FixedWindow, Flaky, TokenBucket, VirtualClient
 
 # Any time will do, except 0, which would hide a missing time. A whole second, so that a test can
 # say which requests fall into one.
@@ -32,8 +32,10 @@ def succeed(rate, seconds, answers=1):
         rate.note_success(START + seconds)
 
 
-def refuse(rate, seconds, *, sent=None):
-    rate.note_refusal(START + seconds, sent_at=START + (seconds if sent is None else sent))
+def refuse(rate, seconds, *, sent=None, pause=1.0):
+    """Refuse a request, by default with a pause that makes each refusal count."""
+    sent_at = START + (seconds if sent is None else sent)
+    rate.note_refusal(START + seconds, sent_at=sent_at, pause=pause)
 
 
 def limited(requests=100):
@@ -95,6 +97,17 @@ def test_first_refusal_lowers_it_below_the_busiest_of_the_last_seconds(requests,
     assert rate.limit == about(limit)
 
 
+@pytest.mark.parametrize("second", range(8))
+@pytest.mark.parametrize("lull", [8, 9, 15, 16, 1000])
+def test_busy_seconds_before_a_lull_are_forgotten(second, lull):
+    rate = AdaptiveRate()
+    for earlier in range(second + 1):
+        send(rate, 100, earlier)
+    send(rate, 30, second + lull)
+    refuse(rate, second + lull)
+    assert rate.limit == about(21)
+
+
 def test_refusals_of_a_second_are_one_event():
     rate = limited()
     for seconds in (0, 0.01, 0.5, 0.99):
@@ -142,6 +155,67 @@ def test_refusals_lower_it_to_a_tenth_of_a_request_a_second():
         succeed(rate, second)
         refuse(rate, second)
     assert rate.limit == 0.1
+
+
+# ---- stray refusals
+
+
+@pytest.mark.parametrize(
+    ("sent", "refused", "is_lowered"),
+    [
+        # Requests in two seconds. One refusal alone says little, however few requests there are.
+        (1, 1, False),
+        (1, 2, True),
+        (66, 2, True),
+        (67, 2, False),
+        (100, 3, False),
+        (100, 4, True),
+        (1000, 30, False),
+        (1000, 31, True),
+    ],
+)
+@pytest.mark.parametrize("pause", [0, 0.99])
+def test_unlimited_rate_tolerates_a_lone_refusal_and_few_among_many(
+    sent, refused, is_lowered, pause
+):
+    rate = AdaptiveRate()
+    send(rate, sent // 2, 0)
+    send(rate, sent - sent // 2, 1)
+    for number in range(refused):
+        assert rate.limit == UNLIMITED
+        refuse(rate, number % 2 if refused == 2 else 1, pause=pause)
+    assert (rate.limit < UNLIMITED) is is_lowered
+
+
+@pytest.mark.parametrize(
+    ("sent", "refused", "is_lowered"),
+    [(1, 1, True), (33, 1, True), (34, 1, False), (100, 3, False), (100, 4, True)],
+)
+def test_limited_rate_tolerates_few_refusals_among_many_requests(sent, refused, is_lowered):
+    rate = limited()
+    succeed(rate, 5)
+    limit = rate.limit
+    send(rate, sent, 5)
+    for _ in range(refused):
+        assert rate.limit == limit
+        refuse(rate, 5, pause=0)
+    assert rate.limit == about(0.7 * limit if is_lowered else limit)
+
+
+@pytest.mark.parametrize(("seconds", "is_lowered"), [(0.5, True), (1.9, True), (2, False)])
+def test_refusal_of_two_seconds_ago_is_forgotten(seconds, is_lowered):
+    rate = AdaptiveRate()
+    for number in range(20):
+        refuse(rate, number * seconds, pause=0)
+    assert (rate.limit < UNLIMITED) is is_lowered
+
+
+@pytest.mark.parametrize("pause", [1, 60])
+def test_refusal_that_brings_a_pause_of_a_second_is_not_tolerated(pause):
+    rate = AdaptiveRate()
+    send(rate, 1000)
+    refuse(rate, 0, pause=pause)
+    assert rate.limit == about(700)
 
 
 # ---- raised by good answers
@@ -245,6 +319,7 @@ events = st.lists(
         st.sampled_from(["send", "succeed", "refuse"]),
         st.sampled_from([0.0, 0.001, 0.3, 1.0, 9.0]),  # seconds since the event before
         st.sampled_from([0.0, 0.2, 3.0]),  # seconds since the request was sent
+        st.sampled_from([0.0, 0.9, 1.0]),  # seconds of the pause that a refusal brings
     ),
     max_size=200,
 )
@@ -256,8 +331,8 @@ def test_refusals_lower_it_and_good_answers_raise_it(events):
     now = START
     lowered_at = -math.inf
     has_success = False
-    sent = Counter()
-    for event, seconds, age in events:
+    sent, refused = Counter(), Counter()
+    for event, seconds, age, pause in events:
         now += seconds
         limit = rate.limit
         peak = max(sent[int(now) - back] for back in range(8))
@@ -270,7 +345,14 @@ def test_refusals_lower_it_and_good_answers_raise_it(events):
             has_success = True
             assert rate.limit == limit or limit < rate.limit <= 2 * peak
         else:
-            rate.note_refusal(now, sent_at=now - age)
+            rate.note_refusal(now, sent_at=now - age, pause=pause)
+            refused[int(now)] += 1
+            recent = refused[int(now)] + refused[int(now) - 1]
+            share = 0.03 * (sent[int(now)] + sent[int(now) - 1])
+            is_lone = recent == 1 and limit == UNLIMITED
+            if pause < 1 and (is_lone or recent <= share):
+                assert rate.limit == limit
+                continue
             if limit == UNLIMITED:
                 assert rate.limit == about(0.7 * max(peak, 20))
             elif has_success and now - age > lowered_at and now >= lowered_at + 1:
@@ -282,6 +364,26 @@ def test_refusals_lower_it_and_good_answers_raise_it(events):
 
 
 # ---- what it comes to, with pace and pacer around it
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
+    """The gate closes now and then, but must not hold back polls that would have succeeded."""
+    client = VirtualClient(
+        Flaky(share, seed), 100, retry_after=None, status_code=503, max_outage=120, seed=seed
+    )
+    client.run(until=900)
+    assert not client.lost
+    assert all(job.has_report for job in client.jobs)
+
+
+def test_stray_refusals_do_not_slow_a_client():
+    client = VirtualClient(Flaky(0.01, seed=1), 1500, retry_after=None)
+    client.run(until=120)
+    late = [answer for answer in client.answers if answer.answered_at >= 60]
+    assert len(late) / 60 >= 0.9 * 1500 / 15  # each job is polled every 15 s
+    assert not client.lost
 
 
 @pytest.mark.parametrize("retry_after", [1.0, None])

@@ -69,8 +69,9 @@ def pause(throttle, seconds):
     fail(throttle, parse_error("a", 503, {"retry-after": str(seconds)}, b""))
 
 
-def close_gate(throttle):
-    for job_id in "aabbb":
+def close_gate(throttle, failures=5):
+    """Close it; within a minute of an outage that takes ten failures."""
+    for job_id in itertools.islice(itertools.cycle("aabbb"), failures):
         fail(throttle, APITimeoutError(f"job {job_id!r}: no answer", job_id=job_id))
     assert throttle.service_is_unavailable
 
@@ -369,6 +370,37 @@ async def test_one_probe_at_a_time():
     check_nothing_is_left(throttle)
 
 
+@pytest.mark.parametrize("ending", ["answered", "cancelled in flight", "cancelled in the queue"])
+async def test_call_that_ends_does_not_make_way_for_a_second_probe(ending):
+    throttle = throttle_at_once(max_concurrency=2)
+    close_gate(throttle)
+    async with slot(throttle, POLL) as probe:
+        assert probe.is_probe
+        call = await throttle.acquire(CALL)
+        if ending == "cancelled in the queue":
+            (queued,) = start(throttle, CALL)
+            await steps()
+            await cancel(queued)
+        elif ending == "answered":
+            fail(throttle, APITimeoutError("no answer", job_id="a"), call)
+        throttle.release(call)
+        assert throttle.holds_back(now())
+        with pytest.raises(HeldBack):
+            await throttle.acquire(POLL)
+    assert not throttle.holds_back(now())
+
+
+async def test_closing_gate_stops_the_timer_of_the_polls():
+    throttle = make_throttle()
+    pause(throttle, 30)
+    polls = start(throttle, POLL, 3)
+    await steps()
+    close_gate(throttle)
+    check_nothing_is_left(throttle)
+    outcomes = await asyncio.gather(*polls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [HeldBack] * 3
+
+
 async def test_probe_honours_a_pause():
     throttle = throttle_at_once()
     close_gate(throttle)
@@ -441,7 +473,7 @@ async def test_queued_probe_that_is_removed_by_the_next_outage_frees_the_way():
         (probe,) = start(throttle, POLL)
         await steps()
         throttle.note_success(now())
-        close_gate(throttle)
+        close_gate(throttle, failures=10)
         with pytest.raises(HeldBack):
             await probe
     async with asyncio.timeout(1), slot(throttle, POLL) as permit:
@@ -485,7 +517,7 @@ async def test_closing_and_opening_are_logged_once(caplog):
         f"the service is available again after {seconds:.1f} s" for seconds in (0.2, length)
     }
     caplog.clear()
-    close_gate(throttle)
+    close_gate(throttle, failures=10)
     throttle.note_success(now())
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
 

@@ -1,4 +1,4 @@
-"""A client and a service that limits its rate, in virtual time: no loop, no socket, no clock.
+"""A client and a service that refuses some requests, in virtual time: no loop, no socket, no clock.
 
 Pace and pacer are the real ones. The queue between them is the throttle's, in its simplest form.
 """
@@ -12,7 +12,7 @@ import attrs
 
 from sutro_async._http._pacer import Pacer
 from sutro_async._waits._pace import FailureKind, Pace, PaceSettings, Verdict
-from sutro_async.errors import RateLimitError
+from sutro_async._wire import parse_error
 from sutro_async.policies import PollPolicy
 
 # Seconds.
@@ -53,6 +53,17 @@ class TokenBucket:
         return True
 
 
+class Flaky:
+    """Refuses this share of the requests, at random."""
+
+    def __init__(self, share, seed):
+        self._share = share
+        self._draw = random.Random(seed)
+
+    def accepts(self, now):
+        return self._draw.random() >= self._share
+
+
 @attrs.frozen
 class Answer:
     """What came of one request."""
@@ -82,7 +93,18 @@ class VirtualClient:
         closings: How often the outage gate has closed.
     """
 
-    def __init__(self, limiter, jobs, *, retry_after, are_finished=False, latency=0.02, seed=1):
+    def __init__(
+        self,
+        limiter,
+        jobs,
+        *,
+        retry_after,
+        status_code=429,
+        max_outage=300,
+        are_finished=False,
+        latency=0.02,
+        seed=1,
+    ):
         draw = random.Random(seed)
         self.now = 0.0
         self.answers = []
@@ -90,6 +112,7 @@ class VirtualClient:
         self.closings = 0
         self._limiter = limiter
         self._retry_after = retry_after
+        self._status_code = status_code
         self._are_finished = are_finished
         self._latency = latency
         self._pacer = Pacer(20, None, draw.uniform)
@@ -98,7 +121,9 @@ class VirtualClient:
         self._in_flight = deque()
         self._good_at = -1.0
         settings = PaceSettings(
-            policy=PollPolicy(), max_retry_after=MAX_RETRY_AFTER, uniform=draw.uniform
+            policy=PollPolicy(max_outage=max_outage),
+            max_retry_after=MAX_RETRY_AFTER,
+            uniform=draw.uniform,
         )
         self._due = []
         self.jobs = [Job(f"job-{number}", Pace(settings, 0.0)) for number in range(jobs)]
@@ -125,7 +150,11 @@ class VirtualClient:
         while self._is_due() and len(self._queue) + len(self._in_flight) < workers:
             *_, job = heapq.heappop(self._due)
             if not gate.is_closed:
-                if job.pace.is_held_back and job.pace.resume(self.now, gate.opened_at):
+                if job.pace.is_held_back and job.pace.resume(
+                    self.now,
+                    available_since=gate.opened_at,
+                    outage_seconds=gate.outage_seconds,
+                ):
                     self._schedule(job)
                 else:
                     self._queue.append((job, False))
@@ -171,12 +200,12 @@ class VirtualClient:
 
     def _note_refusal(self, now, sent_at, job):
         gate = self._pacer.gate
-        error = RateLimitError(
-            job_id=job.job_id, status_code=429, message="", retry_after=self._retry_after
-        )
+        headers = {"retry-after": str(self._retry_after)} if self._retry_after else {}
+        error = parse_error(job.job_id, self._status_code, headers, b"")
         was_closed = gate.is_closed
         self._pacer.note_error(now, error, sent_at=sent_at, max_pause=MAX_RETRY_AFTER)
-        is_rate = not gate.is_closed and self._good_at > job.pace.answered_at
+        has_answers = not gate.is_closed and self._good_at > job.pace.answered_at
+        is_rate = has_answers and self._status_code == 429
         kind = FailureKind.RATE_LIMITED if is_rate else FailureKind.OUTAGE
         verdict = job.pace.note_failure(now, kind, retry_after=self._retry_after or 0.0)
         if verdict is Verdict.GIVE_UP:

@@ -59,10 +59,6 @@ class OutageGate:
         """Whether the service is taken to be unavailable."""
         return self.closed_at is not None
 
-    def is_unsteady(self, now: float) -> bool:
-        """Whether the service is unavailable, or was within the last minute."""
-        return self.is_closed or now < self.opened_at + _RELAPSE_SECONDS
-
     def note_success(self, now: float) -> None:
         """Take note of an answer: the service is there."""
         self._failures = 0
@@ -87,7 +83,7 @@ class OutageGate:
         self._failures += 1
         if len(self._failed_jobs) < _JOBS:
             self._failed_jobs.add(job_id)
-        if not self.is_unsteady(now):
+        if now >= self.opened_at + _RELAPSE_SECONDS:
             self._failures_needed = _FAILURES
         if self._failures >= self._failures_needed and len(self._failed_jobs) >= _JOBS:
             self.closed_at = now

@@ -81,10 +81,6 @@ class Throttle:
         """Whether the outage gate is closed."""
         return self._pacer.gate.is_closed
 
-    def service_is_unsteady(self, now: float) -> bool:
-        """Whether the service is unavailable, or was within the last minute."""
-        return self._pacer.gate.is_unsteady(now)
-
     @property
     def unavailable_since(self) -> float | None:
         """When the outage began, in seconds of the loop's clock; None if there is none."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import itertools
 import logging
 import math
 import random
@@ -115,7 +114,8 @@ class Sweeper:
         policy = self._options.poll
         longest = min(policy.maximum, _LONGEST_INTERVAL)
         loop = asyncio.get_running_loop()
-        for sweeps in itertools.count():
+        sweeps = 0
+        while True:
             # Also before the first: watchers that come and go start and end this often.
             await asyncio.sleep(self._next_sweep_at - loop.time())
             began_at = loop.time()
@@ -130,6 +130,7 @@ class Sweeper:
                 self._next_sweep_at = max(
                     began_at + interval * jitter, loop.time() + min(policy.initial, longest)
                 )
+            sweeps += 1
 
     def _is_resting(self) -> bool:
         now = asyncio.get_running_loop().time()
@@ -183,14 +184,13 @@ class Sweeper:
         if poller.report is None:
             return
         now = asyncio.get_running_loop().time()
-        match hint(poller.report, word, word_before):
-            case Hint.UNCHANGED:
-                poller.pace.cover(now)
-            case Hint.CHANGED:
-                if poller.pace.poll_now(now):
-                    self._schedule.add(poller)
-            case Hint.NONE:
-                self._uncover(poller, now)
+        said = hint(poller.report, word, word_before)
+        if said is Hint.UNCHANGED:
+            poller.pace.cover(now)
+        elif said is Hint.NONE:
+            self._uncover(poller, now)
+        elif poller.pace.poll_now(now):
+            self._schedule.add(poller)
 
     def _poll_one_by_one(self, job_ids: AbstractSet[str]) -> None:
         now = asyncio.get_running_loop().time()

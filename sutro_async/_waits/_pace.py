@@ -162,6 +162,7 @@ class Pace:
             poll_seconds: Seconds that the poll took, its time in the queue included.
             is_changed: Whether the report differs from the one before.
         """
+        policy = self._settings.policy
         self.answered_at = now
         self.is_covered = self.is_held_back = False
         self._earliest = -math.inf
@@ -169,16 +170,11 @@ class Pace:
         self._outage = self._refusal = None
         self._poll_seconds = poll_seconds
         self._unchanged_polls = 0 if is_changed else self._unchanged_polls + 1
-        self._schedule(now, self._interval() * self._jitter())
+        jitter = self._settings.uniform(1 - policy.jitter, 1 + policy.jitter)
+        self._schedule(now, self._interval() * jitter)
 
     def note_failure(
-        self,
-        now: float,
-        kind: FailureKind,
-        *,
-        queued: float = 0.0,
-        retry_after: float = 0.0,
-        is_unsteady: bool = False,
+        self, now: float, kind: FailureKind, *, queued: float = 0.0, retry_after: float = 0.0
     ) -> Verdict:
         """Schedule the next poll after a failed one, unless the wait is over.
 
@@ -187,8 +183,6 @@ class Pace:
             kind: What the failure says.
             queued: Seconds that the poll spent in the client's own queues.
             retry_after: Seconds after which the service allows a retry; 0 if it named none.
-            is_unsteady: Whether many requests of the client fail, so that polling sooner than usual
-                would add to the load of a service that can hardly bear it.
         """
         settings, policy = self._settings, self._settings.policy
         for streak in (self._outage, self._refusal):
@@ -204,8 +198,6 @@ class Pace:
         self._failures += 1
         bound = backoff(min(policy.initial, _FIRST_BACKOFF), 2, self._failures - 1, policy.maximum)
         delay = settings.uniform(bound / 2, bound)
-        if is_unsteady:
-            delay = max(delay, self._interval() * self._jitter())
         # A longer one is not waited for: no wait is silent for longer than that.
         longest = max(settings.max_retry_after, self._interval())
         retry_after = min(retry_after, longest)
@@ -320,10 +312,6 @@ class Pace:
             return math.inf
         self._outage = self._outage or _Streak(now)
         return policy.max_outage - self._outage.seconds(now)
-
-    def _jitter(self) -> float:
-        policy = self._settings.policy
-        return self._settings.uniform(1 - policy.jitter, 1 + policy.jitter)
 
     def _interval(self) -> float:
         policy = self._settings.policy

@@ -193,13 +193,7 @@ class JobPoller:
         is_first = not self.pace.has_failed
         kind = self._kind_of(error)
         now = _now()
-        verdict = self.pace.note_failure(
-            now,
-            kind,
-            queued=queued,
-            retry_after=_retry_after(error),
-            is_unsteady=self._manager.throttle.service_is_unsteady(now),
-        )
+        verdict = self.pace.note_failure(now, kind, queued=queued, retry_after=_retry_after(error))
         if verdict is Verdict.GIVE_UP:
             error.last_report = self.report
             raise error

@@ -48,6 +48,7 @@ class Promise(enum.Enum):
     """What the library promises in the face of a fault."""
 
     UNNOTICED = "the true answer comes through"
+    NEXT_RETRIED = "the true answer comes through, the next question is asked again"
     RETRIED = "a question is asked again, a wait goes on"
     SURVIVED = "a question fails at once, a wait goes on"
     FINAL = "a question and a wait fail at once"
@@ -61,7 +62,8 @@ class Fault:
         name: What it is called.
         does: What the server does, in words.
         promise: What the library makes of it.
-        error: What a question raises that is not asked again; None where it gets its answer.
+        error: What a question raises that is not asked again; None where it gets its answer. With
+            `NEXT_RETRIED` that is the next question on the connection.
         status_code: That of the error.
         strike: Does it.
         can_spread: Whether it can hit a later request too, for which nothing is promised.
@@ -461,7 +463,7 @@ async def reset_after_answer(x: Exchange) -> None:
     x.reset()
 
 
-@_fault("closes a kept connection as the next request arrives", Promise.UNNOTICED)
+@_fault("closes a kept connection as the next request arrives", Promise.NEXT_RETRIED)
 async def close_at_next_request(x: Exchange) -> None:
     x.send(x.truth())
     x.connection.drops_next = True
