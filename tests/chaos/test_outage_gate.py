@@ -197,7 +197,7 @@ async def test_retry_after_is_never_undercut_in_an_outage(status):
         await asyncio.sleep(CLOSING)
         service.fault = failing("asks for patience", status=status, retry_after=seconds)
         began_at = now()
-        await asyncio.sleep(12)
+        await asyncio.sleep(16)  # three probes, which are five seconds apart at most
         service.fault = None
         await asyncio.sleep(seconds + 8)
         await end(task)
