@@ -409,7 +409,8 @@ async def test_in_an_account_with_50_000_jobs_the_oldest_are_polled_one_by_one(f
         outcomes = await client.wait_for_jobs(ids)
     assert all(outcome.ok for outcome in outcomes.values())
     assert len(sweeps_of(fake)) == 4
-    assert sum(polls_of(fake).values()) > 6 * len(ids)
+    # Listed jobs get 3.5 at most. The clock runs on while the fake makes its long pages.
+    assert sum(polls_of(fake).values()) > 4 * len(ids)
 
 
 async def test_a_retry_after_of_the_list_pauses_the_polls_too(fake):
