@@ -18,10 +18,10 @@ __all__ = ["OutageGate"]
 _FAILURES: Final = 5
 _JOBS: Final = 2
 
-# If many requests fail and others do not, that happens by chance. So each time that the gate closes
-# again within so many seconds, it takes twice as many failures.
-_RELAPSE_SECONDS: Final = 60.0
+# If many requests fail and others do not, that happens by chance. So each time that the gate
+# closes, it takes twice as many failures, until so many requests in a row have succeeded.
 _MOST_FAILURES: Final = 40
+_STEADY_SUCCESSES: Final = 20
 
 # Seconds from the end of one probe to the beginning of the next.
 _FIRST_DELAY: Final = 0.5
@@ -48,6 +48,7 @@ class OutageGate:
         self.outage_seconds = 0.0
         self._uniform = uniform
         self._failures = 0
+        self._successes = 0
         self._failures_needed = _FAILURES
         self._failed_jobs: set[str | None] = set()
         self._is_probing = False
@@ -62,6 +63,9 @@ class OutageGate:
     def note_success(self, now: float) -> None:
         """Take note of an answer: the service is there."""
         self._failures = 0
+        self._successes += 1
+        if self._successes >= _STEADY_SUCCESSES:
+            self._failures_needed = _FAILURES
         if self.closed_at is not None:
             self.outage_seconds = now - self.closed_at
             self.closed_at = None
@@ -74,17 +78,17 @@ class OutageGate:
             now: When the request failed.
             job_id: The job that it was about: one whose answers are always broken says nothing
                 about the others. None for list-jobs, which counts as one more job.
-            sent_at: When it was sent. A failure from before the gate opened is old news.
+            sent_at: When it was sent. Failures of requests from before the gate opened are
+                ignored.
         """
         if self.closed_at is not None or sent_at < self.opened_at:
             return
         if not self._failures:
             self._failed_jobs.clear()
         self._failures += 1
+        self._successes = 0
         if len(self._failed_jobs) < _JOBS:
             self._failed_jobs.add(job_id)
-        if now >= self.opened_at + _RELAPSE_SECONDS:
-            self._failures_needed = _FAILURES
         if self._failures >= self._failures_needed and len(self._failed_jobs) >= _JOBS:
             self.closed_at = now
             self._failures_needed = min(2 * self._failures_needed, _MOST_FAILURES)
