@@ -125,7 +125,8 @@ class Sweeper:
                     self._poll_one_by_one(set(self._words))
             finally:
                 interval = backoff(policy.initial, policy.factor, sweeps, longest)
-                jitter = random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311
+                # Shorter only, so that no interval exceeds the longest.
+                jitter = random.uniform(1 - policy.jitter, 1)  # noqa: S311
                 # From the beginning, as a sweep of ten thousand jobs takes a second or more.
                 self._next_sweep_at = max(
                     began_at + interval * jitter, loop.time() + min(policy.initial, longest)
