@@ -15,6 +15,7 @@ import inspect
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import SkipTest
@@ -34,6 +35,8 @@ MODULES = sorted(Path(sutro_async.__file__).parent.rglob("*.py"))
 
 JOB_IDS = ["job-12345", "job-a", "job-b", "job-c"]
 TIMELINE = ["queued", "running", "running", "succeeded"]
+
+AIOHTTP = tuple(map(int, metadata.version("aiohttp").split(".")[:2]))
 
 FILE = re.compile(
     r'<!--- (?:skip: next "a test runs it |file )(as a program|with pytest): (\S+?)"? -->\n\n'
@@ -133,6 +136,23 @@ def test_programs_run(name, service, tmp_path):
     command = [sys.executable, "-W", "error", str(path), "job-12345"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout) == (0, "job-12345 succeeded\n"), result.stderr
+
+
+@pytest.mark.parametrize("folder", sorted({name.split("/")[0] for name in files("with pytest")}))
+def test_tests_run(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others take seconds to load
+    for name, text in files("with pytest").items():
+        # Aiohttp 3.13 has no need of it.
+        is_shim = name == "aioresponses/conftest.py"
+        if name.startswith(f"{folder}/") and not (is_shim and AIOHTTP < (3, 14)):
+            (tmp_path / Path(name).name).write_text(text, encoding="utf-8")
+    options = ["-o", "asyncio_default_fixture_loop_scope=function"]
+    options += ["-W", "error", "-W", "ignore:Using `httpx` with"]  # of Starlette
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_asyncio.plugin", *options]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "await client.get_job('nope')", "nobody_knows"])
