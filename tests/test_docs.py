@@ -20,12 +20,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest import SkipTest
 
+import attrs
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 import sutro_async
-from sutro_async import JobMonitor, JobNotFoundError
+from sutro_async import JobMonitor, JobNotFoundError, PollPolicy, RetryPolicy, SutroClient
 from sutro_async.testing import FakeSutro
 from tests.fast_loop import FastLoop
 
@@ -164,6 +165,21 @@ async def test_a_snippet_that_fails_is_noticed(code, tmp_path, client):
     with pytest.raises((ArithmeticError, JobNotFoundError, NameError)):
         example.evaluate()
         await example.namespace["__started__"]
+
+
+def test_the_table_of_defaults_is_that_of_the_code():
+    options = inspect.signature(SutroClient).parameters
+    expected = {name: options[name].default for name in ("timeout", "max_concurrency", "max_rate")}
+    for policy in (RetryPolicy, PollPolicy):
+        expected |= {f"{policy.__name__}.{f.name}": f.default for f in attrs.fields(policy)}
+    keep_finished = inspect.signature(JobMonitor).parameters["keep_finished"].default
+    expected["JobMonitor.keep_finished"] = keep_finished
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| (none|[\d.,]+)(?: s)? \|", page, re.MULTILINE)
+    shown = {
+        name: None if value == "none" else float(value.replace(",", "")) for name, value in rows
+    }
+    assert shown == expected
 
 
 def test_what_does_not_run_says_why():
