@@ -125,11 +125,11 @@ def _read_config_file() -> tuple[str, str | None]:
     if isinstance(content, Exception):
         raise ConfigurationError(
             f"{_CONFIG_FILE} cannot be read ({type(content).__name__}):"
-            " mend or remove it, or set SUTRO_API_KEY"
+            " repair or remove it, or set SUTRO_API_KEY"
         )
     if not isinstance(content, dict) or not isinstance(content.get("api_key"), str):
         raise ConfigurationError(
-            f"{_CONFIG_FILE} holds no api_key: run `sutro login`, or set SUTRO_API_KEY"
+            f"{_CONFIG_FILE} contains no api_key: run `sutro login`, or set SUTRO_API_KEY"
         )
     urls = [
         content[name] for name in ("api_url", "base_url") if content.get(name) not in (None, "")
@@ -200,13 +200,13 @@ def _normalize_url(url: object, source: str) -> str:
     _check_characters(url, source)
     # Before anything that could quote it: what stands before an @ may be a password.
     if "@" in url:
-        raise ConfigurationError(f"{source} must not hold a user name or password")
+        raise ConfigurationError(f"{source} must not contain a user name or password")
     try:
         parts = urlsplit(url)
         port = parts.port
         host = plain_host(parts.netloc)
     except ValueError as error:
-        raise ConfigurationError(f"{source} is no URL: {error}") from None
+        raise ConfigurationError(f"{source} is not a URL: {error}") from None
     if not host:
         raise ConfigurationError(
             f"{source} must be an absolute URL with a plain host, such as {_DEFAULT_URL!r}"
@@ -215,7 +215,7 @@ def _normalize_url(url: object, source: str) -> str:
         raise ConfigurationError(f"{source} must not have a query or a fragment")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
         raise ConfigurationError(
-            f"{source} must begin with https:// (http:// only for this machine itself),"
+            f"{source} must begin with https:// (http:// only for localhost),"
             f" such as {_DEFAULT_URL!r}"
         )
     path = parts.path.rstrip("/")

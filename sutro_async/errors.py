@@ -135,7 +135,7 @@ class InvalidResponseError(APIError):
 
     Attributes:
         path: Where in the body, such as `$.job.status`; `$` is the body itself.
-        reason: What is wrong there, such as `expected a status word, got null`.
+        reason: What is wrong there, such as `expected a status, got null`.
     """
 
     _fields: ClassVar[tuple[str, ...]] = (*APIError._fields, "path", "reason")

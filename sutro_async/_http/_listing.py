@@ -68,7 +68,7 @@ class JobListing:
             raise InvalidResponseError(
                 job_id=None,
                 path="$.next_cursor",
-                reason="the cursor of an earlier page came again, so the list would not end",
+                reason="the cursor of an earlier page was repeated, so the list would never end",
             )
         endpoint = job_page(self._cursor, _PAGE_SIZE)
         self._step = self._manager.lifecycle.operation()

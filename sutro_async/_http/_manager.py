@@ -233,7 +233,7 @@ class SessionManager:
         if mismatch.path not in self._mismatched_paths:
             self._mismatched_paths.add(mismatch.path)
             redacted = self._without_key(mismatch)
-            _log.warning("%s: %s; the rest of the answer is read", subject(job_id), redacted)
+            _log.warning("%s: %s; the rest of the response is used", subject(job_id), redacted)
 
     def _warn_of_skipped_entries(self, page: JobPage) -> None:
         for mismatch in page.skipped:

@@ -139,7 +139,7 @@ class Transport:
                 response = await self._session.get(self._url(path), **self._request_options)
                 body = await _read_body(response)
         except _ERRORS_OF_AIOHTTP as error:
-            _log_request(path, "no answer", sent_at, attempt)
+            _log_request(path, "no response", sent_at, attempt)
             failure = self._to_sutro_error(error, job_id, timeout)
         else:
             _log_request(path, response.status, sent_at, attempt)
@@ -190,7 +190,7 @@ class Transport:
             error = error.__cause__
         if isinstance(error, TimeoutError):
             ours = APITimeoutError(
-                f"{subject(job_id)}: no answer from {self._peer()} within {timeout:g} s",
+                f"{subject(job_id)}: no response from {self._peer()} within {timeout:g} s",
                 job_id=job_id,
             )
         elif isinstance(error, aiohttp.ClientError | OSError):
@@ -216,7 +216,7 @@ class Transport:
     def _problem(self, error: Exception) -> str:
         if isinstance(error, aiohttp.ClientHttpProxyError) and self._proxy is not None:
             return f"the proxy {self._proxy.address} answered {error.status}"
-        return f"no answer from {self._peer()}: {_describe(error)}"
+        return f"no response from {self._peer()}: {_describe(error)}"
 
     def _peer(self) -> str:
         if self._proxy is None:

@@ -42,7 +42,7 @@ async def add_reason(
         if job.status is JobStatus.FAILED and _has_reason(job.failure_reason):
             return attrs.evolve(report, failure=job.failure_reason)
         problem = f"job {report.job_id!r}: the record ({job.status}) has no reason either"
-    _log.warning("%s; the job failed for an unknown reason", problem)
+    _log.warning("%s; the reason of the failure is unknown", problem)
     return report
 
 

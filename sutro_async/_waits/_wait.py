@@ -158,4 +158,4 @@ class Wait:
                 async with scope:
                     await wait_until_done(pending, report)
         except TimeoutError:
-            _log.warning("job %r: the timeout of the wait cut on_change short", report.job_id)
+            _log.warning("job %r: the timeout of the wait cancelled on_change", report.job_id)

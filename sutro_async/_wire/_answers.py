@@ -106,7 +106,7 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatc
     Raises:
         JobNotFoundError: There is no record in it, which means that there is no such job.
         InvalidResponseError: It is not a JSON object, or the record is not one, or lacks the
-            job's id or a status word.
+            job's id or a status.
     """
     content = load_object(job_id, body)
     record = content.get("job")
@@ -114,7 +114,7 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatc
         raise JobNotFoundError(
             job_id=job_id,
             status_code=404,
-            message=error_message(content) or "the service answered without a job",
+            message=error_message(content) or "the response contains no job",
             body=body_for_error(content, body),
         )
     if not isinstance(record, dict):
@@ -126,7 +126,7 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatc
 
 
 def read_record(record: Mapping[str, Any], path: str, on_mismatch: OnMismatch) -> Job:
-    """Read a job's record, which has a job id and a status word.
+    """Read a job's record, which has a job id and a status.
 
     Args:
         record: The record.
@@ -161,13 +161,13 @@ def load_object(job_id: str | None, body: bytes, *, is_hint: bool = False) -> di
 
 
 def is_status_word(word: object) -> TypeGuard[str]:
-    """Whether a value can be a status word."""
+    """Whether a value can be a status."""
     return isinstance(word, str) and bool(word.strip())
 
 
 def _require_status_word(job_id: str, path: str, word: object, content: Mapping[str, Any]) -> None:
     if not is_status_word(word):
-        raise invalid(job_id, path, "a status word", word, content)
+        raise invalid(job_id, path, "a status", word, content)
 
 
 def invalid(

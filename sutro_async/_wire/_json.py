@@ -169,7 +169,7 @@ def _finite_float(digits: str) -> float:
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise MalformedError("an object has the same name twice")
+        raise MalformedError("an object has the same key twice")
     return content
 
 

@@ -133,7 +133,7 @@ def _why_unreadable(entry: object, path: str) -> Mismatch | None:
     if not _is_job_id(job_id):
         return Mismatch(path=f"{path}.job_id", expected="a job id", value=job_id)
     if not is_status_word(word):
-        expected = f"a status word of job {job_id!r}"
+        expected = f"a status of job {job_id!r}"
         return Mismatch(path=f"{path}.status", expected=expected, value=word)
     return None
 

@@ -94,7 +94,9 @@ class FakeSutro:
             OSError: The address or the port cannot be had.
         """
         if self._runner is not None:
-            raise RuntimeError("this FakeSutro runs already: enter it once, or make another one")
+            raise RuntimeError(
+                "this FakeSutro is already running: enter it once, or make another one"
+            )
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(
@@ -126,7 +128,7 @@ class FakeSutro:
             RuntimeError: It does not run, so it has no address.
         """
         if self._runner is None:
-            raise RuntimeError("this FakeSutro does not run: use it inside `async with`")
+            raise RuntimeError("this FakeSutro is not running: use it inside `async with`")
         host, port, *_ = self._runner.addresses[0]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -191,7 +193,7 @@ class FakeSutro:
                 sense.
         """
         if job_id in self._jobs:
-            raise ValueError(f"there is a job {job_id!r} already: move it with set_status")
+            raise ValueError(f"job {job_id!r} exists already: change it with set_status")
         self._jobs[job_id] = FakeJob.plan(
             job_id,
             timeline,
@@ -218,7 +220,7 @@ class FakeSutro:
             ValueError: There is no such job, or the status is empty or unknown.
         """
         if job_id not in self._jobs:
-            raise ValueError(f"there is no job {job_id!r}: add it with add_job first")
+            raise ValueError(f"job {job_id!r} does not exist: add it with add_job first")
         self._jobs[job_id].timeline.jump(status, monotonic(), allow_unknown=allow_unknown)
 
     def fail_next(
