@@ -46,7 +46,7 @@ class JobListing:
             StopAsyncIteration: There is none.
             APIError: A page could not be read, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         self._manager.lifecycle.check()
         while not self._jobs:

@@ -1,4 +1,4 @@
-"""Why a job failed, from its record, where its status does not say so."""
+"""Why a job failed, from its record, if its status does not say so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def add_reason(
 ) -> JobStatusReport:
     """Add the reason of a failure from the record to a report that has none.
 
-    The status answer is promised to tell a reason only where a job failed during its
+    The service guarantees a reason in the status response only if a job failed during its
     initialization (API reference: "Checking Job Status").
 
     Best effort: one request, with the usual timeout of one, in no more than so many seconds in all.

@@ -1,7 +1,7 @@
-"""Answers with status 200: a status in either of its two forms, and a record.
+"""Responses with status 200: a status in either of its two forms, and a record.
 
-The status comes first: no other value of an answer can make it invalid. A value that is not of
-its documented type is read as far as it goes, and reported as a `Mismatch`.
+The status is read whenever possible: no other value of a response can make it invalid. A value
+that is not of its documented type is read as far as possible, and reported as a `Mismatch`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class Mismatch:
-    """A value of an answer that is not of its documented type.
+    """A value of a response that is not of its documented type.
 
     Attributes:
         path: Where it is in the body, such as `$.job.input_tokens`.
-        expected: The type, in words.
+        expected: A description of the type.
         value: The value, as parsed.
     """
 
@@ -58,7 +58,7 @@ def ignore_mismatch(_: Mismatch) -> None:
 def parse_report(
     job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatch
 ) -> JobStatusReport:
-    """Read the body of a status answer (API reference: "Checking Job Status").
+    """Read the body of a status response (API reference: "Checking Job Status").
 
     Args:
         job_id: The job that was requested.
@@ -66,7 +66,7 @@ def parse_report(
         on_mismatch: Called with each value that is not of its documented type.
 
     Raises:
-        InvalidResponseError: It is not a JSON object, or has no status word for the job.
+        InvalidResponseError: It is not a JSON object, or has no status for the job.
     """
     content = load_object(job_id, body)
     word, path = content.get("job_status"), "$.job_status"

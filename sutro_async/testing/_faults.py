@@ -15,7 +15,7 @@ Ending = Literal["whole", "truncate", "reset", "disconnect"]
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """How to answer the next `times` requests; where no status is set, with the right answer."""
+    """How to answer the next `times` requests; without a status, with the correct response."""
 
     times: int = attrs.field(default=1, validator=[instance_of(int), ge(1)])
     status: int | None = attrs.field(

@@ -1,6 +1,6 @@
 """The fake's jobs: how one moves along its timeline, and what the service says of it. No HTTP here.
 
-Every instant is a reading of `time.monotonic`, in seconds, handed in by the caller.
+Every instant is a reading of `time.monotonic`, in seconds, passed in by the caller.
 """
 
 import difflib
