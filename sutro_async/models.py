@@ -67,6 +67,11 @@ TERMINAL_STATUSES: Final = frozenset(
 """The statuses of a finished job."""
 
 
+def _details_of(reason: FailureReason) -> JSONObject:
+    fields = {"message": reason.message, "additional_context": reason.additional_context}
+    return {name: text for name, text in fields.items() if text is not None}
+
+
 @attrs.frozen(kw_only=True)
 class FailureReason:
     """Why a job failed, in one form for all forms that the service uses.
@@ -80,12 +85,10 @@ class FailureReason:
 
     message: str | None = None
     additional_context: str | None = None
-    details: JSONObject = attrs.field(hash=False)
-
-    @details.default
-    def _from_fields(self) -> JSONObject:
-        fields = {"message": self.message, "additional_context": self.additional_context}
-        return {name: text for name, text in fields.items() if text is not None}
+    # Not by `@details.default`, of which pyright knows nothing: it would require the argument.
+    details: JSONObject = attrs.field(
+        default=attrs.Factory(_details_of, takes_self=True), hash=False
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
