@@ -1,6 +1,6 @@
-"""The outage gate: while the service is unavailable, one poll at a time tries if it is back.
+"""The outage gate: while the service is unavailable, it lets one poll at a time through.
 
-Plain decisions: outcomes and times go in. Times are seconds of one monotonic clock. There is no
+Pure decisions from outcomes and times. Times are seconds of one monotonic clock. There is no
 clock, no timer and no I/O here.
 """
 
@@ -14,12 +14,12 @@ from sutro_async._backoff import backoff
 
 __all__ = ["OutageGate"]
 
-# So many failures in a row, for so many jobs, mean that the service is unavailable.
+# After this many failures in a row, for this many jobs, the service counts as unavailable.
 _FAILURES: Final = 5
 _JOBS: Final = 2
 
-# If many requests fail and others do not, that happens by chance. So each time that the gate
-# closes, it takes twice as many failures, until so many requests in a row have succeeded.
+# If requests fail at random, this happens by chance. So each time that the gate closes, it needs
+# twice as many failures, until this many requests in a row have succeeded.
 _MOST_FAILURES: Final = 40
 _STEADY_SUCCESSES: Final = 20
 
@@ -57,11 +57,11 @@ class OutageGate:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the service is taken to be unavailable."""
+        """Whether the service counts as unavailable."""
         return self.closed_at is not None
 
     def note_success(self, now: float) -> None:
-        """Take note of an answer: the service is there."""
+        """Note a response: the service is available."""
         self._failures = 0
         self._successes += 1
         if self._successes >= _STEADY_SUCCESSES:
@@ -72,14 +72,13 @@ class OutageGate:
             self.opened_at = now
 
     def note_failure(self, now: float, job_id: str | None, *, sent_at: float) -> None:
-        """Take note of a failure that indicates that the service is unavailable.
+        """Note a failure that indicates that the service is unavailable.
 
         Args:
             now: When the request failed.
-            job_id: The job that it was about: one whose answers are always broken says nothing
-                about the others. None for list-jobs, which counts as one more job.
-            sent_at: When it was sent. Failures of requests from before the gate opened are
-                ignored.
+            job_id: The job that was requested: one job whose responses are always broken does not
+                indicate an outage. None for list-jobs, which counts as one more job.
+            sent_at: When it was sent. A failure sent before the gate opened is ignored.
         """
         if self.closed_at is not None or sent_at < self.opened_at:
             return
@@ -104,7 +103,7 @@ class OutageGate:
         self._is_probing = True
 
     def end_probe(self, now: float) -> None:
-        """Take note that the probe has ended; its outcome is noted before."""
+        """Note that the probe has ended; its outcome is noted before."""
         self._is_probing = False
         self._schedule_probe(now)
 

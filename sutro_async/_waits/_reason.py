@@ -1,4 +1,4 @@
-"""Why a job failed, from its record, where its status does not say so."""
+"""Why a job failed, from its record, if its status does not say so."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def add_reason(
 ) -> JobStatusReport:
     """Add the reason of a failure from the record to a report that has none.
 
-    The status answer is promised to tell a reason only where a job failed during its
+    The service guarantees a reason in the status response only if a job failed during its
     initialization (API reference: "Checking Job Status").
 
     Best effort: one request, with the usual timeout of one, in no more than so many seconds in all.
@@ -42,7 +42,7 @@ async def add_reason(
         if job.status is JobStatus.FAILED and _has_reason(job.failure_reason):
             return attrs.evolve(report, failure=job.failure_reason)
         problem = f"job {report.job_id!r}: the record ({job.status}) has no reason either"
-    _log.warning("%s; the job failed for an unknown reason", problem)
+    _log.warning("%s; the reason of the failure is unknown", problem)
     return report
 
 

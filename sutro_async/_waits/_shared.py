@@ -110,7 +110,7 @@ class SharedPolls:
                 self._schedule.discard(poller)
 
     async def wait_left(self, pollers: AbstractSet[JobPoller]) -> None:
-        """Wait until no poll of jobs that nobody watches any more runs."""
+        """Wait until no poll of a job without watchers runs."""
         await self._schedule.wait_discarded(pollers - self._watches.keys())
 
     def _forget(self, poller: JobPoller) -> set[Watch]:
@@ -298,9 +298,9 @@ ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
 def _own(error: ErrorT) -> ErrorT:
-    """Copy an error for one watch, so that the tracebacks of many do not pile up on it.
+    """Copy an error for one watch, so that the tracebacks of many do not accumulate on it.
 
-    An error that is not of this library is left as it is: nobody knows how to copy it.
+    An error of another library is left as it is, since it may not be copyable.
     """
     return copied(error) if isinstance(error, SutroError) else error
 

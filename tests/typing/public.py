@@ -115,6 +115,7 @@ def models(report: JobStatusReport, job: Job) -> None:
     assert_type(report.raw_status, str)
     assert_type(report.message, str)
     assert_type(report.failure, FailureReason | None)
+    assert_type(FailureReason(message="no GPU").message, str | None)
     assert_type(report.raise_for_failure(), JobStatusReport)
     assert_type(job.datetime_started, datetime | None)
     assert_type(job.duration, timedelta | None)
