@@ -4,7 +4,6 @@ With SCREENSHOTS set to a directory, the browser leaves pictures there.
 """
 
 import asyncio
-import importlib
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import async_playwright, expect
 
-from sutro_async import PermissionDeniedError
 from sutro_async.testing import FakeSutro
 
 # One process and one browser for all, since each takes a second to start; so each test has jobs
@@ -99,12 +97,6 @@ def of_the_jobs_of(fake):
     return {"SUTRO_API_KEY": fake.api_key, "SUTRO_API_URL": fake.url}
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def fake():
-    async with FakeSutro() as running:
-        yield running
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def dashboard():
     """The dashboard of the jobs of a fake, which outlives it."""
@@ -113,14 +105,19 @@ async def dashboard():
         yield started
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser():
+async def launch_chromium(playwright):
+    """Launch the Chromium of the system, or skip the test."""
     chromium = shutil.which("chromium")
     if chromium is None:
         reason = "there is no Chromium: apt-get install chromium"
         (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(reason)
+    return await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser():
     async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+        launched = await launch_chromium(playwright)
         yield launched
         await launched.close()
 
@@ -166,50 +163,6 @@ async def test_with_a_key_it_shows_the_jobs_of_the_service(dashboard):
         assert (await visitor.get("/settings")).json() == {"demo": False}
         assert (await visitor.post("/demo/jobs")).status_code in {404, 405}
         assert (await visitor.get("/api/jobs/job-1")).json()["job_cost"] == 0.0185
-
-
-# ---- records
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def sharing(fake, monkeypatch):
-    monkeypatch.syspath_prepend(PROGRAM.parent)
-    records = importlib.import_module("records")
-    monkeypatch.setattr(records, "MOST_RECORDS", 2)
-    async with records.RecordSharingClient(fake.api_key, base_url=fake.url) as client:
-        yield client
-
-
-async def test_many_who_ask_for_a_record_at_a_time_are_one_request(fake, sharing):
-    fake.add_job("job-1", ["running"])
-    leaves = asyncio.create_task(sharing.get_job("job-1"))
-    await asyncio.sleep(0)
-    asking = asyncio.gather(*(sharing.get_job("job-1") for _ in range(20)))
-    await asyncio.sleep(0)
-    leaves.cancel()
-    assert {job.status for job in await asking} == {"running"}
-    assert len(fake.requests) == 1
-    await sharing.get_job("job-1")
-    assert len(fake.requests) == 2
-
-
-async def test_records_of_ended_jobs_are_remembered_up_to_a_number(fake, sharing):
-    for job_id in "abc":
-        fake.add_job(job_id)
-    for job_id in "abbcbc":
-        assert (await sharing.get_job(job_id)).job_id == job_id
-    assert len(fake.requests) == 3
-    await sharing.get_job("a")
-    assert len(fake.requests) == 4
-
-
-async def test_a_failure_to_get_a_record_is_everybodys_and_not_remembered(fake, sharing):
-    fake.fail_next(1, status=403)
-    errors = await asyncio.gather(*(sharing.get_job("a") for _ in "ab"), return_exceptions=True)
-    assert [type(error) for error in errors] == [PermissionDeniedError] * 2
-    assert len(fake.requests) == 1
-    fake.add_job("a")
-    assert (await sharing.get_job("a")).is_terminal
 
 
 # ---- the page
