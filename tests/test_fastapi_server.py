@@ -194,6 +194,27 @@ async def test_a_client_that_loses_patience_ends_the_polling(fake, app, server):
 
 
 @with_and_without_middleware
+@pytest.mark.parametrize("path", ["/jobs/job-1", "/jobs/job-1/status"])
+async def test_a_visitor_who_leaves_takes_the_answer_from_nobody(fake, server, path):
+    fake.add_job("job-1", ["running"])
+    fake.fail_next(1, delay=0.3)
+    leaving = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        leaving.append(EventStream(reader, writer))
+    await until(lambda: fake.in_flight)
+    async with httpx.AsyncClient(base_url=server.url) as browser:
+        staying = [asyncio.create_task(browser.get(path)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        await leaving[0].close()
+        await leaving[1].reset()
+        answers = await asyncio.gather(*staying)
+    assert {answer.json()["status"] for answer in answers} == {"running"}
+    assert len(fake.requests) == 1
+
+
+@with_and_without_middleware
 async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, server):
     # Small buffers, which its connections inherit: a few events are more than all of them hold.
     server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)

@@ -609,6 +609,14 @@ async def test_it_fails_closed(fake, many, browser, answer):
     assert "mine" not in response.text
 
 
+@pytest.mark.parametrize("status", [403, 404, 410])
+async def test_a_list_that_the_service_refuses_is_no_missing_job(fake, browser, status):
+    fake.fail_next(1, status=status)
+    response = await browser.get("/jobs")
+    assert response.status_code == 502
+    assert response.json()["instance"] == "/jobs"
+
+
 @pytest.mark.parametrize("limit", ["0", "101", "many"])
 async def test_a_limit_outside_1_to_100_is_a_422(fake, browser, limit):
     assert (await browser.get(f"/jobs?limit={limit}")).status_code == 422

@@ -178,6 +178,8 @@ def _kind(error: SutroError) -> _Kind:
     reason = _reason(error)
     if isinstance(reason, JobWaitTimeoutError) and reason.last_report is None:
         return _NO_REPORT
+    if isinstance(reason, GoneError) and reason.job_id is None:
+        return _KINDS[APIError]  # the list of jobs is gone, and not a job
     return next(_KINDS[cls] for cls in type(reason).__mro__ if cls in _KINDS)
 
 
