@@ -266,13 +266,17 @@ async def test_a_caller_that_comes_as_an_error_arrives_gets_a_request_of_its_own
     fake, monitor, read
 ):
     first = asyncio.create_task(read(monitor, "job-1"))
-    await until(requests_for_reads)
+    await asyncio.sleep(0)
     (request,) = requests_for_reads()
     second = []
-    # Called between the end of the request and all that follows from it.
-    request.add_done_callback(lambda _: second.append(asyncio.create_task(read(monitor, "job-1"))))
+
+    def call_again(_):
+        fake.add_job("job-1")
+        second.append(asyncio.create_task(read(monitor, "job-1")))
+
+    # Called after the end of the request, and before what follows from it.
+    request.add_done_callback(call_again)
     await asyncio.wait({first})
-    fake.add_job("job-1")
     assert isinstance(first.exception(), JobNotFoundError)
     assert (await second[0]).is_terminal
 
