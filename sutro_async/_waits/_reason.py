@@ -13,7 +13,7 @@ from sutro_async._http import JOB, Options, SessionManager
 from sutro_async.errors import SutroError
 from sutro_async.models import FailureReason, JobStatus, JobStatusReport
 
-__all__ = ["add_reason"]
+__all__ = ["add_reason", "needs_reason"]
 
 _log: Final = logging.getLogger("sutro_async")
 
@@ -29,7 +29,7 @@ async def add_reason(
     Best effort: one request, with the usual timeout of one, in no more than so many seconds in all.
     If it fails, the report is returned as it is.
     """
-    if report.status is not JobStatus.FAILED or _has_reason(report.failure) or seconds <= 0:
+    if not needs_reason(report) or seconds <= 0:
         return report
     try:
         async with asyncio.timeout(None if seconds == math.inf else seconds):
@@ -44,6 +44,11 @@ async def add_reason(
         problem = f"job {report.job_id!r}: the record ({job.status}) has no reason either"
     _log.warning("%s; the reason of the failure is unknown", problem)
     return report
+
+
+def needs_reason(report: JobStatusReport) -> bool:
+    """Whether a report says that the job failed, but not why."""
+    return report.status is JobStatus.FAILED and not _has_reason(report.failure)
 
 
 def _has_reason(failure: FailureReason | None) -> bool:

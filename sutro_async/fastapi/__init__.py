@@ -28,6 +28,7 @@ from sutro_async.fastapi._lifespan import (
 )
 from sutro_async.fastapi._models import (
     FailureReasonModel,
+    JobListModel,
     JobModel,
     JobOutcomeModel,
     JobOutcomesModel,
@@ -39,6 +40,7 @@ from sutro_async.fastapi._router import jobs_router
 
 __all__ = [
     "FailureReasonModel",
+    "JobListModel",
     "JobModel",
     "JobOutcomeModel",
     "JobOutcomesModel",

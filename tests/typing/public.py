@@ -103,6 +103,8 @@ def takes_an_iterator(outcomes: AsyncIterator[JobOutcome[JobStatusReport]]) -> N
 async def the_monitor(client: SutroClient) -> None:
     async with JobMonitor(client, poll=PollPolicy(), keep_finished=5) as monitor:
         assert_type(monitor, JobMonitor)
+        assert_type(await monitor.get_job("job-1"), Job)
+        assert_type(await monitor.get_job_status("job-1"), JobStatusReport)
         assert_type(await monitor.wait("job-1", timeout=5), JobStatusReport)
         async for report in monitor.watch("job-1"):
             assert_type(report, JobStatusReport)
