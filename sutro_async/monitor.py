@@ -12,6 +12,7 @@ from sutro_async._waits import FinishedJobs, SharedPolls, Stream, Watch, unique_
 from sutro_async._wire import check_job_id
 from sutro_async.client import SutroClient
 from sutro_async.errors import ClientStateError
+from sutro_async.events import ClientStats
 from sutro_async.models import JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy
 
@@ -161,6 +162,10 @@ class JobMonitor:
         if report is None and self._polls is not None and job_id in self._polls.pollers:
             report = self._polls.pollers[job_id].report
         return report
+
+    def stats(self) -> ClientStats:
+        """Return what the client is doing now; the same as its own `stats()`."""
+        return self._client.stats()
 
     def _open_polls(self) -> SharedPolls:
         if not self._is_open:

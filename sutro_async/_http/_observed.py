@@ -12,7 +12,7 @@ from typing import Final
 
 from sutro_async._http._manager import Endpoint, JobIdT, Options, ResponseT, SessionManager
 from sutro_async._http._observer import Observer, as_value
-from sutro_async._http._throttle import HeldBack, Priority, Throttle
+from sutro_async._http._throttle import Priority, Throttle
 from sutro_async._http._transport import Transport
 from sutro_async.errors import (
     APIConnectionError,
@@ -79,7 +79,7 @@ class ObservedManager(SessionManager):
 
         def notify(outcome: RequestOutcome, status: int | None, error: SutroError | None) -> None:
             if sent_at is None:
-                return  # it was cancelled in the queue
+                return  # it was held back, or cancelled in the queue
             event = RequestEnded(
                 endpoint=endpoint.name,
                 outcome=outcome,
@@ -103,8 +103,6 @@ class ObservedManager(SessionManager):
                 on_sent=note_sent,
                 is_quoted=is_quoted,
             )
-        except HeldBack:
-            raise
         except SutroError as error:
             outcome = next(outcome for kind, outcome in _OUTCOMES if isinstance(error, kind))
             notify(outcome, _status_code(error), error)

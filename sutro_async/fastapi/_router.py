@@ -122,14 +122,14 @@ async def _watch_one(job_id: JobId, monitor: MonitorDep) -> AsyncIterator[Events
     with _refusing_ids("path", "job_id"):
         outcomes = monitor.watch_jobs([job_id])
     async with outcomes:
-        yield events(outcomes, [job_id])
+        yield events(outcomes, [job_id], monitor.stats)
 
 
 async def _watch_many(job_id: JobIds, monitor: MonitorDep) -> AsyncIterator[Events]:
     with _refusing_ids("query", "job_id"):
         outcomes = monitor.watch_jobs(job_id)
     async with outcomes:
-        yield events(outcomes, job_id)
+        yield events(outcomes, job_id, monitor.stats)
 
 
 async def _reject_finished_stream(
