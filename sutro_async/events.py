@@ -219,3 +219,10 @@ class ClientStats:
     last_failure_at: datetime | None
     unanswered_since: datetime | None
     unanswered_seconds: float
+
+    @property
+    def current_failure(self) -> APIError | None:
+        """The last failure, unless the service has answered since."""
+        if self.unanswered_since is None or self.last_failure_at is None:
+            return None
+        return self.last_failure if self.last_failure_at >= self.unanswered_since else None

@@ -244,6 +244,26 @@ async def test_a_request_that_is_cancelled_after_a_failure_leaves_that_as_it_is(
         assert client.stats().unanswered_seconds == pytest.approx(5, abs=0.2)
 
 
+@on_the_fast_clock
+async def test_a_failure_before_the_last_answer_is_not_the_current_one(fake):
+    fake.add_job("job-1")
+    fake.fail_next(status=500)
+    async with fake.client(timeout=200, retry=ONCE) as client:
+        assert client.stats().current_failure is None
+        with pytest.raises(ServerError):
+            await client.get_job_status("job-1")
+        assert isinstance(client.stats().current_failure, ServerError)
+        await client.get_job_status("job-1")
+        assert client.stats().current_failure is None
+        fake.fail_next(delay=100, status=500)
+        call = asyncio.create_task(client.get_job_status("job-1"))
+        await asyncio.sleep(50)
+        assert client.stats().unanswered_seconds == pytest.approx(50, abs=0.5)
+        assert client.stats().current_failure is None
+        await asyncio.wait({call})
+        assert isinstance(client.stats().current_failure, ServerError)
+
+
 async def test_the_last_failure_holds_no_frames(fake):
     fake.add_job("job-1")
     fake.fail_next(disconnect=True)

@@ -284,7 +284,7 @@ class JobPoller:
     def _notify_failed(self, error: APIError, now: float, next_poll_in: float) -> None:
         if self._manager.observer is None:
             return
-        failing_since = datetime_of(self.pace.failing_since, now)
+        failing_since = datetime_of(self.pace.failing_since, now, datetime.now(UTC))
         assert failing_since is not None  # noqa: S101 - a poll has just failed
         event = PollFailed(
             job_id=self.job_id,

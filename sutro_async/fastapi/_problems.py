@@ -151,9 +151,8 @@ def service_trouble(stats: ClientStats) -> ServiceTrouble | None:
     if since is None or stats.unanswered_seconds < _TROUBLE_AFTER:
         return None
     # Without a failure in that time the first request is still in flight.
-    kind = _KINDS[APITimeoutError]
-    if stats.last_failure is not None and stats.last_failure_at and stats.last_failure_at >= since:
-        kind = _kind(stats.last_failure)
+    failure = stats.current_failure
+    kind = _KINDS[APITimeoutError] if failure is None else _kind(failure)
     return ServiceTrouble(since=since, detail=kind.detail)
 
 
