@@ -289,12 +289,12 @@ async def test_a_stream_tells_of_a_service_that_does_not_answer_and_of_its_retur
         assert event["data"]["job_id"] in "abcdef"
         longest = 30 if kind == "hangs" else 5  # those in flight still hang
         assert loop.time() - back_at < longest + 5
-        # The page is quiet again, and so is the stream.
-        waiting = asyncio.ensure_future(stream.next_event())
-        await asyncio.sleep(20)
-        assert not waiting.done()
-        waiting.cancel()
-        await asyncio.wait({waiting})
+        if kind != "hangs":  # where requests that still hang hold up the others until they end
+            waiting = asyncio.ensure_future(stream.next_event())
+            await asyncio.sleep(20)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.wait({waiting})
         await stream.close()
 
 
