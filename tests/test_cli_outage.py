@@ -57,7 +57,7 @@ async def test_the_live_table_has_a_line_while_it_lasts(fake, client, make_termi
     fake.fail_next(10_000, disconnect=True)
     await asyncio.sleep(5)
     assert "no answer" not in "\n".join(terminal.lines)
-    while not board.trouble:
+    while not board.outage:
         await asyncio.sleep(0.1)
     await asyncio.sleep(1)
     assert 20 <= board.elapsed < 26
@@ -76,7 +76,7 @@ async def test_a_service_that_hangs_is_shown_before_the_first_timeout(fake, clie
     waiting, board = await start(fake, client, "plain")
     fake.fail_next(10_000, delay=3600)
     await asyncio.sleep(15)
-    assert re.fullmatch(r"no answer from the service since \d\d:\d\d:\d\d", board.trouble)
+    assert re.fullmatch(r"no answer from the service since \d\d:\d\d:\d\d", board.outage)
     waiting.cancel()
     await asyncio.wait({waiting})
 

@@ -30,7 +30,7 @@ _PRECEDENCE: Final = (ExitStatus.API_ERROR, ExitStatus.TIMED_OUT, ExitStatus.JOB
 
 
 # Seconds without an answer of the service.
-_TROUBLE_AFTER: Final = 10.0
+_OUTAGE_AFTER: Final = 10.0
 
 
 class Interrupted(SutroError):  # noqa: N818 - the `type` of an error in JSON
@@ -112,10 +112,10 @@ class Board:
         clock: Returns the time in seconds.
 
     Attributes:
-        trouble: Since when and why the service does not answer; empty if it does.
+        outage: Since when and why the service does not answer; empty if it does.
     """
 
-    trouble = ""
+    outage = ""
 
     def __init__(
         self, job_ids: Iterable[str], *, clock: Callable[[], float] = time.monotonic
@@ -149,12 +149,12 @@ class Board:
 
     def note_service(self, stats: ClientStats) -> None:
         """Note whether the service answers."""
-        self.trouble = ""
-        if stats.unanswered_since is not None and stats.unanswered_seconds >= _TROUBLE_AFTER:
+        self.outage = ""
+        if stats.unanswered_since is not None and stats.unanswered_seconds >= _OUTAGE_AFTER:
             failure = stats.current_failure
             reason = "" if failure is None else f": {one_line(error_text(failure))}"
             since = stats.unanswered_since.astimezone()
-            self.trouble = f"no answer from the service since {since:%H:%M:%S}{reason}"
+            self.outage = f"no answer from the service since {since:%H:%M:%S}{reason}"
 
     def end_early(self, cause: BaseException) -> list[Entry]:
         """End the waits that are not over yet, and return their entries.

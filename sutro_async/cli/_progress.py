@@ -79,7 +79,7 @@ class _LineProgress(Progress):
         self._board = board
         self._id_width = max(map(cell_len, board.job_ids))
         self._shown: dict[str, str] = {}
-        self._is_in_trouble = False
+        self._is_outage = False
 
     def show(self, entry: Entry) -> None:
         self.refresh()
@@ -94,9 +94,9 @@ class _LineProgress(Progress):
         self._print(f"{padded(entry.job_id, self._id_width)}{GAP}{change}")
 
     def refresh(self) -> None:
-        if bool(self._board.trouble) is not self._is_in_trouble:
-            self._is_in_trouble = not self._is_in_trouble
-            self._print(self._board.trouble or "the service answers again")
+        if bool(self._board.outage) is not self._is_outage:
+            self._is_outage = not self._is_outage
+            self._print(self._board.outage or "the service answers again")
 
     def _print(self, line: str) -> None:
         elapsed = padded(duration(self._board.elapsed), 7, is_number=True)
@@ -155,15 +155,15 @@ class LiveProgress(Progress):
             others = [entry for entry in entries if entry.job_id not in shown_ids]
             text = f"{count(len(others))} more: {state_counts(others)}"
             parts.append(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
-        if self._board.trouble:
-            parts.append(Text(self._board.trouble, style="bold", no_wrap=True, overflow="ellipsis"))
+        if self._board.outage:
+            parts.append(Text(self._board.outage, style="bold", no_wrap=True, overflow="ellipsis"))
         # The cursor stays on the last line, which is left empty: what is typed there, such as ^C,
         # would wrap at the end of a full one, and throw the drawing out by a line.
         return Group(*parts, Text(), self._bar(entries, width), Text())
 
     def _choose(self, entries: list[Entry], id_width: int) -> list[Entry]:
         """Choose the jobs that fit the screen: unfinished ones that have changed last go first."""
-        room = self._console.height - _OTHER_LINES - bool(self._board.trouble)
+        room = self._console.height - _OTHER_LINES - bool(self._board.outage)
         shown: set[str] = set()
         for entry in sorted(entries, key=_urgency):
             room -= len(Text(entry.job_id).wrap(self._console, id_width, overflow="fold"))

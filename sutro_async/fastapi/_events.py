@@ -23,7 +23,9 @@ END: Final = "end"
 """The id of the event after which there are no others."""
 
 _RECONNECT_AFTER: Final = 3000  # milliseconds
-_TICK: Final = 1.0  # seconds between two looks whether the service answers
+# Seconds between two looks whether the service answers: while it does, and while it does not.
+_TICK: Final = 3.0
+_TICK_IN_TROUBLE: Final = 1.0
 
 
 async def events(
@@ -44,7 +46,8 @@ async def events(
     is_settled = True  # whether requesting the events again would bring the same for each job
     is_in_trouble = False
     while unfinished:
-        new_outcomes = await _next_outcomes(outcomes, unfinished)
+        tick = _TICK_IN_TROUBLE if is_in_trouble else _TICK
+        new_outcomes = await _next_outcomes(outcomes, unfinished, tick)
         if not new_outcomes:
             trouble = service_trouble(stats())
             if trouble is not None and not is_in_trouble:
@@ -78,14 +81,14 @@ async def events(
 
 
 async def _next_outcomes(
-    outcomes: Stream[JobOutcome[JobStatusReport]], unfinished: Iterable[str]
+    outcomes: Stream[JobOutcome[JobStatusReport]], unfinished: Iterable[str], seconds: float
 ) -> list[JobOutcome[JobStatusReport]]:
     """Wait for the next outcome, or for an error that concerns all unfinished jobs.
 
     Returns:
-        Nothing if there was none for a while.
+        Nothing if there was none for so many seconds.
     """
-    tick = asyncio.timeout(_TICK)
+    tick = asyncio.timeout(seconds)
     try:
         async with tick:
             return [await anext(outcomes)]
