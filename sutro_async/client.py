@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
@@ -16,17 +16,21 @@ from sutro_async._http import (
     STATUS,
     ClientSession,
     JobListing,
+    ObservedManager,
+    Observer,
     Options,
     Pacer,
     SessionManager,
     Throttle,
     Transport,
+    client_stats,
     fetch,
 )
 from sutro_async._numbers import check_number, timeout_seconds
 from sutro_async._waits import OnChange, Stream, Wait, WaitBatch, check_callback, fetch_all
 from sutro_async._wire import check_job_id
 from sutro_async.errors import ConfigurationError
+from sutro_async.events import ClientStats, Event
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
@@ -56,6 +60,8 @@ class SutroClient:
         proxy: The URL of a forward proxy, such as `http://user:password@proxy.example:3128`.
             Without it: `HTTPS_PROXY` or `ALL_PROXY`, unless `NO_PROXY` names the host. Only an
             https base URL is requested through a proxy.
+        observer: Called with each event of `sutro_async.events` as it happens, in the event loop; a
+            plain callable, which should be quick. What it raises is logged, once for each kind.
         session: An aiohttp session to use instead of one of the client's own. The client never
             closes it, and keeps its headers, cookies, proxies and tracing. If its connector
             allows fewer connections than `max_concurrency`, the time that a request waits for one
@@ -76,6 +82,7 @@ class SutroClient:
         max_concurrency: int = 20,
         max_rate: float | None = None,
         proxy: str | None = None,
+        observer: Callable[[Event], object] | None = None,
         session: ClientSession | None = None,
     ) -> None:
         if proxy is not None and session is not None:
@@ -84,7 +91,12 @@ class SutroClient:
             )
         settings = resolve_settings(api_key, base_url, proxy, has_session=session is not None)
         throttle = Throttle(Pacer(max_concurrency, max_rate))
-        self._manager = SessionManager(Transport(settings, session), throttle)
+        transport = Transport(settings, session)
+        self._manager = (
+            SessionManager(transport, throttle)
+            if observer is None
+            else ObservedManager(transport, throttle, Observer(observer))
+        )
         self._options = Options(timeout=_request_timeout(timeout), retry=retry, poll=poll)
         self._is_clone = False
 
@@ -128,6 +140,7 @@ class SutroClient:
         try:
             await lifecycle.close()
         finally:
+            self._manager.throttle.close()
             await self._manager.transport.close()
 
     def with_options(
@@ -156,6 +169,13 @@ class SutroClient:
         clone._options = attrs.evolve(self._options, **changes)
         clone._is_clone = True
         return clone
+
+    def stats(self) -> ClientStats:
+        """Return what the client, its `with_options` clones included, is doing now.
+
+        It costs microseconds, and works in any thread, before the first use and after closing.
+        """
+        return client_stats(self._manager)
 
     async def get_job_status(self, job_id: str) -> JobStatusReport:
         """Get the status of a job (API reference: "Checking Job Status").
@@ -249,7 +269,7 @@ class SutroClient:
             ConfigurationError: The session that was passed in is unusable.
         """
         wait = self._wait(job_id, timeout, poll)
-        return Stream(wait.next_report, wait.aclose)
+        return Stream(wait.next_report, wait.aclose, wait.abandon)
 
     def watch_jobs(
         self,

@@ -906,7 +906,7 @@ async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
     fake.add_job("job-1", [*words, "succeeded"], allow_unknown=True)
     async with JobMonitor(client) as monitor:
         async with monitor.watch_jobs(["job-1"]) as outcomes:
-            stream = events(outcomes, ["job-1"])
+            stream = events(outcomes, ["job-1"], client.stats)
             assert (await anext(stream)).retry == 3000
             await anext(stream)
             while (latest := monitor.latest("job-1")) is None or not latest.is_terminal:
@@ -921,6 +921,8 @@ async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for():
         raise LookupError("no such thing")
 
     class Monitor:
+        stats = None
+
         def watch_jobs(self, job_ids):
             return Stream(broken)
 
@@ -957,7 +959,7 @@ def test_the_document_describes_every_route(app):
     long_poll = paths["/jobs/{job_id}/wait"]["get"]["responses"]
     assert long_poll["200"]["content"] == long_poll["202"]["content"]
     events = paths["/job-events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
-    assert len(events["itemSchema"]["properties"]["data"]["contentSchema"]["anyOf"]) == 2
+    assert len(events["itemSchema"]["properties"]["data"]["contentSchema"]["anyOf"]) == 3
 
 
 def test_every_reference_in_the_document_leads_somewhere(app):
@@ -985,10 +987,11 @@ def test_an_app_may_have_models_of_the_same_names():
     responses = document["paths"]["/job-events"]["get"]["responses"]
     problem = responses["503"]["content"]["application/problem+json"]["schema"]
     events = responses["200"]["content"]["text/event-stream"]["itemSchema"]
-    report, same_problem = events["properties"]["data"]["contentSchema"]["anyOf"]
+    report, same_problem, trouble = events["properties"]["data"]["contentSchema"]["anyOf"]
     assert same_problem == problem
     assert problem["properties"].keys() == sutro_async.fastapi.JobProblem.model_fields.keys()
     assert "succeeded" in report["properties"]["status"]["enum"]
+    assert trouble["properties"].keys() == {"since", "detail"}
     assert report["properties"]["failure"]["anyOf"][0]["properties"].keys() == {
         "message",
         "additional_context",

@@ -3,6 +3,7 @@
 import asyncio
 import math
 import socket
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
@@ -306,3 +307,88 @@ async def test_a_stopped_app_leaves_no_task_behind(fake):
         await stream.close()
     left = {task for task in asyncio.all_tasks() - before if "RequestHandler" not in repr(task)}
     assert not left
+
+
+# ---- a service that does not answer
+
+OUTAGES = {
+    "refuses": {"status": 503, "body": b"secret inner thoughts"},
+    "hangs": {"delay": 3600},
+    "disconnects": {"disconnect": True},
+    "limits": {"status": 429, "headers": {"Retry-After": "5"}},
+}
+DETAILS = {
+    "refuses": "The service gave no answer that can be used.",
+    "hangs": "The service did not answer in time.",
+    "disconnects": "The service gave no answer that can be used.",
+    "limits": "The service gets more requests than it takes.",
+}
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+async def test_a_stream_tells_of_a_service_that_does_not_answer_and_of_its_return(fake, kind):
+    loop = asyncio.get_running_loop()
+    for job_id in "abcdef":
+        fake.add_job(job_id, ["running"])
+    path = "/job-events?" + "&".join(f"job_id={job_id}" for job_id in "abcdef")
+    async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
+        stream = await EventStream.open(server, path)
+        first = [await stream.next_event() for _ in "abcdef"]
+        assert {event["event"] for event in first} == {"status"}
+        await asyncio.sleep(3)
+        fell_silent_at, silent_from = loop.time(), datetime.now(UTC)
+        fake.fail_next(10_000, **OUTAGES[kind])
+        trouble = await stream.next_event()
+        assert trouble["event"] == "trouble"
+        assert 10 <= loop.time() - fell_silent_at < 15
+        assert trouble["data"].keys() == {"since", "detail"}
+        assert trouble["data"]["detail"] == DETAILS[kind]
+        since = datetime.fromisoformat(trouble["data"]["since"])
+        assert since.utcoffset() == timedelta(0)
+        # The clock of the loop is fast: so long ago it was by that clock.
+        since_it_fell_silent = loop.time() - fell_silent_at
+        assert silent_from - timedelta(seconds=since_it_fell_silent) <= since
+        # Once, however long it takes.
+        waiting = asyncio.ensure_future(stream.next_event())
+        await asyncio.sleep(20)
+        assert not waiting.done()
+        back_at = loop.time()
+        fake.clear_faults()
+        event = await waiting
+        assert event["event"] == "status"
+        assert event["data"]["status"] == "running"
+        assert event["data"]["job_id"] in "abcdef"
+        longest = 30 if kind == "hangs" else 5  # those in flight still hang
+        assert loop.time() - back_at < longest + 5
+        if kind != "hangs":  # where requests that still hang hold up the others until they end
+            waiting = asyncio.ensure_future(stream.next_event())
+            await asyncio.sleep(20)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        await stream.close()
+
+
+async def test_trouble_before_the_first_report_ends_with_it(fake):
+    fake.add_job("job-1", ["running", "succeeded"])
+    fake.fail_next(10_000, status=503)
+    async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
+        stream = await EventStream.open(server, "/jobs/job-1/events")
+        assert (await stream.next_event())["event"] == "trouble"
+        fake.clear_faults()
+        statuses = [event["data"]["status"] for event in await stream.events()]
+        assert statuses == ["running", "succeeded"]
+        await stream.close()
+
+
+async def test_a_service_that_is_slow_or_refuses_once_is_no_trouble(fake):
+    fake.add_job("job-1", [("running", 60), "succeeded"])
+    async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
+        stream = await EventStream.open(server, "/jobs/job-1/events")
+        waiting = asyncio.ensure_future(stream.events())
+        for fault in ({"status": 503}, {"status": 200, "delay": 5}, {"status": 404}):
+            await asyncio.sleep(10)
+            fake.fail_next(**fault)
+        events = await waiting
+        assert [event["event"] for event in events] == ["status", "status"]
+        await stream.close()

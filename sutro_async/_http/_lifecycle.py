@@ -64,6 +64,10 @@ class Lifecycle:
                 f" another: make one {self._owner} for each event loop"
             )
 
+    def now(self) -> float:
+        """Return the time of the owner's event loop, in seconds; 0 before it has one."""
+        return 0.0 if self._loop is None else self._loop.time()
+
     def add(self, running: Running) -> None:
         """Register something that runs.
 

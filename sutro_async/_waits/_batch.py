@@ -208,6 +208,8 @@ class WaitBatch:
             self._timer.cancel()
         if self._feeder is not None:
             self._feeder.cancel()
+        for poller in self._unfinished.values():
+            poller.end()
 
     # ---- for the lifecycle of the client
 
@@ -239,9 +241,13 @@ class WaitBatch:
         """Handle the completion of the wait for a job: its terminal report or an error."""
         if isinstance(end, JobStatusReport):
             self._outcomes.put_report(poller.job_id, end)
-        elif not self._outcomes.put_error(poller.job_id, end):
-            self.on_crash(end)
-            return
+            poller.end()
+        else:
+            is_outcome = self._outcomes.put_error(poller.job_id, end)
+            poller.end_by(end)
+            if not is_outcome:
+                self.on_crash(end)
+                return
         self._unfinished.pop(poller.job_id, None)
         self._sweeper.on_removed()
         self._end_if_finished()
@@ -324,3 +330,5 @@ class WaitBatch:
         self._expired.extend(self._unfinished.values())
         self._unfinished.clear()
         self.cancel()
+        for poller in tuple(self._expired):
+            poller.end("timeout")

@@ -109,6 +109,7 @@ class Pace:
 
     Attributes:
         answered_at: When the latest poll was answered or failed; the beginning before the first.
+        failing_since: When the first of the latest polls failed; None after a good one.
         next_poll_at: When the next poll is due; infinity after the last one.
         is_covered: Whether list-jobs shows the job as unchanged, so that it needs no poll.
         is_held_back: Whether polls were held back in an outage since the latest one.
@@ -126,6 +127,7 @@ class Pace:
         "_settings",
         "_unchanged_polls",
         "answered_at",
+        "failing_since",
         "is_covered",
         "is_held_back",
         "next_poll_at",
@@ -134,6 +136,7 @@ class Pace:
 
     def __init__(self, settings: PaceSettings, now: float) -> None:
         self.answered_at = now
+        self.failing_since: float | None = None
         self.next_poll_at = now
         self.is_covered = False
         self.is_held_back = False
@@ -167,6 +170,7 @@ class Pace:
         self.is_covered = self.is_held_back = False
         self._earliest = -math.inf
         self._failures = 0
+        self.failing_since = None
         self._outage = self._refusal = None
         self._poll_seconds = poll_seconds
         self._unchanged_polls = 0 if is_changed else self._unchanged_polls + 1
@@ -189,6 +193,8 @@ class Pace:
             if streak is not None:
                 streak.note_queued(min(queued, now - self.answered_at))
         self.answered_at = now
+        if self.failing_since is None:
+            self.failing_since = now
         self.is_covered = self.is_held_back = False
         if kind is FailureKind.FINAL:
             return Verdict.GIVE_UP

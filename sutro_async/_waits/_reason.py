@@ -11,7 +11,7 @@ import attrs
 
 from sutro_async._http import JOB, Options, SessionManager
 from sutro_async.errors import SutroError
-from sutro_async.models import FailureReason, JobStatus, JobStatusReport
+from sutro_async.models import FailureReason, Job, JobStatus, JobStatusReport
 
 __all__ = ["add_reason", "needs_reason"]
 
@@ -20,7 +20,7 @@ _log: Final = logging.getLogger("sutro_async")
 
 async def add_reason(
     manager: SessionManager, report: JobStatusReport, options: Options, *, seconds: float
-) -> JobStatusReport:
+) -> tuple[JobStatusReport, Job | None]:
     """Add the reason of a failure from the record to a report that has none.
 
     The service guarantees a reason in the status response only if a job failed during its
@@ -28,9 +28,13 @@ async def add_reason(
 
     Best effort: one request, with the usual timeout of one, in no more than so many seconds in all.
     If it fails, the report is returned as it is.
+
+    Returns:
+        The report, and the record if it was read.
     """
+    job: Job | None = None
     if not needs_reason(report) or seconds <= 0:
-        return report
+        return report, job
     try:
         async with asyncio.timeout(None if seconds == math.inf else seconds):
             job = await manager.request(JOB, report.job_id, options, is_quoted=True)
@@ -40,10 +44,10 @@ async def add_reason(
         problem = f"job {report.job_id!r}: no record within {seconds:.3g} s"
     else:
         if job.status is JobStatus.FAILED and _has_reason(job.failure_reason):
-            return attrs.evolve(report, failure=job.failure_reason)
+            return attrs.evolve(report, failure=job.failure_reason), job
         problem = f"job {report.job_id!r}: the record ({job.status}) has no reason either"
     _log.warning("%s; the reason of the failure is unknown", problem)
-    return report
+    return report, job
 
 
 def needs_reason(report: JobStatusReport) -> bool:

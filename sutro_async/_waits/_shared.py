@@ -16,6 +16,7 @@ from sutro_async._waits._pace import PaceSettings
 from sutro_async._waits._poller import JobPoller
 from sutro_async._waits._schedule import Schedule
 from sutro_async.errors import JobWaitTimeoutError, SutroError, copied
+from sutro_async.events import WaitOutcome
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 
 __all__ = ["FinishedJobs", "SharedPolls", "Watch", "own"]
@@ -108,14 +109,15 @@ class SharedPolls:
         self._watches[poller].add(watch)
         return poller
 
-    def leave(self, watch: Watch, poller: JobPoller) -> None:
-        """Stop polling a job, unless others watch it."""
+    def leave(self, watch: Watch, poller: JobPoller, outcome: WaitOutcome) -> None:
+        """Stop polling a job, unless others watch it; `outcome` says why the watch ended."""
         watches = self._watches.get(poller)
         if watches is not None:
             watches.discard(watch)
             if not watches:
                 self._forget(poller)
                 self._schedule.discard(poller)
+                poller.end(outcome)
 
     async def wait_left(self, pollers: AbstractSet[JobPoller]) -> None:
         """Wait until no poll of a job without watchers runs."""
@@ -146,17 +148,24 @@ class SharedPolls:
             self.finished.remember(end)
         for watch in tuple(self._forget(poller)):
             watch.put_end(poller, end)
+        if isinstance(end, JobStatusReport):
+            poller.end()
+        else:
+            poller.end_by(end)
 
     def on_crash(self, error: BaseException) -> None:
         """End every watch with an error."""
         self.is_closed = True
         self._manager.lifecycle.remove(self)
         self._schedule.cancel()
+        pollers = tuple(self._watches)
         watches = {watch for each in tuple(self._watches.values()) for watch in tuple(each)}
         self._watches.clear()
         self.pollers.clear()
         for watch in watches:
             watch.fail(error)
+        for poller in pollers:
+            poller.end()
 
     # ---- for the lifecycle of the client
 
@@ -238,11 +247,11 @@ class Watch:
             await self._polls.wait_left(pollers)
         self._outcomes.raise_crash()
 
-    def leave(self) -> None:
-        """Leave the polls."""
+    def leave(self, outcome: WaitOutcome = "abandoned") -> None:
+        """Leave the polls; `outcome` says why."""
         if self._polls is not None:
             for poller in tuple(self._pollers):
-                self._polls.leave(self, poller)
+                self._polls.leave(self, poller, outcome)
         self._pollers.clear()
         self._outcomes.end()
 
@@ -299,7 +308,7 @@ class Watch:
             )
             error.__cause__ = poller.failure
             self._outcomes.put_error(poller.job_id, error)
-        self.leave()
+        self.leave("timeout")
 
 
 ErrorT = TypeVar("ErrorT", bound=BaseException)

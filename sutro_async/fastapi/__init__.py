@@ -34,6 +34,7 @@ from sutro_async.fastapi._models import (
     JobOutcomesModel,
     JobProblem,
     JobStatusReportModel,
+    ServiceTrouble,
 )
 from sutro_async.fastapi._problems import install_error_handlers
 from sutro_async.fastapi._router import jobs_router
@@ -47,6 +48,7 @@ __all__ = [
     "JobProblem",
     "JobStatusReportModel",
     "MonitorDep",
+    "ServiceTrouble",
     "SutroDep",
     "get_job_monitor",
     "get_sutro_client",

@@ -20,6 +20,7 @@ __all__ = [
     "JobOutcomesModel",
     "JobProblem",
     "JobStatusReportModel",
+    "ServiceTrouble",
 ]
 
 JSONObject = dict[str, Any]
@@ -116,3 +117,10 @@ class JobOutcomesModel(BaseModel):
     """An outcome for each job, in the order of the ids."""
 
     outcomes: list[JobOutcomeModel]
+
+
+class ServiceTrouble(BaseModel):
+    """Says that the service does not answer, so that nothing new is known of any job."""
+
+    since: datetime = Field(description="When the first request was sent that was not answered.")
+    detail: str = Field(description="What it means here.")

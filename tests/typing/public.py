@@ -26,6 +26,7 @@ from sutro_async import (
     SutroClient,
     SutroError,
 )
+from sutro_async.events import ClientStats, Event, RequestEnded, WaitEnded
 from sutro_async.testing import FakeSutro, RecordedRequest
 
 assert_type(TERMINAL_STATUSES, frozenset[JobStatus])
@@ -110,6 +111,34 @@ async def the_monitor(client: SutroClient) -> None:
             assert_type(report, JobStatusReport)
         assert_type(monitor.latest("job-1"), JobStatusReport | None)
         assert_type(len(monitor), int)
+
+
+def observer(event: Event) -> None:
+    match event:
+        case RequestEnded():
+            assert_type(event.endpoint, Literal["job-status", "jobs", "list-jobs"])
+            assert_type(event.status_code, int | None)
+            assert_type(event.error, SutroError | None)
+            assert_type(event.seconds, float)
+        case WaitEnded(outcome="timeout"):
+            assert_type(event.late, float | None)
+        case _:
+            pass
+    RequestEnded("jobs")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def an_observed_client(client: SutroClient) -> None:
+    seen: list[Event] = []
+    SutroClient(observer=observer)
+    SutroClient(observer=seen.append)
+    SutroClient(observer=on_change)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    stats = client.stats()
+    assert_type(stats, ClientStats)
+    assert_type(stats.in_flight, int)
+    assert_type(stats.pause_reason, Literal["retry_after", "outage"] | None)
+    assert_type(stats.paused_until, datetime | None)
+    assert_type(stats.unanswered_seconds, float)
+    assert_type(stats.last_failure, APIError | None)
 
 
 def models(report: JobStatusReport, job: Job) -> None:
