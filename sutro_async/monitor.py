@@ -12,6 +12,7 @@ from sutro_async._waits import FinishedJobs, SharedPolls, SharedReads, Stream, W
 from sutro_async._wire import check_job_id
 from sutro_async.client import SutroClient
 from sutro_async.errors import ClientStateError
+from sutro_async.events import ClientStats
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy
 
@@ -206,6 +207,10 @@ class JobMonitor:
         if report is None and self._polls is not None and job_id in self._polls.pollers:
             report = self._polls.pollers[job_id].report
         return report
+
+    def stats(self) -> ClientStats:
+        """Return what the client is doing now; the same as its own `stats()`."""
+        return self._client.stats()
 
     def _check_open(self) -> None:
         if not self._is_open:

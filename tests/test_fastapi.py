@@ -906,7 +906,7 @@ async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
     fake.add_job("job-1", [*words, "succeeded"], allow_unknown=True)
     async with JobMonitor(client) as monitor:
         async with monitor.watch_jobs(["job-1"]) as outcomes:
-            stream = events(outcomes, ["job-1"], client.stats)
+            stream = events(outcomes, ["job-1"], monitor.stats)
             assert (await anext(stream)).retry == 3000
             await anext(stream)
             while (latest := monitor.latest("job-1")) is None or not latest.is_terminal:

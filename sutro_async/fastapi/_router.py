@@ -154,7 +154,6 @@ def _add_streams(router: APIRouter, visible: Callable[..., Any], describe: Descr
         async def dependency(
             requested: Annotated[RequestedIds, Depends(requested_ids(visible, source))],
             monitor: MonitorDep,
-            client: SutroDep,
             last_event_id: Annotated[
                 str | None, Header(description="Sent by browsers that connect again.")
             ] = None,
@@ -163,7 +162,7 @@ def _add_streams(router: APIRouter, visible: Callable[..., Any], describe: Descr
                 raise StreamFinished
             watched = monitor.watch_jobs(requested.shown)
             async with _with_hidden(requested.hidden, watched) as outcomes:
-                yield events(outcomes, requested.ids, client.stats)
+                yield events(outcomes, requested.ids, monitor.stats)
 
         return dependency
 

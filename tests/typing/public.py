@@ -133,6 +133,7 @@ async def an_observed_client(client: SutroClient) -> None:
     SutroClient(observer=seen.append)
     SutroClient(observer=on_change)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     stats = client.stats()
+    assert_type(JobMonitor(client).stats(), ClientStats)
     assert_type(stats, ClientStats)
     assert_type(stats.in_flight, int)
     assert_type(stats.pause_reason, Literal["retry_after", "outage"] | None)
