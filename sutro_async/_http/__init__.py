@@ -12,6 +12,7 @@
 - `_request_timer`: the timeouts of requests, with one timer for all
 - `_tls`: which certificate authorities are trusted
 - `_lifecycle`: which event loop a client belongs to, and what closing it ends
+- `_steps`: the steps of a stream, and their end
 - `_scope`: what a timeout and closing have in common: they interrupt a task from outside
 - `_health`: when the service answered last
 - `_observer`: calls the observer of a client
@@ -35,8 +36,8 @@ from sutro_async._http._manager import (
 from sutro_async._http._observed import ObservedManager
 from sutro_async._http._observer import Observer, as_value
 from sutro_async._http._pacer import Pacer
-from sutro_async._http._scope import Scope
 from sutro_async._http._stats import client_stats, datetime_of
+from sutro_async._http._steps import Steps
 from sutro_async._http._throttle import HeldBack, Priority, Throttle
 from sutro_async._http._transport import ClientSession, Transport
 
@@ -54,8 +55,8 @@ __all__ = [
     "Pacer",
     "Priority",
     "ResponseT",
-    "Scope",
     "SessionManager",
+    "Steps",
     "Throttle",
     "Transport",
     "as_value",

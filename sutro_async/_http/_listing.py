@@ -7,8 +7,8 @@ from typing import Final
 
 from sutro_async._http._fetch import fetch
 from sutro_async._http._manager import Options, SessionManager, job_page
-from sutro_async._http._scope import Scope
-from sutro_async.errors import ClientStateError, InvalidResponseError
+from sutro_async._http._steps import Steps
+from sutro_async.errors import InvalidResponseError
 from sutro_async.models import Job
 
 __all__ = ["JobListing"]
@@ -34,8 +34,7 @@ class JobListing:
         self._cursor: str | None = None
         self._cursors: set[str | None] = set()
         self._is_complete = False
-        self._step: Scope | None = None
-        self._is_closed = False
+        self._steps = Steps(manager.lifecycle)
 
     async def next_job(self) -> Job:
         """Return the next job, from the next page if need be.
@@ -57,11 +56,7 @@ class JobListing:
 
     async def aclose(self) -> None:
         """End the step that is running, if one is, with StopAsyncIteration."""
-        self._is_closed = True
-        if self._step is not None:
-            step = self._step
-            step.interrupt()
-            await step.wait_ended()
+        await self._steps.aclose()
 
     async def _read_page(self) -> None:
         if self._cursor in self._cursors:
@@ -71,16 +66,8 @@ class JobListing:
                 reason="the cursor of an earlier page was repeated, so the list would never end",
             )
         endpoint = job_page(self._cursor, _PAGE_SIZE)
-        self._step = self._manager.lifecycle.operation()
-        try:
-            with self._step:
-                page = await fetch(self._manager, endpoint, None, self._options)
-        except ClientStateError:
-            if self._is_closed:
-                raise StopAsyncIteration from None
-            raise
-        finally:
-            self._step = None
+        with self._steps.step():
+            page = await fetch(self._manager, endpoint, None, self._options)
         self._cursors.add(self._cursor)
         self._cursor = page.next_cursor
         self._is_complete = page.next_cursor is None

@@ -9,12 +9,11 @@ from typing import Final
 
 import tenacity
 
-from sutro_async._http import Options, Scope, SessionManager
+from sutro_async._http import Options, SessionManager, Steps
 from sutro_async._waits._callbacks import OnChange, notify, wait_until_done
 from sutro_async._waits._pace import PaceSettings
 from sutro_async._waits._poller import JobPoller
 from sutro_async._wire import check_job_id
-from sutro_async.errors import ClientStateError
 from sutro_async.models import JobStatusReport
 
 __all__ = ["Wait"]
@@ -50,11 +49,10 @@ class Wait:
         self._manager = manager
         self._options = options
         self._timeout = timeout
+        self._steps = Steps(manager.lifecycle)
         self._poller: JobPoller | None = None
         self._deadline: float | None = None
-        self._step: Scope | None = None
         self._is_delivered = False
-        self._is_closed = False
 
     async def next_report(self) -> JobStatusReport:
         """Wait for the next report that differs from the one before, or is terminal.
@@ -71,19 +69,14 @@ class Wait:
         if poller.polls_once and poller.report is not None and not poller.is_over:
             poller.end("timeout")
             raise poller.timed_out()
-        self._step = self._manager.lifecycle.operation()
         try:
-            with self._step:
+            with self._steps.step():
                 report = poller.report if poller.is_over else await self._poll(poller)
                 assert report is not None  # noqa: S101 - `is_over` says so
                 report = await poller.add_reason(report)
         except Exception as error:
             poller.end_by(error)
-            if self._is_closed and isinstance(error, ClientStateError):
-                raise StopAsyncIteration from None
             raise
-        finally:
-            self._step = None
         if report.is_terminal:
             self._is_delivered = True
             poller.end()
@@ -91,12 +84,8 @@ class Wait:
 
     async def aclose(self) -> None:
         """End the step that is running, if one is, with StopAsyncIteration."""
-        self._is_closed = True
         self.abandon()
-        if self._step is not None:
-            step = self._step
-            step.interrupt()
-            await step.wait_ended()
+        await self._steps.aclose()
 
     def abandon(self) -> None:
         """Take note that nobody waits any more, unless the wait has ended before."""
