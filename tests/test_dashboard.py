@@ -36,6 +36,8 @@ poll = PollPolicy(initial=0.05, maximum=0.1, not_found_grace=0.2)
 lifespan = functools.partial(sutro_async.fastapi.sutro_lifespan, poll=poll)
 sutro_async.fastapi.sutro_lifespan = lifespan
 sutro_async.fastapi._events._RECONNECT_AFTER = 100
+sutro_async.fastapi._events._TICK = 0.2
+sutro_async.fastapi._problems._TROUBLE_AFTER = 2
 sys.path.insert(0, sys.argv[1])
 runpy.run_path(sys.argv[1] + "/app.py", run_name="__main__")
 """
@@ -350,9 +352,34 @@ async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(brows
         log = await dashboard.stop(signal.SIGTERM)
         assert "Traceback" not in log
         await expect(page.get_by_role("status")).to_contain_text("Connection lost")
-        await expect(job(page, "job-2")).to_contain_text("Trying again")
+        await expect(page.get_by_role("alert")).to_contain_text("Trying again")
+        await expect(job(page, "job-2")).not_to_contain_text("Trying again")
         await picture(page, "stopped")
         fake.set_status("job-2", "cancelled")
         await dashboard.restart()
         await expect(page.get_by_role("status")).to_have_text("All finished")
         await expect(job(page, "job-2")).to_contain_text("cancelled")
+        await expect(page.get_by_role("alert")).to_be_hidden()
+
+
+@pytest.mark.browser
+async def test_while_the_service_does_not_answer_one_banner_says_so(browser, dashboard):
+    fake = dashboard.fake
+    ids = ["silent-1", "silent-2", "silent-3"]
+    for job_id in ids:
+        fake.add_job(job_id, ["running"])
+    query = "&".join(f"job_id={job_id}" for job_id in ids)
+    async with visiting(browser, f"{dashboard.url}?{query}") as page:
+        banner = page.get_by_role("alert")
+        for job_id in ids:
+            await expect(job(page, job_id)).to_contain_text("running")
+        await expect(banner).to_be_hidden()
+        fake.fail_next(10_000, status=503)
+        await expect(banner).to_contain_text("The service has not answered since")
+        await expect(page.get_by_text("has not answered")).to_have_count(1)
+        for job_id in ids:
+            await expect(job(page, job_id).locator(".trouble")).to_be_empty()
+        await picture(page, "silent")
+        fake.clear_faults()
+        await expect(banner).to_be_hidden()
+        await expect(page.get_by_role("status")).to_have_text("Live")

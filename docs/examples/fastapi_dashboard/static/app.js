@@ -24,6 +24,7 @@ const jobs = new Map(); // id -> {report, problem, record, element}
 let stream = null;
 let retry = null;
 let failures = 0;
+let outage = null; // the `trouble` event that no `status` has ended yet
 
 // ---- jobs on the page
 
@@ -64,6 +65,7 @@ function changed() {
   byId("empty").hidden = jobs.size > 0;
   sortJobs();
   renderBatch();
+  renderTrouble();
   connect();
 }
 
@@ -91,7 +93,14 @@ function connect() {
     dropRetry(); // this stream asks for all jobs again
     showConnection("live", "Live");
   });
-  stream.addEventListener("status", (event) => take({ report: JSON.parse(event.data), problem: null }));
+  stream.addEventListener("status", (event) => {
+    outage = null;
+    take({ report: JSON.parse(event.data), problem: null });
+  });
+  stream.addEventListener("trouble", (event) => {
+    outage = JSON.parse(event.data);
+    renderTrouble();
+  });
   stream.addEventListener("problem", (event) => take({ problem: JSON.parse(event.data) }));
   stream.addEventListener("error", () => {
     showConnection("lost", "Connection lost, trying again…");
@@ -144,6 +153,7 @@ function take(change) {
   }
   render(job);
   renderBatch();
+  renderTrouble();
   if ([...jobs.values()].every(isSettled)) connect(); // which closes the stream
 }
 
@@ -220,9 +230,30 @@ function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
+// What concerns all jobs that are still open is said once, and not on each card.
+function commonTrouble() {
+  const open = [...jobs.values()].filter((job) => !isSettled(job));
+  if (open.length === 0) return "";
+  if (outage) {
+    const since = new Date(outage.since).toLocaleTimeString();
+    return `The service has not answered since ${since}. ${outage.detail} The page shows what was known then.`;
+  }
+  return open.every(({ problem }) => problem) ? `${open[0].problem.detail} Trying again…` : "";
+}
+
+function renderTrouble() {
+  const banner = byId("trouble");
+  const text = commonTrouble();
+  if (banner.textContent === text) return;
+  banner.textContent = text;
+  banner.hidden = !text;
+  for (const job of jobs.values()) render(job);
+}
+
 function troubleOf(job) {
   const { problem, report, record } = job;
-  if (problem) return isSettled(job) ? problem.detail : `${problem.detail} Trying again…`;
+  if (problem && !isSettled(job)) return commonTrouble() ? "" : `${problem.detail} Trying again…`;
+  if (problem) return problem.detail;
   if (report?.status !== "failed") return "";
   const { message, additional_context: context } = report.failure ?? record?.failure_reason ?? {};
   return [message ?? "The service gave no reason.", context].filter(Boolean).join(" — ");
