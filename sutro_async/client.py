@@ -1,4 +1,4 @@
-"""`SutroClient`: what a user calls; it names what the modules below do."""
+"""`SutroClient`: the public interface of the modules below."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ _LONGEST_TIMEOUT: Final = 86_400.0
 class SutroClient:
     """An asynchronous client for Sutro batch jobs.
 
-    Use it as `async with SutroClient() as client`, or end it with `await client.aclose()`. It
-    belongs to the event loop that it first runs in, and any number of tasks may share it.
+    Use it as `async with SutroClient() as client`, or close it with `await client.aclose()`. It
+    belongs to the event loop in which it is first used, and any number of tasks may share it.
 
     Args:
-        api_key: The key. Without it: `SUTRO_API_KEY`, else `~/.sutro/config.json`, which is read
-            only where neither `SUTRO_API_KEY` nor `SUTRO_API_URL` is set.
-        base_url: Where the service is. Without it: `SUTRO_API_URL`, or the URL stored with the key
-            of the file, else `https://api.sutro.sh`. A URL without a path gets `/v1`, except on
+        api_key: The API key. Without it: `SUTRO_API_KEY`, else `~/.sutro/config.json`, which is
+            read only if neither `SUTRO_API_KEY` nor `SUTRO_API_URL` is set.
+        base_url: The URL of the service. Without it: `SUTRO_API_URL`, or the URL stored with the
+            key of the file, else `https://api.sutro.sh`. A URL without a path gets `/v1`, except on
             `api.sutro.sh`.
         timeout: Seconds for one request, counted from when it is sent.
         retry: How a failed request is retried.
-        poll: The pace of waits.
+        poll: The polling intervals of waits.
         max_concurrency: Requests in flight at once; the others are queued.
         max_rate: Requests a second, retries and polls included; None for no limit.
         proxy: The URL of a forward proxy, such as `http://user:password@proxy.example:3128`.
@@ -62,13 +62,13 @@ class SutroClient:
             https base URL is requested through a proxy.
         observer: Called with each event of `sutro_async.events` as it happens, in the event loop; a
             plain callable, which should be quick. What it raises is logged, once for each kind.
-        session: An aiohttp session to use instead of one of the client's own. It is never closed,
-            and its own headers, cookies, proxies and tracing are left alone. If its connector
+        session: An aiohttp session to use instead of one of the client's own. The client never
+            closes it, and keeps its headers, cookies, proxies and tracing. If its connector
             allows fewer connections than `max_concurrency`, the time that a request waits for one
             counts against its timeout.
 
     Raises:
-        ConfigurationError: There is no key, or an argument or setting cannot be used.
+        ConfigurationError: There is no key, or an argument or setting is invalid.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class SutroClient:
 
     @property
     def base_url(self) -> str:
-        """Where the service is, in full."""
+        """The URL of the service."""
         return self._manager.transport.base_url
 
     def __repr__(self) -> str:
@@ -155,10 +155,10 @@ class SutroClient:
         Args:
             timeout: Seconds for one request; None keeps that of this client.
             retry: How a failed request is retried; None keeps the policy of this client.
-            poll: The pace of waits; None keeps the policy of this client.
+            poll: The polling intervals of waits; None keeps the policy of this client.
 
         Raises:
-            ConfigurationError: An option cannot be used.
+            ConfigurationError: An option is invalid.
         """
         changes: dict[str, Any] = {"retry": retry, "poll": poll}
         if timeout is not None:
@@ -184,9 +184,9 @@ class SutroClient:
             TypeError: The job id is not a string.
             ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
-            APIError: There was no usable answer, retries included.
+            APIError: There was no usable response, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await fetch(self._manager, STATUS, check_job_id(job_id), self._options)
 
@@ -197,9 +197,9 @@ class SutroClient:
             TypeError: The job id is not a string.
             ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
-            APIError: There was no usable answer, retries included.
+            APIError: There was no usable response, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await fetch(self._manager, JOB, check_job_id(job_id), self._options)
 
@@ -221,7 +221,7 @@ class SutroClient:
             job_id: The job.
             timeout: Seconds, or a `timedelta`, for the whole wait; None for no limit; 0 polls
                 exactly once.
-            poll: The pace; None takes that of the client.
+            poll: The polling policy; None takes that of the client.
             on_change: Called with each changed report, the first and the last included; may be
                 a coroutine function. What it raises is logged.
             raise_on_failure: Raise if the job failed or was cancelled.
@@ -235,7 +235,7 @@ class SutroClient:
             JobFailedError: The job failed, and `raise_on_failure` is set.
             JobCancelledError: The job was cancelled, and `raise_on_failure` is set.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         check_callback(on_change)
         report = await self._wait(job_id, timeout, poll).run(on_change)
@@ -248,7 +248,7 @@ class SutroClient:
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
     ) -> Stream[JobStatusReport]:
-        """Iterate over the reports on a job: the first at once, then each change, until its end.
+        """Iterate over the reports of a job: the first, then each change, until it finishes.
 
         The job is polled only while the next report is awaited, so the loop may be left at any
         time.
@@ -257,7 +257,7 @@ class SutroClient:
             job_id: The job.
             timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; None
                 for no limit; 0 polls exactly once.
-            poll: The pace; None takes that of the client.
+            poll: The polling policy; None takes that of the client.
 
         Raises:
             TypeError: The job id is not a string.
@@ -266,7 +266,7 @@ class SutroClient:
             JobNotFoundError: There is no such job.
             APIError: A failure that is not transient, or has lasted too long.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         wait = self._wait(job_id, timeout, poll)
         return Stream(wait.next_report, wait.aclose, wait.abandon)
@@ -278,7 +278,7 @@ class SutroClient:
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
     ) -> Stream[JobOutcome[JobStatusReport]]:
-        """Iterate over the reports on many jobs: the first of each, then each change.
+        """Iterate over the reports of many jobs: the first of each, then each change.
 
         The last item of a job is its terminal report or its error; a failure of one job does not
         affect the others. A slow reader gets the newest report of each job, not a backlog.
@@ -289,16 +289,16 @@ class SutroClient:
             timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; jobs
                 that have not finished by then get a `JobWaitTimeoutError`, all at the same moment.
                 None for no limit; 0 polls each job exactly once.
-            poll: The pace; None takes that of the client.
+            poll: The polling policy; None takes that of the client.
 
         Raises:
             TypeError: `job_ids` is a single string, or an id is not a string.
             ValueError: A job id or `timeout` is invalid.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return _stream(self._waits(job_ids, timeout, poll, every_change=True))
 
@@ -319,10 +319,10 @@ class SutroClient:
             TypeError: `job_ids` is a single string, or an id is not a string.
             ValueError: A job id is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await fetch_all(self._manager, STATUS, job_ids, self._options)
 
@@ -341,10 +341,10 @@ class SutroClient:
             TypeError: `job_ids` is a single string, or an id is not a string.
             ValueError: A job id is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await fetch_all(self._manager, JOB, job_ids, self._options)
 
@@ -359,8 +359,8 @@ class SutroClient:
         """Wait for many jobs, and iterate over their outcomes in the order in which they finish.
 
         A failure of one job becomes its outcome; the other jobs are unaffected. The jobs are polled
-        in the background, also while the loop over the outcomes is busy. Closing the stream ends
-        that, and so does dropping it.
+        in the background, also while the loop over the outcomes is busy, until the stream is closed
+        or garbage-collected.
 
         Args:
             job_ids: The jobs; duplicates are waited for once. An asynchronous iterable adds jobs
@@ -368,8 +368,8 @@ class SutroClient:
             timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; jobs
                 that have not finished by then get a `JobWaitTimeoutError`, all at the same moment.
                 None for no limit; 0 polls each job exactly once.
-            poll: The pace; None takes that of the client.
-            on_change: Called with each changed report on any of the jobs; may be a coroutine
+            poll: The polling policy; None takes that of the client.
+            on_change: Called with each changed report of any of the jobs; may be a coroutine
                 function. What it raises is logged.
 
         Raises:
@@ -377,10 +377,10 @@ class SutroClient:
                 be called.
             ValueError: A job id or `timeout` is invalid.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return _stream(self._waits(job_ids, timeout, poll, on_change))
 
@@ -404,10 +404,10 @@ class SutroClient:
                 be called.
             ValueError: A job id or `timeout` is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await self._waits(job_ids, timeout, poll, on_change).collect()
 
@@ -423,7 +423,7 @@ class SutroClient:
             InvalidResponseError: A page is larger than 16 MiB or has no list of jobs, or the cursor
                 of an earlier page came again.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         listing = JobListing(self._manager, self._options)
         return Stream(listing.next_job, listing.aclose)

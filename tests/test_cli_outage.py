@@ -62,7 +62,7 @@ async def test_the_live_table_has_a_line_while_it_lasts(fake, client, make_termi
     await asyncio.sleep(1)
     assert 20 <= board.elapsed < 26
     [line] = [line for line in terminal.lines if "no answer" in line]
-    assert re.match(r"no answer from the service since \d\d:\d\d:\d\d: job 'job-1': no ans", line)
+    assert re.match(r"no answer from the service since \d\d:\d\d:\d\d: job 'job-1': no res", line)
     assert len(line) <= 80
     assert terminal.lines[0].startswith("Job ")
     assert any(line.endswith("1 of 2 finished") for line in terminal.lines)

@@ -1,6 +1,7 @@
 """The router on a real server: streams, visitors who leave, and a server that stops."""
 
 import asyncio
+import math
 import socket
 from datetime import UTC, datetime, timedelta
 
@@ -8,10 +9,12 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi import sse as fastapi_sse
+from fastapi.responses import JSONResponse
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from sutro_async import PollPolicy
+from sutro_async import PollPolicy, SutroError
 from sutro_async.fastapi import install_error_handlers, jobs_router, sutro_lifespan
+from sutro_async.fastapi._workarounds import UVICORN_CANCELLATION, is_cancelled_by_server
 from tests.asgi_server import EventStream, serve
 from tests.conftest import FAST_POLL, FAST_RETRY
 
@@ -192,6 +195,27 @@ async def test_a_client_that_loses_patience_ends_the_polling(fake, app, server):
 
 
 @with_and_without_middleware
+@pytest.mark.parametrize("path", ["/jobs/job-1", "/jobs/job-1/status"])
+async def test_a_visitor_who_leaves_takes_the_answer_from_nobody(fake, server, path):
+    fake.add_job("job-1", ["running"])
+    fake.fail_next(1, delay=0.3)
+    leaving = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        leaving.append(EventStream(reader, writer))
+    await until(lambda: fake.in_flight)
+    async with httpx.AsyncClient(base_url=server.url) as browser:
+        staying = [asyncio.create_task(browser.get(path)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        await leaving[0].close()
+        await leaving[1].reset()
+        answers = await asyncio.gather(*staying)
+    assert {answer.json()["status"] for answer in answers} == {"running"}
+    assert len(fake.requests) == 1
+
+
+@with_and_without_middleware
 async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, server):
     # Small buffers, which its connections inherit: a few events are more than all of them hold.
     server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
@@ -225,6 +249,53 @@ async def test_a_server_that_gets_no_signal_ends_them_when_its_patience_ends(fak
         await browser.aclose()
         await stream.close()
     assert not [record for record in caplog.records if "without" in record.getMessage()]
+
+
+async def test_the_words_of_the_servers_cancellation_are_those_that_the_router_looks_for():
+    """If this fails with a new uvicorn, see `sutro_async/fastapi/_workarounds.py`."""
+    messages = []
+    is_open = asyncio.Event()
+
+    async def hang(scope, receive, send):
+        assert scope["type"] == "http"
+        is_open.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancellation:
+            messages.append(cancellation)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    async with serve(hang, lifespan="off") as server, httpx.AsyncClient() as browser:
+        asking = asyncio.create_task(browser.get(server.url, timeout=10))
+        await is_open.wait()
+        server.should_exit = True
+        assert (await asking).status_code == 204
+    [cancellation] = messages
+    assert str(cancellation) == f"Task cancelled, {UVICORN_CANCELLATION}"
+    assert is_cancelled_by_server(cancellation)
+    assert not is_cancelled_by_server(asyncio.CancelledError("a timeout of the app"))
+
+
+async def test_without_problem_details_the_app_answers_what_the_server_cancels(fake):
+    fake.fail_next(9, delay=math.inf)
+    app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(poll=FAST_POLL)))
+    app.include_router(jobs_router(problem_details=False))
+
+    @app.exception_handler(SutroError)
+    async def handle(request: Request, error: SutroError):
+        return JSONResponse(error.to_dict(), 503)
+
+    async with serve(app) as server, httpx.AsyncClient(base_url=server.url) as browser:
+        waiting = asyncio.create_task(browser.get("/jobs/job-1", timeout=10))
+        await until(lambda: fake.in_flight)
+        server.should_exit = True
+        answer = await waiting
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "type": "ClientStateError",
+        "message": "the server has cancelled the request",
+    }
 
 
 async def test_a_stopped_app_leaves_no_task_behind(fake):

@@ -1,4 +1,4 @@
-"""One request in, one answer or error out.
+"""One request in, one response or error out.
 
 - `_manager`: `SessionManager`, which all calls of a client share: it sends a request and reads the
   answer

@@ -1,4 +1,4 @@
-"""Which event loop a client belongs to, and the end of what still runs when it closes."""
+"""Which event loop a client belongs to, and what closing it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SessionManager`: sends a request and reads its answer, for all calls of one client."""
+"""`SessionManager`: sends a request and reads its response, for all calls of one client."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 _MAX_WORDS: Final = 100
-# The reason of a failure, and a word that was not recognised, can be part of the text of an error.
+# The reason of a failure and an unrecognised status can be part of the text of an error.
 _QUOTED_IN_ERRORS: Final = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
 
 _log: Final = logging.getLogger("sutro_async")
@@ -77,7 +77,7 @@ class Endpoint(NamedTuple, Generic[JobIdT, ResponseT]):
     Attributes:
         name: Its name in events.
         path: Gives the path for a job id.
-        parse: Reads the body of an answer.
+        parse: Reads the body of a response.
     """
 
     name: EndpointName
@@ -157,7 +157,7 @@ class SessionManager:
         on_sent: Callable[[float], None] | None = None,
         is_quoted: bool = False,
     ) -> ResponseT:
-        """Send one request, and read its answer.
+        """Send one request, and read its response.
 
         Args:
             endpoint: What is requested.
@@ -169,13 +169,13 @@ class SessionManager:
                 clock.
             due_at: When it was due, if it has waited already; for events.
             on_sent: Called with the time when it leaves the client's own queue.
-            is_quoted: Whether an error may quote the answer later, so that the key is taken out.
+            is_quoted: Whether an error may quote the response later, so that the key is taken out.
 
         Raises:
-            APIError: There is no answer that can be used.
+            APIError: There is no usable response.
             HeldBack: It is a poll, and the service is unavailable.
             ClientStateError: The client or its session is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         del due_at  # without an observer nobody wants to know
         throttle, health = self.throttle, self.health
@@ -187,7 +187,7 @@ class SessionManager:
             response = self._read(
                 endpoint,
                 job_id,
-                # Not in a variable, lest the traceback of an error keeps it in memory.
+                # Not in a variable, so that the traceback of an error does not keep it in memory.
                 await self.transport.get(
                     endpoint.path(job_id), job_id=job_id, timeout=options.timeout, attempt=attempt
                 ),
@@ -230,11 +230,11 @@ class SessionManager:
                 if each.status is JobStatus.UNKNOWN:
                     self._warn_of_unknown_status(each)
             return response
-        del body  # lest the traceback keeps it in memory
+        del body  # so that the traceback does not keep it in memory
         raise failure
 
     def answers_since(self, when: float) -> bool:
-        """Whether the client has had a good answer after a time of the loop's clock."""
+        """Whether the client has had a good response after a time of the loop's clock."""
         return self.health.last_answer_at > when
 
     def log_status(self, report: JobStatusReport) -> None:
@@ -259,7 +259,7 @@ class SessionManager:
     def _redacted(
         self, error: APIError, endpoint: Endpoint[JobIdT, Any], job_id: JobIdT, body: bytes
     ) -> APIError:
-        """Make an error of an answer again, without the key in what it quotes."""
+        """Make an error of a response again, without the key in what it quotes."""
         redacted = self.transport.redaction.body(body)
         if redacted != body:  # before what it quotes is truncated
             error = _error_of(endpoint, job_id, redacted) or error
@@ -274,7 +274,7 @@ class SessionManager:
         if mismatch.path not in self._mismatched_paths:
             self._mismatched_paths.add(mismatch.path)
             redacted = self._without_key(mismatch)
-            _log.warning("%s: %s; the rest of the answer is read", subject(job_id), redacted)
+            _log.warning("%s: %s; the rest of the response is used", subject(job_id), redacted)
 
     def _warn_of_skipped_entries(self, page: JobPage) -> None:
         for mismatch in page.skipped:

@@ -19,7 +19,7 @@ from sutro_async.events import ThrottlePaused, ThrottleResumed
 
 __all__ = ["HeldBack", "Permit", "Priority", "Throttle"]
 
-# After so many calls in a row a poll is sent, so that calls do not hold up polls for ever.
+# After so many calls in a row a poll is sent, so that calls do not hold up polls forever.
 _CALLS_IN_A_ROW: Final = 4
 
 _log: Final = logging.getLogger("sutro_async")
@@ -29,7 +29,7 @@ class Priority(enum.Enum):
     """Which requests are sent first."""
 
     CALL = enum.auto()
-    """Somebody waits for the answer of this one request."""
+    """A caller waits for the response of this request."""
 
     POLL = enum.auto()
     """One of many: sent after queued calls, and held back while the service is unavailable."""
@@ -163,13 +163,13 @@ class Throttle:
             self._dispatch()
 
     def note_success(self, now: float) -> None:
-        """Take note of a good answer."""
+        """Note a good response."""
         closed_at = self._pacer.gate.closed_at
         self._pacer.note_success(now)
         self._log_reopening(now, closed_at)
 
     def note_error(self, now: float, error: APIError, permit: Permit, *, max_pause: float) -> None:
-        """Take note of a request that failed; `max_pause` bounds the pause, in seconds."""
+        """Note a request that failed; `max_pause` bounds the pause, in seconds."""
         pacer = self._pacer
         closed_at, was_paused = pacer.gate.closed_at, now < pacer.paused_until
         pacer.note_error(now, error, sent_at=permit.sent_at, max_pause=max_pause)
@@ -297,10 +297,10 @@ class Throttle:
     def _next_waiters(self) -> _Waiters | None:
         """Choose between calls and polls; None while the window allows neither."""
         window = self._pacer.window
-        # One more than polls, so that a poll without an answer does not hold up a call.
+        # One more than polls, so that a poll without a response does not hold up a call.
         may_call = self.in_flight <= window
         if self._polls and self._calls_in_a_row >= _CALLS_IN_A_ROW:
-            # By the same rule, or calls that overlap would leave no place for a poll.
+            # By the same rule: otherwise overlapping calls would leave no slot for a poll.
             return self._polls if may_call else None
         if self._calls and may_call:
             return self._calls

@@ -238,7 +238,7 @@ class WaitBatch:
         return None if self._on_change is None else notify(self._on_change, report)
 
     def on_end(self, poller: JobPoller, end: JobStatusReport | Exception) -> None:
-        """Handle the end of the wait for a job: its terminal report or an error."""
+        """Handle the completion of the wait for a job: its terminal report or an error."""
         if isinstance(end, JobStatusReport):
             self._outcomes.put_report(poller.job_id, end)
             poller.end()
@@ -324,7 +324,7 @@ class WaitBatch:
     def _on_timeout(self) -> None:
         """End all unfinished waits at the same moment.
 
-        Their outcomes are made when they are taken: to make those of 100,000 jobs takes a second.
+        Their outcomes are made when they are read: making those of 100,000 jobs takes a second.
         """
         self._expired_at = asyncio.get_running_loop().time()
         self._expired.extend(self._unfinished.values())

@@ -304,8 +304,8 @@ class JobPoller:
         return FailureKind.FINAL
 
     def _has_answers(self) -> bool:
-        """Whether the client gets good answers, so that the service is there."""
-        # A poll that was held back for long says little: the answers may be from before the outage.
+        """Whether the client gets good responses, so that the service is available."""
+        # After a long time of being held back, the responses may be from before the outage.
         if self._manager.throttle.service_is_unavailable:
             return False
         return self._manager.answers_since(self.pace.answered_at)

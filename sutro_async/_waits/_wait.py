@@ -23,7 +23,7 @@ _log: Final = logging.getLogger("sutro_async")
 
 
 class _PollAgain(Exception):  # noqa: N818 - a signal, not an error
-    """The poll brought nothing that ends this step of the wait."""
+    """The poll returned nothing that ends this step of the wait."""
 
 
 class Wait:
@@ -61,7 +61,7 @@ class Wait:
 
         Raises:
             StopAsyncIteration: The terminal report was returned before.
-            APIError: An error that a wait does not survive, or that lasted too long.
+            APIError: A failure that is not transient, or has lasted too long.
             JobWaitTimeoutError: The timeout expired.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
@@ -147,7 +147,7 @@ class Wait:
         """Wait for the terminal report, and return it.
 
         Raises:
-            APIError: An error that a wait does not survive, or that lasted too long.
+            APIError: A failure that is not transient, or has lasted too long.
             JobWaitTimeoutError: The timeout expired.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
@@ -171,4 +171,4 @@ class Wait:
                 async with scope:
                     await wait_until_done(pending, report)
         except TimeoutError:
-            _log.warning("job %r: the timeout of the wait cut on_change short", report.job_id)
+            _log.warning("job %r: the timeout of the wait cancelled on_change", report.job_id)

@@ -28,6 +28,7 @@ from sutro_async.fastapi._lifespan import (
 )
 from sutro_async.fastapi._models import (
     FailureReasonModel,
+    JobListModel,
     JobModel,
     JobOutcomeModel,
     JobOutcomesModel,
@@ -40,6 +41,7 @@ from sutro_async.fastapi._router import jobs_router
 
 __all__ = [
     "FailureReasonModel",
+    "JobListModel",
     "JobModel",
     "JobOutcomeModel",
     "JobOutcomesModel",

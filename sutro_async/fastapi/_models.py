@@ -14,6 +14,7 @@ from sutro_async import JobStatus
 
 __all__ = [
     "FailureReasonModel",
+    "JobListModel",
     "JobModel",
     "JobOutcomeModel",
     "JobOutcomesModel",
@@ -76,6 +77,18 @@ class JobModel(BaseModel):
     failure_reason: FailureReasonModel | None
     cost_estimate: Dollars | None
     extra: JSONObject = Field(description="Whatever else the service sent.")
+
+
+class JobListModel(BaseModel):
+    """The newest jobs of the caller, newest first."""
+
+    jobs: list[JobModel]
+    next: str | None = Field(
+        description="What to send as `before` to get the jobs after these; null if there are none."
+    )
+    is_truncated: bool = Field(
+        description="Whether older jobs may be missing: only the newest 1000 of the account count."
+    )
 
 
 class JobProblem(BaseModel):

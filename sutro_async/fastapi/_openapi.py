@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from sutro_async.fastapi._models import JobProblem, JobStatusReportModel, ServiceTrouble
 from sutro_async.fastapi._problems import PROBLEM_JSON
 
-__all__ = ["EVENTS", "UNREADABLE_BODY", "problems"]
+__all__ = ["EVENTS", "UNREADABLE_BODY", "Responses", "problems"]
 
 Responses = dict[int | str, dict[str, Any]]
 

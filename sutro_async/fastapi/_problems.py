@@ -121,8 +121,11 @@ def problem_response(request: Request, error: SutroError) -> Response:
     """Answer a request that met an error."""
     log_problem(error)
     reason = _reason(error)
-    retry_after = _kind(error).retry_after
-    if isinstance(reason, APIStatusError) and reason.retry_after is not None:
+    kind = _kind(error)
+    retry_after = kind.retry_after
+    # Not on a 404 or 410: a job that the caller may not see has to answer like a missing one.
+    may_pass = kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if may_pass and isinstance(reason, APIStatusError) and reason.retry_after is not None:
         retry_after = math.ceil(reason.retry_after)
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return _response(request, problem_details(error), headers)
@@ -191,6 +194,8 @@ def _kind(error: SutroError) -> _Kind:
     reason = _reason(error)
     if isinstance(reason, JobWaitTimeoutError) and reason.last_report is None:
         return _NO_REPORT
+    if isinstance(reason, GoneError) and reason.job_id is None:
+        return _KINDS[APIError]  # the list of jobs is gone, and not a job
     return next(_KINDS[cls] for cls in type(reason).__mro__ if cls in _KINDS)
 
 
