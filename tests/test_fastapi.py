@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest.mock import AsyncMock
 
@@ -914,6 +915,36 @@ async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
             rest = [event async for event in stream]
     assert len(rest) <= 3
     assert rest[-1].id == "end"
+
+
+async def test_events_tell_of_trouble_once_and_of_its_end(fake, client, fast_clock):
+    fake.add_job("job-1", ["running"])
+    stats = client.stats()
+    in_trouble = attrs.evolve(
+        stats, unanswered_since=datetime(2026, 1, 1, tzinfo=UTC), unanswered_seconds=10
+    )
+    answers = iter([stats, in_trouble, in_trouble, stats, stats])
+    async with JobMonitor(client) as monitor, monitor.watch_jobs(["job-1"]) as outcomes:
+        seen = []
+        async for event in events(outcomes, ["job-1"], lambda: next(answers, stats)):
+            seen.append((event.event, json.loads(event.raw_data or "null")))
+            if len(seen) == 4:
+                break
+    assert [name for name, _ in seen] == [None, "status", "trouble", "status"]
+    assert seen[1] == seen[3]
+    assert seen[2][1] == {
+        "since": "2026-01-01T00:00:00Z",
+        "detail": "The service did not answer in time.",
+    }
+
+
+async def test_a_foreign_timeout_is_not_taken_for_silence():
+    async def broken():
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        async for _ in events(Stream(broken), ["job-1"], None):
+            pass
 
 
 async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for():

@@ -88,13 +88,15 @@ async def _next_outcomes(
     Returns:
         Nothing if there was none for so many seconds.
     """
-    tick = asyncio.timeout(seconds)
+    step = asyncio.ensure_future(anext(outcomes))
     try:
-        async with tick:
-            return [await anext(outcomes)]
+        await asyncio.wait({step}, timeout=seconds)
+    finally:
+        step.cancel()  # which a stream survives
+    await asyncio.wait({step})
+    if step.cancelled():
+        return []
+    try:
+        return [step.result()]
     except SutroError as error:
         return [JobOutcome(job_id=job_id, error=error) for job_id in unfinished]
-    except TimeoutError:  # the step was cancelled, which a stream survives
-        if not tick.expired():
-            raise
-        return []
