@@ -98,7 +98,7 @@ def now() -> float:
 
 @pytest.fixture
 async def fast_clock(monkeypatch):
-    """Run a test in an event loop that sleeps less than its clock says."""
+    """Run a test in an event loop that does not sleep, but sets its clock forward."""
     # Of the jobs of a fake, too.
     monkeypatch.setattr("sutro_async.testing._server.monotonic", asyncio.get_running_loop().time)
 

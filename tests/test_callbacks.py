@@ -16,6 +16,8 @@ from sutro_async import (
 from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_POLL, served
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
 
 class Stop(BaseException):
     """What a program ends itself with."""

@@ -14,6 +14,8 @@ from sutro_async import JobMonitor, JobNotFoundError, RetryPolicy, SutroClient
 from sutro_async._waits._poller import JobPoller
 from tests.conftest import FAST_POLL
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
 IDS = ["job-1", "job-2", "job-3"]
 
 
