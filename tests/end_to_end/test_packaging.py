@@ -13,7 +13,7 @@ import pytest
 
 import sutro_async
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "sutro_async").is_dir(), reason="this is no checkout, so there is nothing to build"
