@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import itertools
 import json
 import os
 import threading
@@ -28,8 +27,6 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
 FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
 
-_home_numbers = itertools.count()
-
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -40,8 +37,24 @@ def pytest_addoption(parser):
     )
 
 
+# Of whoever runs the tests: none of their business.
+ENVIRONMENT = (
+    *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+)
+
+
 def pytest_configure(config):
-    """Set the loop of all tests, of those that start loops or threads of their own as well."""
+    """Set environment and loop of all tests, of those that start loops or threads as well."""
+    # Once, and not in a fixture of each of thousands of tests.
+    environment = pytest.MonkeyPatch()
+    config.add_cleanup(environment.undo)
+    for name in ENVIRONMENT:
+        environment.delenv(name, raising=False)
+    # Tests that store something there set it to a directory of their own.
+    environment.setenv("HOME", "/nonexistent")
     kind = config.getoption("loop")
     if kind == "uvloop":
         import uvloop
@@ -75,20 +88,6 @@ def pytest_collection_finish():
     """Spare the tests that take the time the long pauses of a collection of all that is loaded."""
     gc.collect()
     gc.freeze()
-
-
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path_factory):
-    """Keep the settings of whoever runs the tests away from them."""
-    for name in (
-        *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-        *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    ):
-        monkeypatch.delenv(name, raising=False)
-    # A home of its own for each test; those that keep something there make the directory.
-    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / f"home-{next(_home_numbers)}"))
 
 
 def now() -> float:
