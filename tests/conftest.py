@@ -21,7 +21,7 @@ from tests.fast_loop import FastLoop
 pytest_plugins = ["sutro_async.testing.fixtures"]
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
-hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("local", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
