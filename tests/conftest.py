@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import inspect
 import json
 import os
 import threading
@@ -185,7 +186,7 @@ def run_json(run):
 
 
 class _ClientResponse(aiohttp.ClientResponse):
-    """Supplies what aiohttp 3.14 asks for and aioresponses 0.7.9 does not know."""
+    """Supplies what aiohttp asks for since 3.14 and aioresponses 0.7.9 does not know."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, stream_writer=mock.Mock(), **kwargs)
@@ -194,7 +195,8 @@ class _ClientResponse(aiohttp.ClientResponse):
 @pytest.fixture
 def mocked(monkeypatch) -> Iterator[aioresponses]:
     """Answers requests inside aiohttp, without a socket."""
-    monkeypatch.setattr(core, "ClientResponse", _ClientResponse)
+    if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
+        monkeypatch.setattr(core, "ClientResponse", _ClientResponse)
     with aioresponses() as mocks:
         yield mocks
 

@@ -49,5 +49,12 @@ class FastLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._note_end_of_thread)
         return future
 
+    async def shutdown_default_executor(self, *args):
+        self._counter.threads += 1
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self._counter.threads -= 1
+
     def _note_end_of_thread(self, future):
         self._counter.threads -= 1
