@@ -80,6 +80,6 @@ __all__ = [
     "__version__",
 ]
 
-# A library leaves it to its user where log records go.
+# A library leaves the configuration of logging to its user.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 del logging

@@ -1,6 +1,6 @@
-"""Where key, URL and proxy come from, and which key and URL may go together.
+"""The sources of key, URL and proxy, and which key and URL may be combined.
 
-A key belongs to one deployment. Every rule here keeps it from reaching another.
+A key belongs to one deployment. Every rule here prevents sending it to another.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:-]+)*")
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """A key, the URL of the deployment that it is for, and the way there.
+    """A key, the URL of its deployment, and the proxy.
 
     Attributes:
         api_key: The key.
         base_url: The URL.
         is_default_url: Whether the URL is the default, since none was set anywhere.
-        proxy: The proxy between here and there, if there is one.
+        proxy: The proxy, if there is one.
     """
 
     api_key: str = attrs.field(repr=False)
@@ -57,7 +57,7 @@ def resolve_settings(
 ) -> Settings:
     """Find key and URL: the arguments, then the environment, then the configuration file.
 
-    White space around them is dropped, since files with secrets end in newlines.
+    White space around them is removed, since files with secrets end in newlines.
 
     Raises:
         ConfigurationError: There is no key, the key, the URL or the proxy is malformed, or the key
@@ -95,7 +95,7 @@ def resolve_settings(
         api_key=_normalize_key(key, source),
         base_url=resolved_url,
         is_default_url=url is None,
-        # A session that was passed in has its own ways, whatever the environment says.
+        # A session that was passed in has its own proxy, whatever the environment says.
         proxy=None if has_session else resolve_proxy(proxy, resolved_url, environ),
     )
 
@@ -125,11 +125,11 @@ def _read_config_file() -> tuple[str, str | None]:
     if isinstance(content, Exception):
         raise ConfigurationError(
             f"{_CONFIG_FILE} cannot be read ({type(content).__name__}):"
-            " mend or remove it, or set SUTRO_API_KEY"
+            " repair or remove it, or set SUTRO_API_KEY"
         )
     if not isinstance(content, dict) or not isinstance(content.get("api_key"), str):
         raise ConfigurationError(
-            f"{_CONFIG_FILE} holds no api_key: run `sutro login`, or set SUTRO_API_KEY"
+            f"{_CONFIG_FILE} contains no api_key: run `sutro login`, or set SUTRO_API_KEY"
         )
     urls = [
         content[name] for name in ("api_url", "base_url") if content.get(name) not in (None, "")
@@ -141,8 +141,8 @@ def _read_config_file() -> tuple[str, str | None]:
 def _load_config_file() -> object:
     """Return what the file holds, or the error that kept it from being read.
 
-    The error is returned, not raised, for a raised one stays in reach of whatever is raised next,
-    and that of a JSON parser holds the document, key and all.
+    The error is returned and not raised: a raised one would be the context of the next one, and
+    that of a JSON parser contains the document with the key.
     """
     try:
         path = Path(_CONFIG_FILE).expanduser()
@@ -181,7 +181,7 @@ def _normalize_key(key: object, source: str) -> str:
 
 
 def _check_characters(url: str, source: str) -> None:
-    # urlsplit drops some control characters in silence, so look for them first.
+    # urlsplit removes some control characters silently, so check for them first.
     if not url.isprintable() or " " in url or "\\" in url:
         raise ConfigurationError(
             f"{source} has white space, a control character or a backslash, which a URL cannot have"
@@ -200,13 +200,13 @@ def _normalize_url(url: object, source: str) -> str:
     _check_characters(url, source)
     # Before anything that could quote it: what stands before an @ may be a password.
     if "@" in url:
-        raise ConfigurationError(f"{source} must not hold a user name or password")
+        raise ConfigurationError(f"{source} must not contain a user name or password")
     try:
         parts = urlsplit(url)
         port = parts.port
         host = plain_host(parts.netloc)
     except ValueError as error:
-        raise ConfigurationError(f"{source} is no URL: {error}") from None
+        raise ConfigurationError(f"{source} is not a URL: {error}") from None
     if not host:
         raise ConfigurationError(
             f"{source} must be an absolute URL with a plain host, such as {_DEFAULT_URL!r}"
@@ -215,7 +215,7 @@ def _normalize_url(url: object, source: str) -> str:
         raise ConfigurationError(f"{source} must not have a query or a fragment")
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
         raise ConfigurationError(
-            f"{source} must begin with https:// (http:// only for this machine itself),"
+            f"{source} must begin with https:// (http:// only for localhost),"
             f" such as {_DEFAULT_URL!r}"
         )
     path = parts.path.rstrip("/")

@@ -1,4 +1,4 @@
-"""Checks of the numbers that users pass in; every message says what was given."""
+"""Validation of the numbers that users pass in; every message shows the value."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_number(
         infinite: Whether infinity is allowed.
 
     Raises:
-        ConfigurationError: It is no such number.
+        ConfigurationError: It is not such a number.
     """
     number = _to_float(value)
     if number is None:
@@ -57,7 +57,7 @@ def check_whole_number(name: str, value: object, *, minimum: int) -> int:
     """Return a whole number from a minimum on, as an int; 4.0 is one.
 
     Raises:
-        ConfigurationError: It is no such number.
+        ConfigurationError: It is not such a number.
     """
     number = _to_float(value)
     if number is None or not number.is_integer():

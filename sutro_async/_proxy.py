@@ -1,4 +1,4 @@
-"""Which proxy, if any, is between here and the service."""
+"""The forward proxy, if there is one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Proxy:
 def resolve_proxy(argument: object, base_url: str, environ: Mapping[str, str]) -> Proxy | None:
     """Find the proxy for a base URL, as other clients do; only https goes through one."""
     target = urlsplit(base_url)
-    # Parsed even where it is not used, so that a mistake shows at once.
+    # Parsed even if it is not used, so that a mistake is noticed at once.
     proxy = None if argument is None else _parse_proxy(argument, "proxy")
     if target.scheme != "https":
         return None
@@ -73,7 +73,7 @@ def _is_in_network(host: str, network: str) -> bool:
 
 
 def _parse_proxy(proxy: object, source: str) -> Proxy:
-    # No message may quote the URL, which may hold a password.
+    # No message may quote the URL, which may contain a password.
     example = "http://proxy.example:3128"
     if not isinstance(proxy, str) or not proxy.strip():
         raise ConfigurationError(f"{source} must be the URL of a proxy, such as {example!r}")

@@ -1,9 +1,9 @@
-"""`SutroClient`: what a user calls; it names what the modules below do."""
+"""`SutroClient`: the public interface of the modules below."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Callable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, NoReturn, Self
@@ -16,17 +16,21 @@ from sutro_async._http import (
     STATUS,
     ClientSession,
     JobListing,
+    ObservedManager,
+    Observer,
     Options,
     Pacer,
     SessionManager,
     Throttle,
     Transport,
+    client_stats,
     fetch,
 )
 from sutro_async._numbers import check_number, timeout_seconds
 from sutro_async._waits import OnChange, Stream, Wait, WaitBatch, check_callback, fetch_all
 from sutro_async._wire import check_job_id
 from sutro_async.errors import ConfigurationError
+from sutro_async.events import ClientStats, Event
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
@@ -39,30 +43,32 @@ _LONGEST_TIMEOUT: Final = 86_400.0
 class SutroClient:
     """An asynchronous client for Sutro batch jobs.
 
-    Use it as `async with SutroClient() as client`, or end it with `await client.aclose()`. It
-    belongs to the event loop that it first runs in, and any number of tasks may share it.
+    Use it as `async with SutroClient() as client`, or close it with `await client.aclose()`. It
+    belongs to the event loop in which it is first used, and any number of tasks may share it.
 
     Args:
-        api_key: The key. Without it: `SUTRO_API_KEY`, else `~/.sutro/config.json`, which is read
-            only where neither `SUTRO_API_KEY` nor `SUTRO_API_URL` is set.
-        base_url: Where the service is. Without it: `SUTRO_API_URL`, or the URL stored with the key
-            of the file, else `https://api.sutro.sh`. A URL without a path gets `/v1`, except on
+        api_key: The API key. Without it: `SUTRO_API_KEY`, else `~/.sutro/config.json`, which is
+            read only if neither `SUTRO_API_KEY` nor `SUTRO_API_URL` is set.
+        base_url: The URL of the service. Without it: `SUTRO_API_URL`, or the URL stored with the
+            key of the file, else `https://api.sutro.sh`. A URL without a path gets `/v1`, except on
             `api.sutro.sh`.
         timeout: Seconds for one request, counted from when it is sent.
         retry: How a failed request is retried.
-        poll: The pace of waits.
+        poll: The polling intervals of waits.
         max_concurrency: Requests in flight at once; the others are queued.
         max_rate: Requests a second, retries and polls included; None for no limit.
         proxy: The URL of a forward proxy, such as `http://user:password@proxy.example:3128`.
             Without it: `HTTPS_PROXY` or `ALL_PROXY`, unless `NO_PROXY` names the host. Only an
             https base URL is requested through a proxy.
-        session: An aiohttp session to use instead of one of the client's own. It is never closed,
-            and its own headers, cookies, proxies and tracing are left alone. If its connector
+        observer: Called with each event of `sutro_async.events` as it happens, in the event loop; a
+            plain callable, which should be quick. What it raises is logged, once for each kind.
+        session: An aiohttp session to use instead of one of the client's own. The client never
+            closes it, and keeps its headers, cookies, proxies and tracing. If its connector
             allows fewer connections than `max_concurrency`, the time that a request waits for one
             counts against its timeout.
 
     Raises:
-        ConfigurationError: There is no key, or an argument or setting cannot be used.
+        ConfigurationError: There is no key, or an argument or setting is invalid.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class SutroClient:
         max_concurrency: int = 20,
         max_rate: float | None = None,
         proxy: str | None = None,
+        observer: Callable[[Event], object] | None = None,
         session: ClientSession | None = None,
     ) -> None:
         if proxy is not None and session is not None:
@@ -84,13 +91,18 @@ class SutroClient:
             )
         settings = resolve_settings(api_key, base_url, proxy, has_session=session is not None)
         throttle = Throttle(Pacer(max_concurrency, max_rate))
-        self._manager = SessionManager(Transport(settings, session), throttle)
+        transport = Transport(settings, session)
+        self._manager = (
+            SessionManager(transport, throttle)
+            if observer is None
+            else ObservedManager(transport, throttle, Observer(observer))
+        )
         self._options = Options(timeout=_request_timeout(timeout), retry=retry, poll=poll)
         self._is_clone = False
 
     @property
     def base_url(self) -> str:
-        """Where the service is, in full."""
+        """The URL of the service."""
         return self._manager.transport.base_url
 
     def __repr__(self) -> str:
@@ -128,6 +140,7 @@ class SutroClient:
         try:
             await lifecycle.close()
         finally:
+            self._manager.throttle.close()
             await self._manager.transport.close()
 
     def with_options(
@@ -142,10 +155,10 @@ class SutroClient:
         Args:
             timeout: Seconds for one request; None keeps that of this client.
             retry: How a failed request is retried; None keeps the policy of this client.
-            poll: The pace of waits; None keeps the policy of this client.
+            poll: The polling intervals of waits; None keeps the policy of this client.
 
         Raises:
-            ConfigurationError: An option cannot be used.
+            ConfigurationError: An option is invalid.
         """
         changes: dict[str, Any] = {"retry": retry, "poll": poll}
         if timeout is not None:
@@ -157,6 +170,13 @@ class SutroClient:
         clone._is_clone = True
         return clone
 
+    def stats(self) -> ClientStats:
+        """Return what the client, its `with_options` clones included, is doing now.
+
+        It costs microseconds, and works in any thread, before the first use and after closing.
+        """
+        return client_stats(self._manager)
+
     async def get_job_status(self, job_id: str) -> JobStatusReport:
         """Get the status of a job (API reference: "Checking Job Status").
 
@@ -164,9 +184,9 @@ class SutroClient:
             TypeError: The job id is not a string.
             ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
-            APIError: There was no usable answer, retries included.
+            APIError: There was no usable response, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await fetch(self._manager, STATUS, check_job_id(job_id), self._options)
 
@@ -177,9 +197,9 @@ class SutroClient:
             TypeError: The job id is not a string.
             ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
-            APIError: There was no usable answer, retries included.
+            APIError: There was no usable response, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await fetch(self._manager, JOB, check_job_id(job_id), self._options)
 
@@ -201,7 +221,7 @@ class SutroClient:
             job_id: The job.
             timeout: Seconds, or a `timedelta`, for the whole wait; None for no limit; 0 polls
                 exactly once.
-            poll: The pace; None takes that of the client.
+            poll: The polling policy; None takes that of the client.
             on_change: Called with each changed report, the first and the last included; may be
                 a coroutine function. What it raises is logged.
             raise_on_failure: Raise if the job failed or was cancelled.
@@ -215,7 +235,7 @@ class SutroClient:
             JobFailedError: The job failed, and `raise_on_failure` is set.
             JobCancelledError: The job was cancelled, and `raise_on_failure` is set.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         check_callback(on_change)
         report = await self._wait(job_id, timeout, poll).run(on_change)
@@ -228,7 +248,7 @@ class SutroClient:
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
     ) -> Stream[JobStatusReport]:
-        """Iterate over the reports on a job: the first at once, then each change, until its end.
+        """Iterate over the reports of a job: the first, then each change, until it finishes.
 
         The job is polled only while the next report is awaited, so the loop may be left at any
         time.
@@ -237,7 +257,7 @@ class SutroClient:
             job_id: The job.
             timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; None
                 for no limit; 0 polls exactly once.
-            poll: The pace; None takes that of the client.
+            poll: The polling policy; None takes that of the client.
 
         Raises:
             TypeError: The job id is not a string.
@@ -246,10 +266,10 @@ class SutroClient:
             JobNotFoundError: There is no such job.
             APIError: A failure that is not transient, or has lasted too long.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         wait = self._wait(job_id, timeout, poll)
-        return Stream(wait.next_report, wait.aclose)
+        return Stream(wait.next_report, wait.aclose, wait.abandon)
 
     def watch_jobs(
         self,
@@ -258,7 +278,7 @@ class SutroClient:
         timeout: float | timedelta | None = None,
         poll: PollPolicy | None = None,
     ) -> Stream[JobOutcome[JobStatusReport]]:
-        """Iterate over the reports on many jobs: the first of each, then each change.
+        """Iterate over the reports of many jobs: the first of each, then each change.
 
         The last item of a job is its terminal report or its error; a failure of one job does not
         affect the others. A slow reader gets the newest report of each job, not a backlog.
@@ -269,16 +289,16 @@ class SutroClient:
             timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; jobs
                 that have not finished by then get a `JobWaitTimeoutError`, all at the same moment.
                 None for no limit; 0 polls each job exactly once.
-            poll: The pace; None takes that of the client.
+            poll: The polling policy; None takes that of the client.
 
         Raises:
             TypeError: `job_ids` is a single string, or an id is not a string.
             ValueError: A job id or `timeout` is invalid.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return _stream(self._waits(job_ids, timeout, poll, every_change=True))
 
@@ -299,10 +319,10 @@ class SutroClient:
             TypeError: `job_ids` is a single string, or an id is not a string.
             ValueError: A job id is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await fetch_all(self._manager, STATUS, job_ids, self._options)
 
@@ -321,10 +341,10 @@ class SutroClient:
             TypeError: `job_ids` is a single string, or an id is not a string.
             ValueError: A job id is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await fetch_all(self._manager, JOB, job_ids, self._options)
 
@@ -339,8 +359,8 @@ class SutroClient:
         """Wait for many jobs, and iterate over their outcomes in the order in which they finish.
 
         A failure of one job becomes its outcome; the other jobs are unaffected. The jobs are polled
-        in the background, also while the loop over the outcomes is busy. Closing the stream ends
-        that, and so does dropping it.
+        in the background, also while the loop over the outcomes is busy, until the stream is closed
+        or garbage-collected.
 
         Args:
             job_ids: The jobs; duplicates are waited for once. An asynchronous iterable adds jobs
@@ -348,8 +368,8 @@ class SutroClient:
             timeout: Seconds, or a `timedelta`, for the whole iteration, from its first step; jobs
                 that have not finished by then get a `JobWaitTimeoutError`, all at the same moment.
                 None for no limit; 0 polls each job exactly once.
-            poll: The pace; None takes that of the client.
-            on_change: Called with each changed report on any of the jobs; may be a coroutine
+            poll: The polling policy; None takes that of the client.
+            on_change: Called with each changed report of any of the jobs; may be a coroutine
                 function. What it raises is logged.
 
         Raises:
@@ -357,10 +377,10 @@ class SutroClient:
                 be called.
             ValueError: A job id or `timeout` is invalid.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return _stream(self._waits(job_ids, timeout, poll, on_change))
 
@@ -384,10 +404,10 @@ class SutroClient:
                 be called.
             ValueError: A job id or `timeout` is invalid; nothing was requested.
             AuthenticationError: The key is wrong; no further request is sent.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer; no
-                further request is sent.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response;
+                no further request is sent.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         return await self._waits(job_ids, timeout, poll, on_change).collect()
 
@@ -403,7 +423,7 @@ class SutroClient:
             InvalidResponseError: A page is larger than 16 MiB or has no list of jobs, or the cursor
                 of an earlier page came again.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         listing = JobListing(self._manager, self._options)
         return Stream(listing.next_job, listing.aclose)

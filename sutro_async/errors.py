@@ -1,13 +1,13 @@
-"""What can go wrong, as a tree.
+"""The errors of the library.
 
 ```
 SutroError
 ├── ConfigurationError (ValueError)        no key, a bad URL, a bad option
 ├── ClientStateError (RuntimeError)        a closed client, or another event loop
-├── APIError                               one request came to nothing
+├── APIError                               a request failed
 │   ├── APIConnectionError (ConnectionError)
 │   │   └── APITimeoutError (TimeoutError)
-│   ├── InvalidResponseError               a body that is not what the API promises
+│   ├── InvalidResponseError               a malformed body
 │   └── APIStatusError                     an HTTP status other than 200
 │       ├── AuthenticationError            401
 │       ├── PermissionDeniedError          403
@@ -15,8 +15,8 @@ SutroError
 │       ├── GoneError                      410
 │       ├── RateLimitError                 429
 │       └── ServerError                    500 to 599
-├── JobWaitTimeoutError (TimeoutError)     the job is still running, only the wait ended
-└── JobUnsuccessfulError                   the job has ended without success
+├── JobWaitTimeoutError (TimeoutError)     the wait timed out; the job is still running
+└── JobUnsuccessfulError                   the job failed or was cancelled
     ├── JobFailedError
     └── JobCancelledError
 ```
@@ -60,15 +60,15 @@ _TRANSIENT_STATUSES: Final = frozenset({408, 425, 429, *range(500, 600)} - {501,
 
 
 class SutroError(Exception):
-    """The base of everything that this library raises on purpose."""
+    """The base class of all errors of this library."""
 
     _fields: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return type, message and fields as plain JSON values.
 
-        `type` is the name of the class, and `message` the whole text of the error. A number that is
-        not finite is None, since JSON has none.
+        `type` is the name of the class, and `message` the whole text of the error. Numbers that are
+        not finite become None, since JSON cannot express them.
         """
         fields = {name: plain(getattr(self, name)) for name in self._fields}
         return {"type": type(self).__name__, "message": str(self), **fields}
@@ -86,12 +86,12 @@ def _rebuild(
     error.__dict__.update(fields)
     notes = fields.get("__notes__")
     if isinstance(notes, list):
-        error.__notes__ = notes.copy()  # lest notes on a copy pile up on the original
+        error.__notes__ = notes.copy()  # so that notes on a copy do not accumulate on the original
     return error
 
 
 class ConfigurationError(SutroError, ValueError):
-    """The client cannot be set up like this; the message says what to set, and where."""
+    """The configuration is invalid; the message says what to set, and where."""
 
 
 class ClientStateError(SutroError, RuntimeError):
@@ -99,12 +99,12 @@ class ClientStateError(SutroError, RuntimeError):
 
 
 class APIError(SutroError):
-    """One request to the service came to nothing.
+    """A request to the service failed.
 
     Attributes:
-        job_id: The job that was requested; None for list-jobs, which is about no single one.
+        job_id: The job that was requested; None for list-jobs.
         last_report: In a wait, the last good report on the job, if there was one.
-        retryable: Whether the same request, made again, has a chance.
+        retryable: Whether the same request may succeed later.
     """
 
     _fields: ClassVar[tuple[str, ...]] = ("job_id", "retryable", "last_report")
@@ -117,9 +117,9 @@ class APIError(SutroError):
 
 
 class APIConnectionError(APIError, ConnectionError):
-    """No whole answer arrived: refused, reset, cut short, or no valid HTTP.
+    """No complete response: refused, reset, truncated, or not valid HTTP.
 
-    It is worth a retry, unless the server's certificate does not verify.
+    It is retryable, unless the server's certificate does not verify or a proxy refused.
     """
 
     def __init__(self, message: str, *, job_id: str | None, retryable: bool = True) -> None:
@@ -127,15 +127,15 @@ class APIConnectionError(APIError, ConnectionError):
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """No whole answer arrived within the timeout of the request."""
+    """No complete response within the timeout of the request."""
 
 
 class InvalidResponseError(APIError):
-    """The service answered with a body that is not what the API promises.
+    """The body of the response is malformed.
 
     Attributes:
         path: Where in the body, such as `$.job.status`; `$` is the body itself.
-        reason: What is wrong there, such as `expected a status word, got null`.
+        reason: What is wrong there, such as `expected a status, got null`.
     """
 
     _fields: ClassVar[tuple[str, ...]] = (*APIError._fields, "path", "reason")
@@ -147,16 +147,16 @@ class InvalidResponseError(APIError):
 
 
 class APIStatusError(APIError):
-    """The service answered with an HTTP status that is not of the 2xx.
+    """The service answered with an HTTP status outside 200 to 299.
 
-    It is worth a retry if the status is 408, 425, 429, or 500 to 599 except 501 and 505.
+    It is retryable if the status is 408, 425, 429, or 500 to 599 except 501 and 505.
 
     Attributes:
         status_code: The HTTP status.
-        message: What the service says of it, in one line.
-        code: The service's own word for the error, such as `rate_limited`, if it sent one.
-        request_id: The service's name for the request, to quote to its support, if it sent one.
-        retry_after: Seconds after which the service allows a retry, if it named them.
+        message: The service's explanation, on one line.
+        code: The service's error code, such as `rate_limited`, if it sent one.
+        request_id: The service's id of the request, for its support, if it sent one.
+        retry_after: Seconds after which the service allows a retry, if it sent them.
         body: The body as parsed from JSON, else as text.
     """
 
@@ -211,11 +211,11 @@ class JobNotFoundError(APIStatusError):
 
 
 class GoneError(APIStatusError):
-    """410: the job, or this way of reaching the service, is gone for good."""
+    """410: the job, or this URL of the service, no longer exists."""
 
 
 class RateLimitError(APIStatusError):
-    """429: too many requests; `retry_after` says how many seconds to wait, if it is known."""
+    """429: too many requests; `retry_after` is the number of seconds to wait, if known."""
 
 
 class ServerError(APIStatusError):
@@ -223,13 +223,13 @@ class ServerError(APIStatusError):
 
 
 class JobWaitTimeoutError(SutroError, TimeoutError):
-    """The timeout of a wait expired. The job is still running, and can be waited for again.
+    """The timeout of a wait expired. The job is still running, and you can wait for it again.
 
     Attributes:
         job_id: The job that was waited for.
-        last_report: The last good report on it, if there was one.
+        last_report: The last good report, if there was one.
         elapsed: Seconds that the wait took.
-        timeout: Seconds that it was given.
+        timeout: The timeout in seconds.
     """
 
     _fields: ClassVar[tuple[str, ...]] = ("job_id", "last_report", "elapsed", "timeout")
@@ -260,7 +260,7 @@ class JobWaitTimeoutError(SutroError, TimeoutError):
 
 
 class JobUnsuccessfulError(SutroError):
-    """The job has ended, and not with success.
+    """The job failed or was cancelled.
 
     Attributes:
         report: The terminal report.
@@ -295,17 +295,17 @@ _FIXED_SENTENCE: Final = re.compile(r"job status with job_id .* retrieved\.?", r
 
 
 def is_fixed_sentence(text: str) -> bool:
-    """Whether a text is the sentence that the service sends as the message of every status."""
+    """Whether a text is the message that the service sends with every status."""
     return _FIXED_SENTENCE.fullmatch(text.strip()) is not None
 
 
 def subject(job_id: str | None) -> str:
-    """Name what a request is about, for the beginning of a message."""
+    """Return the job or endpoint of a request, for the beginning of a message."""
     return "list-jobs" if job_id is None else f"job {job_id!r}"
 
 
 def one_line(text: str, *, limit: int = 300) -> str:
-    """Make a foreign text fit for a message: printable, on one line, at most `limit` characters."""
+    """Shorten a text of others for a message: printable, one line, at most `limit` characters."""
     if len(text) <= limit and text.isalnum():
         return text  # at little cost, for the many errors of a batch
     text = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
@@ -335,7 +335,7 @@ def detached(error: SutroErrorT) -> SutroErrorT:
 def copied(error: SutroErrorT) -> SutroErrorT:
     """Copy an error, so that raising it adds no frames to the original.
 
-    A subclass of somebody else's that cannot be copied is returned as it is.
+    A subclass of other code that cannot be copied is returned as it is.
     """
     try:
         duplicate = copy.copy(error)

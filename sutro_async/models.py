@@ -1,4 +1,4 @@
-"""What the service tells of a job, as values.
+"""What the service says about a job, as values.
 
 All classes are immutable and compare by value. The mappings in them hold JSON as it was sent; treat
 them as read-only.
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 JSONObject = Mapping[str, Any]
-"""A JSON object as parsed; what it holds is the service's own affair."""
+"""A JSON object as parsed; the service decides what it contains."""
 
 T = TypeVar("T")
 
@@ -38,10 +38,10 @@ def _plain_fields(model: attrs.AttrsInstance) -> dict[str, Any]:
 
 
 class JobStatus(enum.StrEnum):
-    """Where a job stands (API reference: "Checking Job Status", "Job Status Values").
+    """The status of a job (API reference: "Checking Job Status", "Job Status Values").
 
-    A word that this version does not know reads as `UNKNOWN`; the word itself is kept beside it,
-    in `raw_status`.
+    A status that this version does not know reads as `UNKNOWN`; `raw_status` is the status as
+    sent.
     """
 
     PENDING = "pending"
@@ -57,22 +57,27 @@ class JobStatus(enum.StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a job stays at this status for good."""
+        """Whether a job with this status has finished."""
         return self in TERMINAL_STATUSES
 
 
 TERMINAL_STATUSES: Final = frozenset(
     {JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED},
 )
-"""The statuses at which a job has ended."""
+"""The statuses of a finished job."""
+
+
+def _details_of(reason: FailureReason) -> JSONObject:
+    fields = {"message": reason.message, "additional_context": reason.additional_context}
+    return {name: text for name, text in fields.items() if text is not None}
 
 
 @attrs.frozen(kw_only=True)
 class FailureReason:
-    """Why a job failed; the same, whichever of its forms the service used.
+    """Why a job failed, in one form for all forms that the service uses.
 
     Attributes:
-        message: The reason in words. A value that is not a string is kept as compact JSON.
+        message: The reason. A value that is not a string becomes compact JSON.
         additional_context: Debugging information of the service, likewise.
         details: The reason as an object: as sent, or made of the two fields above where the
             service sent a plain string.
@@ -80,12 +85,10 @@ class FailureReason:
 
     message: str | None = None
     additional_context: str | None = None
-    details: JSONObject = attrs.field(hash=False)
-
-    @details.default
-    def _from_fields(self) -> JSONObject:
-        fields = {"message": self.message, "additional_context": self.additional_context}
-        return {name: text for name, text in fields.items() if text is not None}
+    # Not by `@details.default`, of which pyright knows nothing: it would require the argument.
+    details: JSONObject = attrs.field(
+        default=attrs.Factory(_details_of, takes_self=True), hash=False
+    )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -106,13 +109,13 @@ class JobStatusReport:
 
     Attributes:
         job_id: The job.
-        status: Where it stands.
-        raw_status: The service's word for that, as sent.
-        message: The service's description of the status; empty when it sent none. A value that is
-            not a string is kept as compact JSON.
-        metadata: Further facts, as sent; empty when the service sent no object.
-        failure: Why the job failed. The status answer is promised to tell it only where the job
-            failed during its initialization; a wait reads the record for it.
+        status: Its status.
+        raw_status: The status as sent.
+        message: The service's description of the status; empty if it sent none. A value that is
+            not a string becomes compact JSON.
+        metadata: Further data, as sent; empty if the service sent no object.
+        failure: Why the job failed. The service guarantees it in the status response only if the
+            job failed during its initialization; a wait reads the record for it.
     """
 
     job_id: str
@@ -124,7 +127,7 @@ class JobStatusReport:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the job has ended."""
+        """Whether the job has finished."""
         return self.status.is_terminal
 
     def to_dict(self) -> dict[str, Any]:
@@ -149,19 +152,19 @@ class JobStatusReport:
 class Job:
     """The record of a job, from `GET /jobs/{job_id}` (API reference: "Fetch Job Details").
 
-    The service may leave out all but the first two fields; those are None then. So is a field
-    whose value is not of its documented type; `extra` has the value as sent.
+    The service may omit all fields except `job_id` and `status`; they are None then. A field whose
+    value is not of its documented type is None too; `extra` has the value as sent.
 
     Attributes:
         job_id: The job.
-        status: Where it stands.
-        raw_status: The service's word for that, as sent.
+        status: Its status.
+        raw_status: The status as sent.
         model: The model that it runs on.
         system_prompt: The system prompt given to the model.
         job_priority: 0 (minutes) or 1 (about an hour).
         datetime_created: When it was submitted; with a time zone, as all times here.
         datetime_started: When processing began.
-        datetime_completed: When it ended.
+        datetime_completed: When it finished.
         json_schema: The schema of its structured output.
         sampling_params: The sampling parameters, as given to the model.
         name: Its name.
@@ -169,12 +172,12 @@ class Job:
         dataset_id: The data set that it reads.
         input_tokens: Tokens read.
         output_tokens: Tokens written.
-        job_cost: US dollars that it cost; known once it has ended.
+        job_cost: Its cost in US dollars; known once it has finished.
         num_rows: Rows processed.
         failure_reason: Why it failed.
-        cost_estimate: US dollars that it was expected to cost.
-        extra: Whatever else the service sent, as sent, and values that are not of their documented
-            type.
+        cost_estimate: Its expected cost in US dollars.
+        extra: Further fields that the service sent, as sent, and values that are not of their
+            documented type.
     """
 
     job_id: str
@@ -201,12 +204,12 @@ class Job:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether the job has ended."""
+        """Whether the job has finished."""
         return self.status.is_terminal
 
     @property
     def failure(self) -> FailureReason | None:
-        """Why the job failed; the same as `failure_reason`, under the name that a report has."""
+        """Why the job failed; the same as `failure_reason`, named as in a report."""
         return self.failure_reason
 
     @property
@@ -224,9 +227,9 @@ class Job:
         return self.input_tokens + self.output_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values, times as ISO 8601, and what follows from them.
+        """Return the fields as plain JSON values, times as ISO 8601.
 
-        `is_terminal`, `total_tokens` and `duration_seconds` stand beside the fields.
+        `is_terminal`, `total_tokens` and `duration_seconds` are added to the fields.
         """
         return {
             **_plain_fields(self),
@@ -270,8 +273,8 @@ class JobOutcome(Generic[T]):
         """Return the value.
 
         Raises:
-            SutroError: A copy of the error, if there is one: the frames that raising adds to an
-                error would otherwise pile up on the one that is kept here.
+            SutroError: A copy of the error, if there is one: raising adds frames to an error, which
+                would accumulate on the one in the outcome.
         """
         if self.error is not None:
             raise copied(self.error)

@@ -1,4 +1,4 @@
-"""`JobMonitor`: any number of watchers on a job, which is polled once for all of them."""
+"""`JobMonitor`: any number of readers of a job, which is requested once for all of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from types import TracebackType
 from typing import Final, Self
 
 from sutro_async._numbers import check_whole_number, timeout_seconds
-from sutro_async._waits import FinishedJobs, SharedPolls, Stream, Watch, unique_ids
+from sutro_async._waits import FinishedJobs, SharedPolls, SharedReads, Stream, Watch, unique_ids
 from sutro_async._wire import check_job_id
 from sutro_async.client import SutroClient
 from sutro_async.errors import ClientStateError
-from sutro_async.models import JobOutcome, JobStatusReport
+from sutro_async.events import ClientStats
+from sutro_async.models import Job, JobOutcome, JobStatusReport
 from sutro_async.policies import PollPolicy
 
 __all__ = ["JobMonitor"]
 
-_CLOSED: Final = "the monitor was closed during this wait"
+_CLOSED: Final = "the monitor was closed while this was running"
 
 
 class JobMonitor:
@@ -25,15 +26,16 @@ class JobMonitor:
 
     However many wait for a job or watch it, it is polled once for all of them, from the first
     reader to the last. Each has a timeout of its own, and may leave at any time without affecting
-    the others. Finished jobs are remembered, so that asking for them again costs no request.
+    the others. Likewise, those who get its status or record at the same time share one request.
+    Finished jobs are remembered, so that waiting for them or getting them again costs no request.
 
     Use it as `async with JobMonitor(client) as monitor`. It does not close the client.
 
     Args:
         client: The client to poll with.
         poll: The pace; None takes that of the client.
-        keep_finished: How many finished jobs are remembered; the least recently used are forgotten
-            first.
+        keep_finished: How many finished jobs are remembered, by their reports and, in as many
+            again, by their records; the least recently used are forgotten first.
 
     Raises:
         ConfigurationError: `keep_finished` is not a whole number from 0.
@@ -45,7 +47,13 @@ class JobMonitor:
         maximum = check_whole_number("keep_finished", keep_finished, minimum=0)
         self._client = client
         self._poll = poll
-        self._finished = FinishedJobs(maximum)
+        self._finished = FinishedJobs[JobStatusReport](maximum)
+        self._reads = SharedReads(
+            client._manager,  # noqa: SLF001 - of the same package
+            client._options,  # noqa: SLF001 - likewise
+            self._finished,
+            maximum,
+        )
         self._is_open = False
         self._polls: SharedPolls | None = None
 
@@ -75,8 +83,46 @@ class JobMonitor:
     ) -> None:
         self._is_open = False
         polls, self._polls = self._polls, None
-        if polls is not None:
-            await polls.close(ClientStateError(_CLOSED))
+        error = ClientStateError(_CLOSED)
+        try:
+            if polls is not None:
+                await polls.close(error)
+        finally:
+            await self._reads.close(error)
+
+    async def get_job_status(self, job_id: str) -> JobStatusReport:
+        """Get the status of a job, with one request for all who ask for it at the same time.
+
+        A job that is remembered as finished costs no request. A caller that is cancelled does not
+        affect the others. Timeout and retries of the request are those of the client.
+
+        Raises:
+            TypeError: The job id is not a string.
+            ValueError: The job id is invalid.
+            JobNotFoundError: There is no such job.
+            APIError: There was no usable answer, retries included. It is not remembered.
+            ClientStateError: The monitor or its client is closed.
+        """
+        job_id = check_job_id(job_id)
+        self._check_open()
+        return await self._reads.get_job_status(job_id)
+
+    async def get_job(self, job_id: str) -> Job:
+        """Get the record of a job, with one request for all who ask for it at the same time.
+
+        The record of a finished job is remembered, and costs no request. A caller that is cancelled
+        does not affect the others. Timeout and retries of the request are those of the client.
+
+        Raises:
+            TypeError: The job id is not a string.
+            ValueError: The job id is invalid.
+            JobNotFoundError: There is no such job.
+            APIError: There was no usable answer, retries included. It is not remembered.
+            ClientStateError: The monitor or its client is closed.
+        """
+        job_id = check_job_id(job_id)
+        self._check_open()
+        return await self._reads.get_job(job_id)
 
     async def wait(
         self, job_id: str, *, timeout: float | timedelta | None = None
@@ -157,14 +203,21 @@ class JobMonitor:
             ValueError: The job id is invalid.
         """
         job_id = check_job_id(job_id)
-        report = self._finished.recall(job_id)
+        report = self._reads.recall(job_id)
         if report is None and self._polls is not None and job_id in self._polls.pollers:
             report = self._polls.pollers[job_id].report
         return report
 
-    def _open_polls(self) -> SharedPolls:
+    def stats(self) -> ClientStats:
+        """Return what the client is doing now; the same as its own `stats()`."""
+        return self._client.stats()
+
+    def _check_open(self) -> None:
         if not self._is_open:
             raise ClientStateError("the monitor is not open: use it inside `async with`")
+
+    def _open_polls(self) -> SharedPolls:
+        self._check_open()
         if self._polls is None or self._polls.is_closed:
             # Made late, inside the running event loop.
             self._polls = SharedPolls(

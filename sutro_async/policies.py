@@ -1,4 +1,4 @@
-"""How often and how long: the numbers of retries and of waits."""
+"""The policies of retries and of polling."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def _whole_number(minimum: int) -> Callable[[object, attrs.Attribute[Any], Any],
 
 @attrs.frozen(kw_only=True)
 class RetryPolicy:
-    """How one logical GET is tried again after a transient failure.
+    """How one logical GET is retried after transient failures.
 
-    The delay before a retry is drawn evenly from zero to a bound ("full jitter"). The bound is
-    `initial` seconds at first and doubles with each retry, up to `maximum` seconds. A `Retry-After`
-    of the service is a floor for the delay.
+    The delay before a retry is uniformly random between zero and an upper bound ("full jitter").
+    The bound is `initial` seconds at first and doubles with each retry, up to `maximum` seconds. A
+    `Retry-After` of the service is the minimum of the delay.
 
     Attributes:
-        attempts: Tries in all, the first one included; 1 never retries.
+        attempts: The total number of tries; 1 never retries.
         initial: Seconds; the first bound of the delay.
         maximum: Seconds; the largest bound of the delay.
-        max_retry_after: Seconds; a longer `Retry-After` is not waited for: its error is raised at
-            once. `math.inf` waits for any.
+        max_retry_after: Seconds; for a longer `Retry-After` the error is raised at once, without a
+            retry. `math.inf` allows any.
 
     Raises:
         ConfigurationError: A number is out of its range.
@@ -65,29 +65,28 @@ class RetryPolicy:
 
 @attrs.frozen(kw_only=True)
 class PollPolicy:
-    """The pace of a wait.
+    """The polling interval of a wait, and when it gives up.
 
-    The first poll is made at once. The next comes `initial` seconds later, and the interval grows
-    by `factor` with each poll, up to `maximum` seconds; it falls back to `initial` when the report
-    changes. Each interval is stretched or shrunk at random by up to the share `jitter`.
+    The first poll is made at once. The next follows `initial` seconds later, and the interval grows
+    by `factor` with each poll, up to `maximum` seconds; it returns to `initial` when the report
+    changes. Each interval is lengthened or shortened at random by up to the share `jitter`.
 
-    After a failed poll the next one comes sooner than the interval says, if that is long: the
-    back-off starts small and doubles up to `maximum` seconds.
+    After a failed poll, a back-off replaces the interval: it starts at 0.5 seconds, or at `initial`
+    if that is shorter, and doubles up to `maximum` seconds.
 
     Attributes:
         initial: Seconds between the first two polls, and after each change of the report; at least
             a millisecond, and at most `maximum`.
-        factor: How much longer each interval is than the one before; 1 keeps an even pace.
+        factor: By how much each interval is longer than the one before; 1 keeps it constant.
         maximum: Seconds; the longest interval; at least a millisecond.
-        jitter: The largest random share of an interval, from 0 (none) to 1.
-        max_outage: Seconds that a wait continues without a good answer, counted from the answer of
-            the first failed poll; then the last error is raised. Time that polls spend in the
-            client's own queues does not count. `math.inf` never gives up.
-        not_found_grace: Seconds that 404 and 403 must last to be believed: a job can be younger
-            than the index that it is looked up in, and a proxy can answer in place of the service
-            during a deployment.
-        bulk_from: From so many waiting jobs of one batch or monitor on, list-jobs is read to find
-            out which of them have changed, so that the others need no poll of their own; None
+        jitter: The largest random change of an interval, as a share of it, from 0 (none) to 1.
+        max_outage: Seconds that a wait continues without a good response, counted from the
+            response of the first failed poll; then the last error is raised. Time that polls spend
+            in the client's own queues does not count. `math.inf` never gives up.
+        not_found_grace: Seconds that a 404 or 403 must last to end a wait: a new job may not be
+            found at first, and a proxy can answer in place of the service during a deployment.
+        bulk_from: The number of waiting jobs of one batch or monitor from which on list-jobs is
+            read to find out which of them have changed, so that the others need no poll; None
             never reads it.
 
     Raises:

@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager, contextmanager
 from unittest import mock
 
 import aiohttp
+import attrs
 import hypothesis
 import pytest
 from aioresponses import aioresponses, core
 
 from sutro_async import PollPolicy, RetryPolicy, SutroClient, cli
+from sutro_async._waits import _pace
+from sutro_async._waits._bulk import Sweeper
 from sutro_async.testing import FakeSutro
 from tests.fast_loop import FastLoop
 
@@ -35,6 +38,9 @@ def pytest_addoption(parser):
         choices=["plain", "eager", "uvloop"],
         default="plain",
         help="the event loop of all tests; with eager tasks: Python 3.12 or later",
+    )
+    parser.addoption(
+        "--bulk", action="store_true", help="read list-jobs in all batches and monitors"
     )
 
 
@@ -70,6 +76,21 @@ def pytest_configure(config):
                 return loop
 
         asyncio.set_event_loop_policy(EagerPolicy())
+    if config.getoption("bulk"):
+        sweep_always()
+
+
+def sweep_always():
+    """Let batches and monitors of all sizes read list-jobs."""
+    init = Sweeper.__init__
+
+    def init_with_bulk(self, manager, options, schedule, pollers):
+        poll = attrs.evolve(options.poll, bulk_from=options.poll.bulk_from or 1)
+        init(self, manager, attrs.evolve(options, poll=poll), schedule, pollers)
+
+    Sweeper.__init__ = init_with_bulk
+    # The jobs of a fake may move a step a poll.
+    _pace._LONGEST_COVER = 0.05
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -83,6 +104,14 @@ def eager_fast_loop():
     loop = FastLoop()
     loop.set_task_factory(asyncio.eager_task_factory)
     return loop
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("bulk"):
+        skip = pytest.mark.skip(reason="its assertions are about single polls alone")
+        for item in items:
+            if item.get_closest_marker("single_polls"):
+                item.add_marker(skip)
 
 
 def pytest_collection_finish():

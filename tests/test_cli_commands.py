@@ -717,7 +717,7 @@ async def test_what_has_arrived_is_shown_after_an_interrupt(client, monkeypatch,
 
 async def test_a_timeout_of_a_request_is_not_taken_for_a_tick(client, monkeypatch):
     async def step():
-        raise APITimeoutError("no answer", job_id="a")
+        raise APITimeoutError("no response", job_id="a")
 
     monkeypatch.setattr(client, "watch_jobs", lambda job_ids, timeout: Stream(step))
     with pytest.raises(APITimeoutError):

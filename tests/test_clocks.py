@@ -147,7 +147,7 @@ async def test_queueing_does_not_count_for_the_timeout_of_a_request(fake, caplog
         found = await run(wait, fake, client, queue)
     assert [report.status for report in found] == ["succeeded"] * len(IDS)
     assert longest_gap(fake) > CLOCK
-    assert not [each for each in caplog.messages if "no answer" in each]
+    assert not [each for each in caplog.messages if "no response" in each]
 
 
 @pytest.mark.parametrize("call", ["get_jobs", "get_job_statuses"])

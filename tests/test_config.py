@@ -349,7 +349,7 @@ def test_a_file_that_may_not_be_read_is_named(store, monkeypatch):
 )
 def test_a_file_without_a_key_is_named(store, content):
     store(content)
-    assert refusal().startswith("~/.sutro/config.json holds no api_key: ")
+    assert refusal().startswith("~/.sutro/config.json contains no api_key: ")
 
 
 # ---- keys
@@ -497,12 +497,12 @@ def test_a_good_url_has_one_spelling(url, expected):
 
 NO_CHARACTER = "has white space, a control character or a backslash"
 NO_ASCII = "has a character outside ASCII: write its host in punycode"
-NO_USER = "must not hold a user name or password"
+NO_USER = "must not contain a user name or password"
 NO_HOST = "must be an absolute URL with a plain host"
 NO_QUERY = "must not have a query or a fragment"
 NO_HTTPS = "must begin with https://"
 NO_PATH = "has a path that cannot be used as a prefix"
-NO_URL = "is no URL: "
+NO_URL = "is not a URL: "
 ANY = ""
 
 BAD_URLS = [

@@ -1,25 +1,32 @@
 """Every Python snippet of the documentation runs: README, the pages, and the docstrings.
 
 A page is one namespace, and its snippets run in their order. Each finds a running `fake` with a
-`client`, and the jobs named below. One that cannot run has `<!--- skip: next "why" -->` before it,
-and what a page takes for granted is in an invisible block. The clock of their event loop is fast,
-so that they may have the times that suit readers.
+`client`, the jobs named below, and a stand-in for the official SDK. One that cannot run has
+`<!--- skip: next "why" -->` before it, and what a page takes for granted is in an invisible block.
+The clock of their event loop is fast, so that they may have the times that suit readers.
+
+Snippets that are a file run as such: as a program, or with pytest in a directory. The reason for
+skipping them elsewhere names it.
 """
 
 import ast
 import asyncio
 import inspect
 import re
+import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import SkipTest
 
+import attrs
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser, SkipParser
 
 import sutro_async
-from sutro_async import JobMonitor, JobNotFoundError
+from sutro_async import JobMonitor, JobNotFoundError, PollPolicy, RetryPolicy, SutroClient
 from sutro_async.testing import FakeSutro
 from tests.fast_loop import FastLoop
 
@@ -29,6 +36,14 @@ MODULES = sorted(Path(sutro_async.__file__).parent.rglob("*.py"))
 
 JOB_IDS = ["job-12345", "job-a", "job-b", "job-c"]
 TIMELINE = ["queued", "running", "running", "succeeded"]
+
+AIOHTTP = tuple(map(int, metadata.version("aiohttp").split(".")[:2]))
+
+FILE = re.compile(
+    r'<!--- (?:skip: next "a test runs it |file )(as a program|with pytest): (\S+?)"? -->\n\n'
+    r"```\w+\n(.*?)```\n",
+    re.DOTALL,
+)
 
 
 def start(example):
@@ -47,12 +62,23 @@ def has_snippets(path):
     return "```python" in path.read_text(encoding="utf-8")
 
 
+def files(how):
+    """The snippets that are files: their names and their contents."""
+    return {
+        name: text
+        for page in PAGES
+        for kind, name, text in FILE.findall(page.read_text(encoding="utf-8"))
+        if kind == how
+    }
+
+
 @pytest.mark.parametrize(
     "path",
     [path for path in PAGES + MODULES if has_snippets(path)],
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
-def test_the_snippets_run(path, monkeypatch):
+def test_the_snippets_run(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     with asyncio.Runner(loop_factory=FastLoop) as runner:
         runner.run(run_snippets(path, monkeypatch))
 
@@ -70,6 +96,7 @@ async def run_snippets(path, monkeypatch):
                 fake.add_job(job_id, TIMELINE)
             monkeypatch.setenv("SUTRO_API_KEY", fake.api_key)
             monkeypatch.setenv("SUTRO_API_URL", fake.url)
+            monkeypatch.setitem(sys.modules, "sutro", official_sdk(fake))
             example.namespace |= {
                 "__name__": "__main__",
                 "fake": fake,
@@ -92,6 +119,43 @@ async def run_snippets(path, monkeypatch):
                 await test(**{each: fixtures[each] for each in inspect.signature(test).parameters})
 
 
+def official_sdk(fake):
+    """What the pages use of the official SDK; tests/test_official_sdk.py has the real one."""
+    return SimpleNamespace(
+        infer=lambda rows, *, system_prompt, stay_attached: JOB_IDS[0],
+        await_job_completion=lambda job_id, timeout=7200: [job_id],
+        get_job_results=lambda job_id: [job_id],
+        cancel_job=lambda job_id: fake.set_status(job_id, "cancelled"),
+    )
+
+
+@pytest.mark.parametrize("name", files("as a program"))
+def test_programs_run(name, service, tmp_path):
+    service.add_job("job-12345", ["succeeded"])
+    path = tmp_path / name
+    path.write_text(files("as a program")[name], encoding="utf-8")
+    command = [sys.executable, "-W", "error", str(path), "job-12345"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (0, "job-12345 succeeded\n"), result.stderr
+
+
+@pytest.mark.parametrize("folder", sorted({name.split("/")[0] for name in files("with pytest")}))
+def test_tests_run(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others take seconds to load
+    for name, text in files("with pytest").items():
+        # Aiohttp 3.13 has no need of it.
+        is_shim = name == "aioresponses/conftest.py"
+        if name.startswith(f"{folder}/") and not (is_shim and AIOHTTP < (3, 14)):
+            (tmp_path / Path(name).name).write_text(text, encoding="utf-8")
+    options = ["-o", "asyncio_default_fixture_loop_scope=function"]
+    options += ["-W", "error", "-W", "ignore:Using `httpx` with"]  # of Starlette
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_asyncio.plugin", *options]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (result.returncode, result.stderr) == (0, ""), result.stdout
+
+
 @pytest.mark.parametrize("code", ["1 / 0", "await client.get_job('nope')", "nobody_knows"])
 async def test_a_snippet_that_fails_is_noticed(code, tmp_path, client):
     page = tmp_path / "page.md"
@@ -101,6 +165,21 @@ async def test_a_snippet_that_fails_is_noticed(code, tmp_path, client):
     with pytest.raises((ArithmeticError, JobNotFoundError, NameError)):
         example.evaluate()
         await example.namespace["__started__"]
+
+
+def test_the_table_of_defaults_is_that_of_the_code():
+    options = inspect.signature(SutroClient).parameters
+    expected = {name: options[name].default for name in ("timeout", "max_concurrency", "max_rate")}
+    for policy in (RetryPolicy, PollPolicy):
+        expected |= {f"{policy.__name__}.{f.name}": f.default for f in attrs.fields(policy)}
+    keep_finished = inspect.signature(JobMonitor).parameters["keep_finished"].default
+    expected["JobMonitor.keep_finished"] = keep_finished
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| (none|[\d.,]+)(?: s)? \|", page, re.MULTILINE)
+    shown = {
+        name: None if value == "none" else float(value.replace(",", "")) for name, value in rows
+    }
+    assert shown == expected
 
 
 def test_what_does_not_run_says_why():

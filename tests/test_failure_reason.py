@@ -160,9 +160,9 @@ async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
     assert (report.status, report.failure) == (JobStatus.FAILED, None)
     assert records_read(fake) == 1
     messages = [record.getMessage() for record in caplog.records]
-    assert [message for message in messages if "failed for an unknown reason" in message] == [
-        message for message in messages if message.startswith("job 'job-1'")
-    ]
+    assert [
+        message for message in messages if "the reason of the failure is unknown" in message
+    ] == [message for message in messages if message.startswith("job 'job-1'")]
     assert len(messages) == 1
     with pytest.raises(JobFailedError, match=r"^job 'job-1' failed: the service gave no reason$"):
         report.raise_for_failure()

@@ -268,7 +268,7 @@ async def test_a_body_can_stand_in_for_a_page(fake, caller):
     ("options", "message"),
     [
         ({"endpoint": "list"}, "one of 'job-status', 'jobs', 'list-jobs', got 'list'"),
-        ({"endpoint": "list-jobs", "job_id": "a"}, "about no single job: drop job_id"),
+        ({"endpoint": "list-jobs", "job_id": "a"}, "has no job id: drop job_id"),
     ],
 )
 def test_mistakes_in_a_fault(options, message):

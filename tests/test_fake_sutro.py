@@ -756,7 +756,7 @@ async def test_jobs_and_faults_outlive_a_restart(session):
 
 async def test_entering_twice_is_refused(fake, caller):
     fake.add_job("job-1")
-    with pytest.raises(RuntimeError, match="runs already"):
+    with pytest.raises(RuntimeError, match="is already running"):
         await fake.__aenter__()
     assert await caller.word() == "SUCCEEDED"
 
@@ -765,7 +765,7 @@ async def test_a_port_in_use_is_an_oserror_and_leaves_nothing(fake):
     other = FakeSutro(port=URL(fake.url).port)
     with pytest.raises(OSError, match="in use"):
         await other.__aenter__()
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="is not running"):
         _ = other.url
     await other.__aexit__(None, None, None)
 
@@ -809,7 +809,7 @@ def test_mistakes_in_the_constructor(options, error, message):
 @pytest.mark.parametrize(
     ("timeline", "error", "message"),
     [
-        ([], ValueError, "a status at least"),
+        ([], ValueError, "at least one status"),
         ("running", TypeError, r"write \['running'\]"),
         (["running", " "], ValueError, "status must not be empty"),
         (["running", None], TypeError, "status must be a string"),
@@ -878,8 +878,8 @@ def test_mistakes_in_set_status():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({}, ValueError, "say what goes wrong"),
-        ({"times": 2, "headers": {}, "job_id": "a"}, ValueError, "say what goes wrong"),
+        ({}, ValueError, "pass what goes wrong"),
+        ({"times": 2, "headers": {}, "job_id": "a"}, ValueError, "pass what goes wrong"),
         ({"times": 0, "status": 500}, ValueError, "'times' must be >= 1"),
         ({"times": 1.5, "status": 500}, TypeError, "'times'"),
         ({"status": 101}, ValueError, "'status' must be >= 200"),
@@ -890,10 +890,10 @@ def test_mistakes_in_set_status():
         ({"headers": {"Retry-After": 1}}, TypeError, "'headers'"),
         ({"body": {"a": 1}}, TypeError, "'body'"),
         ({"truncate": True, "reset": True}, ValueError, "choose one of reset, truncate"),
-        ({"disconnect": True, "status": 500}, ValueError, "disconnect sends no answer"),
-        ({"disconnect": True, "body": b""}, ValueError, "disconnect sends no answer"),
-        ({"truncate": True, "body": b""}, ValueError, "truncate cuts a body"),
-        ({"reset": True, "body": ""}, ValueError, "reset cuts a body"),
+        ({"disconnect": True, "status": 500}, ValueError, "disconnect sends no response"),
+        ({"disconnect": True, "body": b""}, ValueError, "disconnect sends no response"),
+        ({"truncate": True, "body": b""}, ValueError, "truncate cuts the body"),
+        ({"reset": True, "body": ""}, ValueError, "reset cuts the body"),
     ],
 )
 def test_mistakes_in_a_fault(options, error, message):

@@ -293,6 +293,23 @@ async def test_a_signal_that_nobody_handles_is_left_alone(app):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+async def test_without_close_on_signal_signals_are_left_alone(fake, heard):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    app = make_app(fake, close_on_signal=False)
+    fake.add_job("job-1", ["running"])
+    async with app.router.lifespan_context(app) as state:
+        during = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        assert during == handlers
+        waiting = asyncio.create_task(state["sutro_monitor"].wait("job-1"))
+        await asyncio.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        assert heard == [signal.SIGTERM]
+    with pytest.raises(ClientStateError, match="monitor was closed"):
+        await waiting
+
+
 async def test_a_handler_that_somebody_else_has_set_since_stays(app, heard):
     async with app.router.lifespan_context(app):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -371,13 +388,13 @@ async def test_they_can_be_overridden(fake, client):
 async def test_one_of_them_may_be_overridden_alone_and_by_a_mock(client):
     app = FastAPI()
     app.include_router(jobs_router())
-    mock = AsyncMock()
+    mock = AsyncMock(spec=JobMonitor)
     mock.get_job_status.return_value = report(JobStatus.RUNNING)
     async with JobMonitor(client) as monitor, browser_of(app) as browser:
-        app.dependency_overrides[get_job_monitor] = lambda: monitor
+        app.dependency_overrides = {get_job_monitor: lambda: monitor}
         assert (await browser.get("/jobs/job-1/wait?timeout=0.3")).status_code == 404
         assert (await browser.get("/jobs/job-1/events")).status_code == 200
-        app.dependency_overrides = {get_sutro_client: lambda: mock}
+        app.dependency_overrides = {get_job_monitor: lambda: mock}
         assert (await browser.get("/jobs/job-1/status")).json()["status"] == "running"
     gc.collect()  # which warns of what was not awaited
 
@@ -626,6 +643,55 @@ async def test_trouble_with_many_jobs_is_logged_once(fake, browser, caplog):
     assert len(logged) == 1
 
 
+@pytest.mark.parametrize("status", [500, 403])
+async def test_in_an_outage_only_a_few_of_many_jobs_are_requested(fake, browser, status):
+    fake.fail_next(1000, status=status)
+    job_ids = [f"job-{number}" for number in range(200)]
+    answer = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
+    outcomes = answer.json()["outcomes"]
+    assert [outcome["job_id"] for outcome in outcomes] == job_ids
+    assert [outcome["problem"]["job_id"] for outcome in outcomes] == job_ids
+    assert {outcome["problem"]["status"] for outcome in outcomes} == {502}
+    tries = 4 if status == 500 else 1
+    assert len(fake.requests) <= 12 * tries
+    fake.clear_faults()
+    for job_id in job_ids:
+        fake.add_job(job_id)
+    answer = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
+    assert all("report" in outcome for outcome in answer.json()["outcomes"])
+
+
+async def test_an_answer_among_failures_lets_all_jobs_be_requested(fake, browser):
+    job_ids = [f"job-{number}" for number in range(60)]
+    for job_id in job_ids[1::2]:
+        fake.add_job(job_id)
+    fake.fail_next(2, status=403)
+    answer = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
+    statuses = [outcome["problem"]["status"] for outcome in answer.json()["outcomes"][::2]]
+    assert len(fake.requests) == 60
+    assert set(statuses) <= {404, 502}
+
+
+async def test_many_statuses_are_requested_ten_at_a_time_and_remembered(fake, browser):
+    job_ids = [f"job-{number}" for number in range(60)]
+    for job_id in job_ids:
+        fake.add_job(job_id)
+    bodies = [browser.post("/jobs/statuses", json={"job_ids": job_ids}) for _ in range(5)]
+    answers = await asyncio.gather(*bodies)
+    assert {answer.text for answer in answers} == {answers[0].text}
+    assert len(fake.requests) == 60
+    assert fake.max_in_flight <= 10
+
+
+async def test_visitors_at_the_same_time_share_one_request(fake, browser):
+    fake.add_job("job-1", ["running"])
+    for path in ("/jobs/job-1", "/jobs/job-1/status"):
+        before = len(fake.requests)
+        answers = await asyncio.gather(*(browser.get(path) for _ in range(100)))
+        assert {answer.json()["status"] for answer in answers} == {"running"}
+        assert len(fake.requests) == before + 1
+
+
 async def test_what_is_everybodys_is_one_problem(fake, browser):
     fake.fail_next(2, status=401)
     answer = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b"]})
@@ -840,7 +906,7 @@ async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
     fake.add_job("job-1", [*words, "succeeded"], allow_unknown=True)
     async with JobMonitor(client) as monitor:
         async with monitor.watch_jobs(["job-1"]) as outcomes:
-            stream = events(outcomes, ["job-1"])
+            stream = events(outcomes, ["job-1"], monitor.stats)
             assert (await anext(stream)).retry == 3000
             await anext(stream)
             while (latest := monitor.latest("job-1")) is None or not latest.is_terminal:
@@ -855,6 +921,8 @@ async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for():
         raise LookupError("no such thing")
 
     class Monitor:
+        stats = None
+
         def watch_jobs(self, job_ids):
             return Stream(broken)
 
@@ -891,7 +959,7 @@ def test_the_document_describes_every_route(app):
     long_poll = paths["/jobs/{job_id}/wait"]["get"]["responses"]
     assert long_poll["200"]["content"] == long_poll["202"]["content"]
     events = paths["/job-events"]["get"]["responses"]["200"]["content"]["text/event-stream"]
-    assert len(events["itemSchema"]["properties"]["data"]["contentSchema"]["anyOf"]) == 2
+    assert len(events["itemSchema"]["properties"]["data"]["contentSchema"]["anyOf"]) == 3
 
 
 def test_every_reference_in_the_document_leads_somewhere(app):
@@ -919,10 +987,11 @@ def test_an_app_may_have_models_of_the_same_names():
     responses = document["paths"]["/job-events"]["get"]["responses"]
     problem = responses["503"]["content"]["application/problem+json"]["schema"]
     events = responses["200"]["content"]["text/event-stream"]["itemSchema"]
-    report, same_problem = events["properties"]["data"]["contentSchema"]["anyOf"]
+    report, same_problem, trouble = events["properties"]["data"]["contentSchema"]["anyOf"]
     assert same_problem == problem
     assert problem["properties"].keys() == sutro_async.fastapi.JobProblem.model_fields.keys()
     assert "succeeded" in report["properties"]["status"]["enum"]
+    assert trouble["properties"].keys() == {"since", "detail"}
     assert report["properties"]["failure"]["anyOf"][0]["properties"].keys() == {
         "message",
         "additional_context",

@@ -1,16 +1,20 @@
 """The router on a real server: streams, visitors who leave, and a server that stops."""
 
 import asyncio
+import math
 import socket
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
 from fastapi import FastAPI, Request
 from fastapi import sse as fastapi_sse
+from fastapi.responses import JSONResponse
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from sutro_async import PollPolicy
+from sutro_async import PollPolicy, SutroError
 from sutro_async.fastapi import install_error_handlers, jobs_router, sutro_lifespan
+from sutro_async.fastapi._workarounds import UVICORN_CANCELLATION, is_cancelled_by_server
 from tests.asgi_server import EventStream, serve
 from tests.conftest import FAST_POLL, FAST_RETRY
 
@@ -191,6 +195,27 @@ async def test_a_client_that_loses_patience_ends_the_polling(fake, app, server):
 
 
 @with_and_without_middleware
+@pytest.mark.parametrize("path", ["/jobs/job-1", "/jobs/job-1/status"])
+async def test_a_visitor_who_leaves_takes_the_answer_from_nobody(fake, server, path):
+    fake.add_job("job-1", ["running"])
+    fake.fail_next(1, delay=0.3)
+    leaving = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        leaving.append(EventStream(reader, writer))
+    await until(lambda: fake.in_flight)
+    async with httpx.AsyncClient(base_url=server.url) as browser:
+        staying = [asyncio.create_task(browser.get(path)) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        await leaving[0].close()
+        await leaving[1].reset()
+        answers = await asyncio.gather(*staying)
+    assert {answer.json()["status"] for answer in answers} == {"running"}
+    assert len(fake.requests) == 1
+
+
+@with_and_without_middleware
 async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, server):
     # Small buffers, which its connections inherit: a few events are more than all of them hold.
     server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
@@ -226,6 +251,53 @@ async def test_a_server_that_gets_no_signal_ends_them_when_its_patience_ends(fak
     assert not [record for record in caplog.records if "without" in record.getMessage()]
 
 
+async def test_the_words_of_the_servers_cancellation_are_those_that_the_router_looks_for():
+    """If this fails with a new uvicorn, see `sutro_async/fastapi/_workarounds.py`."""
+    messages = []
+    is_open = asyncio.Event()
+
+    async def hang(scope, receive, send):
+        assert scope["type"] == "http"
+        is_open.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as cancellation:
+            messages.append(cancellation)
+            await send({"type": "http.response.start", "status": 204, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    async with serve(hang, lifespan="off") as server, httpx.AsyncClient() as browser:
+        asking = asyncio.create_task(browser.get(server.url, timeout=10))
+        await is_open.wait()
+        server.should_exit = True
+        assert (await asking).status_code == 204
+    [cancellation] = messages
+    assert str(cancellation) == f"Task cancelled, {UVICORN_CANCELLATION}"
+    assert is_cancelled_by_server(cancellation)
+    assert not is_cancelled_by_server(asyncio.CancelledError("a timeout of the app"))
+
+
+async def test_without_problem_details_the_app_answers_what_the_server_cancels(fake):
+    fake.fail_next(9, delay=math.inf)
+    app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(poll=FAST_POLL)))
+    app.include_router(jobs_router(problem_details=False))
+
+    @app.exception_handler(SutroError)
+    async def handle(request: Request, error: SutroError):
+        return JSONResponse(error.to_dict(), 503)
+
+    async with serve(app) as server, httpx.AsyncClient(base_url=server.url) as browser:
+        waiting = asyncio.create_task(browser.get("/jobs/job-1", timeout=10))
+        await until(lambda: fake.in_flight)
+        server.should_exit = True
+        answer = await waiting
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "type": "ClientStateError",
+        "message": "the server has cancelled the request",
+    }
+
+
 async def test_a_stopped_app_leaves_no_task_behind(fake):
     fake.add_job("job-1", ["running"])
     before = asyncio.all_tasks()
@@ -235,3 +307,88 @@ async def test_a_stopped_app_leaves_no_task_behind(fake):
         await stream.close()
     left = {task for task in asyncio.all_tasks() - before if "RequestHandler" not in repr(task)}
     assert not left
+
+
+# ---- a service that does not answer
+
+OUTAGES = {
+    "refuses": {"status": 503, "body": b"secret inner thoughts"},
+    "hangs": {"delay": 3600},
+    "disconnects": {"disconnect": True},
+    "limits": {"status": 429, "headers": {"Retry-After": "5"}},
+}
+DETAILS = {
+    "refuses": "The service gave no answer that can be used.",
+    "hangs": "The service did not answer in time.",
+    "disconnects": "The service gave no answer that can be used.",
+    "limits": "The service gets more requests than it takes.",
+}
+
+
+@pytest.mark.parametrize("kind", OUTAGES)
+async def test_a_stream_tells_of_a_service_that_does_not_answer_and_of_its_return(fake, kind):
+    loop = asyncio.get_running_loop()
+    for job_id in "abcdef":
+        fake.add_job(job_id, ["running"])
+    path = "/job-events?" + "&".join(f"job_id={job_id}" for job_id in "abcdef")
+    async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
+        stream = await EventStream.open(server, path)
+        first = [await stream.next_event() for _ in "abcdef"]
+        assert {event["event"] for event in first} == {"status"}
+        await asyncio.sleep(3)
+        fell_silent_at, silent_from = loop.time(), datetime.now(UTC)
+        fake.fail_next(10_000, **OUTAGES[kind])
+        trouble = await stream.next_event()
+        assert trouble["event"] == "trouble"
+        assert 10 <= loop.time() - fell_silent_at < 15
+        assert trouble["data"].keys() == {"since", "detail"}
+        assert trouble["data"]["detail"] == DETAILS[kind]
+        since = datetime.fromisoformat(trouble["data"]["since"])
+        assert since.utcoffset() == timedelta(0)
+        # The clock of the loop is fast: so long ago it was by that clock.
+        since_it_fell_silent = loop.time() - fell_silent_at
+        assert silent_from - timedelta(seconds=since_it_fell_silent) <= since
+        # Once, however long it takes.
+        waiting = asyncio.ensure_future(stream.next_event())
+        await asyncio.sleep(20)
+        assert not waiting.done()
+        back_at = loop.time()
+        fake.clear_faults()
+        event = await waiting
+        assert event["event"] == "status"
+        assert event["data"]["status"] == "running"
+        assert event["data"]["job_id"] in "abcdef"
+        longest = 30 if kind == "hangs" else 5  # those in flight still hang
+        assert loop.time() - back_at < longest + 5
+        if kind != "hangs":  # where requests that still hang hold up the others until they end
+            waiting = asyncio.ensure_future(stream.next_event())
+            await asyncio.sleep(20)
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.wait({waiting})
+        await stream.close()
+
+
+async def test_trouble_before_the_first_report_ends_with_it(fake):
+    fake.add_job("job-1", ["running", "succeeded"])
+    fake.fail_next(10_000, status=503)
+    async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
+        stream = await EventStream.open(server, "/jobs/job-1/events")
+        assert (await stream.next_event())["event"] == "trouble"
+        fake.clear_faults()
+        statuses = [event["data"]["status"] for event in await stream.events()]
+        assert statuses == ["running", "succeeded"]
+        await stream.close()
+
+
+async def test_a_service_that_is_slow_or_refuses_once_is_no_trouble(fake):
+    fake.add_job("job-1", [("running", 60), "succeeded"])
+    async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
+        stream = await EventStream.open(server, "/jobs/job-1/events")
+        waiting = asyncio.ensure_future(stream.events())
+        for fault in ({"status": 503}, {"status": 200, "delay": 5}, {"status": 404}):
+            await asyncio.sleep(10)
+            fake.fail_next(**fault)
+        events = await waiting
+        assert [event["event"] for event in events] == ["status", "status"]
+        await stream.close()

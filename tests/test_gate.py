@@ -140,9 +140,9 @@ def test_old_failures_neither_count_nor_interrupt_the_count():
 def test_it_closes_again():
     gate = closed_gate()
     gate.note_success(START + 7)
-    fail(gate, "abcd", START + 99)
+    fail(gate, "abcdefghi", START + 99)
     assert not gate.is_closed
-    fail(gate, "e", START + 100)
+    fail(gate, "j", START + 100)
     assert gate.closed_at == START + 100
     assert gate.opened_at == START + 7
 
@@ -168,34 +168,44 @@ def failures_until_closed(gate, now):
     return failures
 
 
+def succeed(gate, times):
+    for _ in range(times):
+        gate.note_success(START)
+
+
 @pytest.mark.parametrize(
-    ("quiet_seconds", "failures"),
+    ("successes", "failures"),
     [
-        # Between an opening and the next failures.
-        ([0, 0, 0, 0, 0], [5, 10, 20, 40, 40, 40]),
-        ([59, 59, 59, 59], [5, 10, 20, 40, 40]),
-        ([60, 60, 60], [5, 5, 5, 5]),
-        ([1, 1, 60, 1], [5, 10, 20, 5, 10]),
+        # Between two outages.
+        ([1, 1, 1, 1, 1], [5, 10, 20, 40, 40, 40]),
+        ([19, 19, 19, 19], [5, 10, 20, 40, 40]),
+        ([20, 20, 20], [5, 5, 5, 5]),
+        ([1, 1, 20, 1], [5, 10, 20, 5, 10]),
     ],
     ids=str,
 )
-def test_each_relapse_within_a_minute_takes_twice_as_many_failures(quiet_seconds, failures):
+def test_each_relapse_takes_twice_as_many_failures(successes, failures):
     gate = make_gate()
-    now = START
-    for seconds, expected in zip([0, *quiet_seconds], failures, strict=True):
-        now += seconds
-        assert failures_until_closed(gate, now) == expected
-        now += 30  # the minute counts from the end of an outage
-        gate.note_success(now)
+    for times, expected in zip([0, *successes], failures, strict=True):
+        succeed(gate, times)
+        assert failures_until_closed(gate, START) == expected
 
 
-def test_failures_of_a_minute_count_on_after_it():
+def test_only_successes_in_a_row_end_the_relapses():
     gate = closed_gate()
+    for _ in range(100):
+        succeed(gate, 19)
+        fail(gate, "a", START)
     gate.note_success(START)
-    fail(gate, "abababa", START + 59)
-    assert not gate.is_closed
-    fail(gate, "b", START + 60)
-    assert gate.is_closed
+    assert failures_until_closed(gate, START) == 10
+
+
+def test_failures_from_before_it_opened_do_not_count_among_the_successes():
+    gate = closed_gate()
+    succeed(gate, 10)
+    fail(gate, "abababa", START + 1, sent_at=START - 1)
+    succeed(gate, 10)
+    assert failures_until_closed(gate, START) == 5
 
 
 def test_one_job_alone_is_no_relapse():
@@ -268,7 +278,7 @@ def test_probes_of_the_next_outage_start_anew():
     for _ in range(10):
         gate.begin_probe()
         gate.end_probe(START)
-    gate.note_success(START)
+    succeed(gate, 20)
     fail(gate, "abcde", START + 60)
     assert not gate.may_probe(START + 60.49)
     assert gate.may_probe(START + 60.5)
@@ -303,6 +313,7 @@ class GateMachine(RuleBasedStateMachine):
         self.now = START
         self.in_a_row = []
         self.needed = 5
+        self.successes = 0
         self.longest_delay = 5
         self.model_is_closed = False
         self.opened_at = -math.inf
@@ -322,6 +333,14 @@ class GateMachine(RuleBasedStateMachine):
             self.opened_at = self.now
         self.in_a_row = []
         self.model_is_closed = False
+        self.successes += 1
+        if self.successes >= 20:
+            self.needed = 5
+
+    @rule()
+    def succeed_often(self):
+        for _ in range(15):
+            self.succeed()
 
     @rule(jobs=st.text("abc", min_size=1, max_size=6), age=st.sampled_from([0.0, 0.5, 30.0]))
     def fail(self, jobs, age):
@@ -330,8 +349,7 @@ class GateMachine(RuleBasedStateMachine):
             self.gate.note_failure(self.now, job_id, sent_at=self.now - age)
             if self.now - age >= self.opened_at and not self.model_is_closed:
                 self.in_a_row.append(job_id)
-                if self.now >= self.opened_at + 60:
-                    self.needed = 5
+                self.successes = 0
                 are_enough = len(self.in_a_row) >= self.needed
                 self.model_is_closed = are_enough and len(set(self.in_a_row)) >= 2
         if self.model_is_closed and not was_closed:

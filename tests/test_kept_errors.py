@@ -56,7 +56,7 @@ FAULTS = {
     "disconnected": {"disconnect": True},
     "reset": {"reset": True},
     "truncated": {"truncate": True},
-    "no answer": {"delay": math.inf},
+    "no response": {"delay": math.inf},
 }
 EXPIRED = {"timeout": {"timeout": 0.1}, "timeout of zero": {"timeout": 0}}
 

@@ -198,7 +198,7 @@ async def test_each_entry_that_is_skipped_is_a_warning(fake, client, caplog):
     problems = [
         "$.jobs[0]: expected an object, got 5",
         "$.jobs[1].job_id: expected a job id, got null",
-        "$.jobs[2].status: expected a status word of job 'job-2', got 5",
+        "$.jobs[2].status: expected a status of job 'job-2', got 5",
     ]
     expected = [f"list-jobs: {problem}; the entry is skipped" for problem in problems]
     assert warnings_of(caplog) == 2 * expected
@@ -299,11 +299,13 @@ async def test_a_connection_that_fails_and_a_timeout_name_the_list(fake):
     retry = RetryPolicy(attempts=1)
     async with fake.client(timeout=0.05, retry=retry) as client:
         fake.fail_next(delay=math.inf)
-        with pytest.raises(APITimeoutError, match=r"^list-jobs: no answer from http") as caught:
+        with pytest.raises(APITimeoutError, match=r"^list-jobs: no response from http") as caught:
             await ids_of(client.list_jobs())
         assert caught.value.job_id is None
         fake.fail_next(disconnect=True)
-        with pytest.raises(APIConnectionError, match=r"^list-jobs: no answer from http") as caught:
+        with pytest.raises(
+            APIConnectionError, match=r"^list-jobs: no response from http"
+        ) as caught:
             await ids_of(client.list_jobs())
         assert caught.value.job_id is None
 

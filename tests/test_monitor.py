@@ -190,8 +190,8 @@ async def test_each_watcher_has_its_own_time_out(fake, monitor):
     assert times == [pytest.approx(expected, abs=0.08) for expected in (0.1, 0.2, 0.3)]
 
 
-async def test_a_time_out_strikes_while_the_service_hangs(fake, monitor):
-    fake.fail_next(1, delay=math.inf)
+async def test_a_time_out_expires_while_the_service_hangs(fake, monitor):
+    fake.fail_next(1, job_id="job-1", delay=math.inf)
     with pytest.raises(JobWaitTimeoutError) as caught:
         await monitor.wait("job-1", timeout=0.1)
     assert caught.value.last_report is None
@@ -362,7 +362,7 @@ async def test_the_cause_and_the_last_report_of_an_error_are_kept(fake):
 
 async def test_a_job_can_be_watched_again_after_an_error(fake, monitor):
     fake.add_job("job-1")
-    fake.fail_next(1, status=410)
+    fake.fail_next(1, job_id="job-1", status=410)
     with pytest.raises(GoneError):
         await monitor.wait("job-1")
     assert (await monitor.wait("job-1")).is_terminal
@@ -407,7 +407,7 @@ async def test_leaving_it_waits_until_all_of_it_has_ended(fake, client):
 
 
 async def test_a_poll_that_is_cancelled_from_outside_does_not_hang_its_watchers(fake, monitor):
-    fake.fail_next(1, delay=math.inf)
+    fake.fail_next(1, job_id="job-1", delay=math.inf)
     wait = asyncio.create_task(monitor.wait("job-1"))
     await until(lambda: fake.in_flight)
     (worker,) = [each for each in asyncio.all_tasks() if "Schedule._work" in repr(each)]

@@ -64,7 +64,7 @@ def close_gate(client, failures=5):
     """Let the client see failures of the service; within a minute of an outage it takes ten."""
     now = asyncio.get_running_loop().time()
     for job_id in itertools.islice(itertools.cycle(["other-1", "other-2"]), failures):
-        error = APITimeoutError("no answer", job_id=job_id)
+        error = APITimeoutError("no response", job_id=job_id)
         permit = Permit(now, is_probe=False)
         client._manager.throttle.note_error(now, error, permit, max_pause=60)
     assert client._manager.throttle.service_is_unavailable

@@ -35,7 +35,7 @@ def answered(status, job_id="a", **headers):
 
 
 def timed_out(job_id):
-    return APITimeoutError("no answer", job_id=job_id)
+    return APITimeoutError("no response", job_id=job_id)
 
 
 def disconnected(job_id):

@@ -8,7 +8,7 @@ import typing
 import pytest
 
 import sutro_async
-from sutro_async import errors, models, policies, testing
+from sutro_async import errors, events, models, policies, testing
 
 PUBLIC = {
     "SutroClient",
@@ -57,6 +57,7 @@ def test_nothing_else_is_in_reach():
     assert modules <= {
         "client",
         "errors",
+        "events",
         "models",
         "monitor",
         "policies",
@@ -69,6 +70,20 @@ def test_nothing_else_is_in_reach():
 def test_each_public_module_exports_what_the_package_does():
     for module in (errors, models, policies):
         assert set(module.__all__) <= PUBLIC
+    assert events.__all__ == [
+        "ClientStats",
+        "Endpoint",
+        "Event",
+        "PauseReason",
+        "PollFailed",
+        "RequestEnded",
+        "RequestOutcome",
+        "StatusChanged",
+        "ThrottlePaused",
+        "ThrottleResumed",
+        "WaitEnded",
+        "WaitOutcome",
+    ]
     assert testing.__all__ == ["FakeSutro", "RecordedRequest"]
 
 
@@ -82,6 +97,7 @@ def test_the_client_has_the_methods_that_the_design_names():
         "get_job_statuses",
         "get_jobs",
         "list_jobs",
+        "stats",
         "wait_for_job",
         "wait_for_jobs",
         "watch_job",
@@ -102,6 +118,7 @@ def test_every_public_name_is_documented():
 MODULES = [
     "sutro_async",
     "sutro_async.errors",
+    "sutro_async.events",
     "sutro_async.models",
     "sutro_async.policies",
     "sutro_async.testing",

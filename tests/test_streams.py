@@ -92,9 +92,9 @@ MOMENTS = {
 async def bring_to(moment, fake, client):
     """Let the next step be at that moment for 0.2 seconds from now; return what runs beside it."""
     if moment == "in flight":
-        fake.fail_next(1, delay=0.3)
+        fake.fail_next(1, job_id="job-1", delay=0.3)
     elif moment == "in back-off":
-        fake.fail_next(1, status=500, headers={"Retry-After": "0.3"})
+        fake.fail_next(1, job_id="job-1", status=500, headers={"Retry-After": "0.3"})
     elif moment == "queueing for a slot":
         fake.fail_next(1, job_id="other", delay=0.3)
         beside = asyncio.create_task(client.get_job_statuses(["other"]))
@@ -108,8 +108,8 @@ async def bring_to(moment, fake, client):
         with pytest.raises(ServerError):
             await client.get_job_status("other")
     elif moment == "reading the record":
-        fake.fail_next(1, body='{"job_status": "failed"}')
-        fake.fail_next(1, delay=0.3)
+        fake.fail_next(1, job_id="job-1", body='{"job_status": "failed"}')
+        fake.fail_next(1, job_id="job-1", delay=0.3)
     return None
 
 
@@ -200,7 +200,7 @@ async def test_after_its_end_there_is_nothing(fake, client, name):
 
 @every_stream
 async def test_after_an_error_there_is_nothing(fake, client, name):
-    fake.fail_next(1, status=401)
+    fake.fail_next(1, job_id="job-1", status=401)
     async with opened(name, client, ["job-1"]) as stream:
         with pytest.raises(AuthenticationError):
             await anext(stream)
@@ -469,7 +469,7 @@ async def test_a_slow_reader_gets_the_newest_report_and_no_backlog(fake, client,
         fake.add_job(job_id, [*words, "succeeded"], allow_unknown=True)
     async with opened(name, client, ["a", "b"]) as outcomes:
         await anext(outcomes)
-        while len(fake.requests) < 2 * (len(words) + 1):
+        while sum("job-status" in each.path for each in fake.requests) < 2 * (len(words) + 1):
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         rest = await rest_of(outcomes)

@@ -72,7 +72,7 @@ def pause(throttle, seconds):
 def close_gate(throttle, failures=5):
     """Close it; within a minute of an outage that takes ten failures."""
     for job_id in itertools.islice(itertools.cycle("aabbb"), failures):
-        fail(throttle, APITimeoutError(f"job {job_id!r}: no answer", job_id=job_id))
+        fail(throttle, APITimeoutError(f"job {job_id!r}: no response", job_id=job_id))
     assert throttle.service_is_unavailable
 
 
@@ -366,7 +366,7 @@ async def test_one_probe_at_a_time():
             for _ in range(3):
                 with pytest.raises(HeldBack):
                     await throttle.acquire(POLL)
-            fail(throttle, APITimeoutError("no answer", job_id="a"), permit)
+            fail(throttle, APITimeoutError("no response", job_id="a"), permit)
     check_nothing_is_left(throttle)
 
 
@@ -382,7 +382,7 @@ async def test_call_that_ends_does_not_make_way_for_a_second_probe(ending):
             await steps()
             await cancel(queued)
         elif ending == "answered":
-            fail(throttle, APITimeoutError("no answer", job_id="a"), call)
+            fail(throttle, APITimeoutError("no response", job_id="a"), call)
         throttle.release(call)
         assert throttle.holds_back(now())
         with pytest.raises(HeldBack):
@@ -510,7 +510,7 @@ async def test_closing_and_opening_are_logged_once(caplog):
     assert warning.levelno == logging.WARNING
     assert warning.name == info.name == "sutro_async"
     assert warning.message == (
-        "the service is unavailable, polls are held back: job 'b': no answer"
+        "the service is unavailable, polls are held back: job 'b': no response"
     )
     assert info.levelno == logging.INFO
     assert info.message in {
@@ -525,7 +525,7 @@ async def test_closing_and_opening_are_logged_once(caplog):
 async def test_single_failures_are_not_logged_here(caplog):
     throttle = make_throttle()
     for job_id in "abcd":
-        fail(throttle, APITimeoutError("no answer", job_id=job_id))
+        fail(throttle, APITimeoutError("no response", job_id=job_id))
     throttle.note_success(now())
     assert not caplog.records
 

@@ -125,7 +125,7 @@ async def test_requests_one_after_the_other_share_a_connection(fake):
 
 async def test_refused(unused_tcp_port):
     async with make_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
-        with pytest.raises(APIConnectionError, match="job 'job-1': no answer from") as caught:
+        with pytest.raises(APIConnectionError, match="job 'job-1': no response from") as caught:
             await client.get_job_status("job-1")
     assert caught.value.retryable
     assert isinstance(caught.value.__cause__, aiohttp.ClientConnectorError)
@@ -297,7 +297,7 @@ async def test_request_whose_connection_is_lost_is_sent_once_a_try(lose, cause, 
     ):
         for _ in range(before):
             await client.get_job_status("job-1")
-        with pytest.raises(APIConnectionError, match="no answer from http://127") as caught:
+        with pytest.raises(APIConnectionError, match="no response from http://127") as caught:
             await client.get_job_status("job-1")
         assert not client._manager.transport._session.connector._acquired
     assert len(server.requests) == before + attempts
@@ -665,7 +665,7 @@ async def test_an_error_stays_one_though_its_answer_could_be_read_without_the_ke
     url = "https://api.sutro.sh/job-status/%5Bapi%20key%5D"
     mocked.get(URL(url, encoded=True), payload={"job_status": {KEY: "RUNNING"}})
     async with make_client() as client:
-        with pytest.raises(InvalidResponseError, match="expected a status word, got null"):
+        with pytest.raises(InvalidResponseError, match="expected a status, got null"):
             await client.get_job_status("[api key]")
 
 
@@ -811,5 +811,5 @@ async def test_a_request_without_an_answer_is_logged_too(caplog, unused_tcp_port
     async with make_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(APIConnectionError):
             await client.get_job_status("job-1")
-    assert "GET /job-status/job-1: no answer after" in caplog.text
+    assert "GET /job-status/job-1: no response after" in caplog.text
     assert KEY not in caplog.text

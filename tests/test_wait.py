@@ -836,7 +836,7 @@ async def test_an_on_change_that_hangs_does_not_delay_the_time_out(fake, client,
     with takes(0.2), pytest.raises(JobWaitTimeoutError):
         await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "job 'job-1': the timeout of the wait cut on_change short"
+        "job 'job-1': the timeout of the wait cancelled on_change"
     ]
 
 

@@ -329,27 +329,27 @@ def test_what_else_a_status_answer_holds_does_not_matter():
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, "$.job_status: expected a status word, got null"),
-        ({"job_status": None}, "$.job_status: expected a status word, got null"),
-        ({"job_status": ""}, "$.job_status: expected a status word, got ''"),
-        ({"job_status": " \n"}, r"$.job_status: expected a status word, got ' \n'"),
-        ({"job_status": 5}, "$.job_status: expected a status word, got 5"),
-        ({"job_status": True}, "$.job_status: expected a status word, got True"),
-        ({"job_status": ["running"]}, "$.job_status: expected a status word, got ['running']"),
-        ({"job_status": {}}, "$.job_status['job-1']: expected a status word, got null"),
+        ({}, "$.job_status: expected a status, got null"),
+        ({"job_status": None}, "$.job_status: expected a status, got null"),
+        ({"job_status": ""}, "$.job_status: expected a status, got ''"),
+        ({"job_status": " \n"}, r"$.job_status: expected a status, got ' \n'"),
+        ({"job_status": 5}, "$.job_status: expected a status, got 5"),
+        ({"job_status": True}, "$.job_status: expected a status, got True"),
+        ({"job_status": ["running"]}, "$.job_status: expected a status, got ['running']"),
+        ({"job_status": {}}, "$.job_status['job-1']: expected a status, got null"),
         (
             {"job_status": {"job-2": "RUNNING"}},
-            "$.job_status['job-1']: expected a status word, got null",
+            "$.job_status['job-1']: expected a status, got null",
         ),
         (
             {"job_status": {"JOB-1": "RUNNING"}},
-            "$.job_status['job-1']: expected a status word, got null",
+            "$.job_status['job-1']: expected a status, got null",
         ),
-        ({"job_status": {"job-1": ""}}, "$.job_status['job-1']: expected a status word, got ''"),
-        ({"job_status": {"job-1": 5}}, "$.job_status['job-1']: expected a status word, got 5"),
+        ({"job_status": {"job-1": ""}}, "$.job_status['job-1']: expected a status, got ''"),
+        ({"job_status": {"job-1": 5}}, "$.job_status['job-1']: expected a status, got 5"),
         (
             {"job_status": {"job-1": {"job-1": "x"}}},
-            "$.job_status['job-1']: expected a status word, got {'job-1': 'x'}",
+            "$.job_status['job-1']: expected a status, got {'job-1': 'x'}",
         ),
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
@@ -379,14 +379,14 @@ def test_a_malformed_answer_quotes_the_explanation_of_the_service(status, fields
 def test_a_malformed_answer_does_not_quote_the_fixed_sentence():
     body = {"job_status": {}, "message": "Job status with job_id job-1 retrieved."}
     text = complaint(parse_report, "job-1", encode(body))
-    assert text == "$.job_status['job-1']: expected a status word, got null"
+    assert text == "$.job_status['job-1']: expected a status, got null"
 
 
 def test_the_path_of_an_entry_shows_any_job_id():
     with pytest.raises(InvalidResponseError) as caught:
         parse_report("a @ $.b'c", b'{"job_status": {}}')
     assert caught.value.path == """$.job_status["a @ $.b'c"]"""
-    assert caught.value.reason == "expected a status word, got null"
+    assert caught.value.reason == "expected a status, got null"
 
 
 @pytest.mark.parametrize(
@@ -762,18 +762,18 @@ def test_the_example_of_a_reason_in_the_record_is_read():
     ("record", "expected"),
     [
         ({}, "$.job.job_id: expected 'job-1', got null"),
-        ({"job_id": "job-1"}, "$.job.status: expected a status word, got null"),
+        ({"job_id": "job-1"}, "$.job.status: expected a status, got null"),
         ({"status": "running"}, "$.job.job_id: expected 'job-1', got null"),
         ({"job_id": 5, "status": "running"}, "$.job.job_id: expected 'job-1', got 5"),
         ({"job_id": " ", "status": "running"}, "$.job.job_id: expected 'job-1', got ' '"),
         ({"job_id": "job-2", "status": "running"}, "$.job.job_id: expected 'job-1', got 'job-2'"),
         ({"job_id": "JOB-1", "status": "running"}, "$.job.job_id: expected 'job-1', got 'JOB-1'"),
-        ({"job_id": "job-1", "status": 5}, "$.job.status: expected a status word, got 5"),
-        ({"job_id": "job-1", "status": ""}, "$.job.status: expected a status word, got ''"),
-        ({"job_id": "job-1", "status": "\t"}, r"$.job.status: expected a status word, got '\t'"),
+        ({"job_id": "job-1", "status": 5}, "$.job.status: expected a status, got 5"),
+        ({"job_id": "job-1", "status": ""}, "$.job.status: expected a status, got ''"),
+        ({"job_id": "job-1", "status": "\t"}, r"$.job.status: expected a status, got '\t'"),
         (
             {"job_id": "job-1", "status": {"job-1": "RUNNING"}},
-            "$.job.status: expected a status word, got {'job-1': 'RUNNING'}",
+            "$.job.status: expected a status, got {'job-1': 'RUNNING'}",
         ),
         ([], "$.job: expected an object, got []"),
         ("job-1", "$.job: expected an object, got 'job-1'"),
@@ -811,14 +811,14 @@ def test_further_fields_of_a_job_are_kept_as_sent():
     ],
 )
 def test_a_short_malformed_value_is_shown_whole(value, shown):
-    expected = f"$.job_status: expected a status word, got {shown}"
+    expected = f"$.job_status: expected a status, got {shown}"
     assert complaint(report_of, value) == expected
 
 
 def test_a_malformed_value_is_shown_in_short():
     text = complaint(report_of, [["x" * 1000] * 50] * 50)
     before, _, shown = text.partition(", got ")
-    assert before == "$.job_status: expected a status word"
+    assert before == "$.job_status: expected a status"
     assert shown.startswith("[['xxx")
     assert shown.endswith("…")
     assert len(shown) == 200
@@ -827,11 +827,11 @@ def test_a_malformed_value_is_shown_in_short():
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({}, "the service answered without a job"),
-        ({"job": None}, "the service answered without a job"),
+        ({}, "the response contains no job"),
+        ({"job": None}, "the response contains no job"),
         ({"job": None, "message": "No job found"}, "No job found"),
         ({"detail": "gone", "message": "No job found"}, "gone"),
-        ({"job": None, "message": " \n"}, "the service answered without a job"),
+        ({"job": None, "message": " \n"}, "the response contains no job"),
     ],
     ids=["absent", "null", "message", "detail", "blank-message"],
 )
@@ -876,9 +876,9 @@ MALFORMED = {
         b'{"a": ' + b"7" * 5000 + b"}",
         "a number is out of range",
     ),
-    "same-name-twice": (b'{"a": 1, "a": 1}', "an object has the same name twice"),
-    "same-name-escaped": (b'{"a": 1, "\\u0061": 1}', "an object has the same name twice"),
-    "same-name-inside": (b'{"x": [{"a": 1, "a": 2}]}', "an object has the same name twice"),
+    "same-name-twice": (b'{"a": 1, "a": 1}', "an object has the same key twice"),
+    "same-name-escaped": (b'{"a": 1, "\\u0061": 1}', "an object has the same key twice"),
+    "same-name-inside": (b'{"x": [{"a": 1, "a": 2}]}', "an object has the same key twice"),
     "null": (b"null", "expected an object, got null"),
     "list": (b"[]", "expected an object, got []"),
     "string": (b'"running"', "expected an object, got 'running'"),

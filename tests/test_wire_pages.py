@@ -141,18 +141,18 @@ UNREADABLE = [
     ({"job_id": "", "status": "RUNNING"}, "$.jobs[1].job_id: expected a job id, got ''"),
     ({"job_id": "..", "status": "RUNNING"}, "$.jobs[1].job_id: expected a job id, got '..'"),
     ({"job_id": "a\nb", "status": "x"}, r"$.jobs[1].job_id: expected a job id, got 'a\nb'"),
-    ({"job_id": "b"}, "$.jobs[1].status: expected a status word of job 'b', got null"),
+    ({"job_id": "b"}, "$.jobs[1].status: expected a status of job 'b', got null"),
     (
         {"job_id": "b", "status": 5},
-        "$.jobs[1].status: expected a status word of job 'b', got 5",
+        "$.jobs[1].status: expected a status of job 'b', got 5",
     ),
     (
         {"job_id": "b", "status": " "},
-        "$.jobs[1].status: expected a status word of job 'b', got ' '",
+        "$.jobs[1].status: expected a status of job 'b', got ' '",
     ),
     (
         {"job_id": "b", "status": {"b": "RUNNING"}},
-        "$.jobs[1].status: expected a status word of job 'b', got {'b': 'RUNNING'}",
+        "$.jobs[1].status: expected a status of job 'b', got {'b': 'RUNNING'}",
     ),
 ]
 
@@ -228,7 +228,7 @@ def test_a_body_that_is_no_page_is_malformed(parse, body, problem):
 NOT_STRICT = [
     (b'{"jobs": [{"job_id": "a", "status": "r"}, ' + b"[" * 70 + b"]" * 70 + b"]}", "nested deep"),
     (b'{"jobs": [{"job_id": "a", "status": "r", "job_cost": NaN}]}', "NaN is not JSON"),
-    (b'{"jobs": [{"job_id": "a", "status": "r", "x": 1, "x": 2}]}', "the same name twice"),
+    (b'{"jobs": [{"job_id": "a", "status": "r", "x": 1, "x": 2}]}', "the same key twice"),
 ]
 
 

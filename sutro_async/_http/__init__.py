@@ -1,4 +1,4 @@
-"""One request in, one answer or error out.
+"""One request in, one response or error out.
 
 - `_manager`: `SessionManager`, which all calls of a client share: it sends a request and reads the
   answer
@@ -13,6 +13,10 @@
 - `_tls`: which certificate authorities are trusted
 - `_lifecycle`: which event loop a client belongs to, and what closing it ends
 - `_scope`: what a timeout and closing have in common: they interrupt a task from outside
+- `_health`: when the service answered last
+- `_observer`: calls the observer of a client
+- `_observed`: notifies it of each request
+- `_stats`: what a client is doing now
 - `_redaction`: takes the key out of errors and logs
 """
 
@@ -28,8 +32,11 @@ from sutro_async._http._manager import (
     SessionManager,
     status_page,
 )
+from sutro_async._http._observed import ObservedManager
+from sutro_async._http._observer import Observer, as_value
 from sutro_async._http._pacer import Pacer
 from sutro_async._http._scope import Scope
+from sutro_async._http._stats import client_stats, datetime_of
 from sutro_async._http._throttle import HeldBack, Priority, Throttle
 from sutro_async._http._transport import ClientSession, Transport
 
@@ -41,6 +48,8 @@ __all__ = [
     "HeldBack",
     "JobListing",
     "Lifecycle",
+    "ObservedManager",
+    "Observer",
     "Options",
     "Pacer",
     "Priority",
@@ -49,6 +58,9 @@ __all__ = [
     "SessionManager",
     "Throttle",
     "Transport",
+    "as_value",
+    "client_stats",
+    "datetime_of",
     "fetch",
     "status_page",
 ]

@@ -19,10 +19,10 @@ from sutro_async.policies import RetryPolicy
 
 __all__ = ["fetch"]
 
-# Seconds between two looks whether the service is available again.
+# Seconds between two checks whether the service is available again.
 _HELD_BACK_SECONDS: Final = 0.25
 
-# Seconds after which an outage is one that lasts, and the delay of each request of a batch then.
+# Seconds after which an outage counts as lasting, and the delay of each request of a batch then.
 _LASTING_OUTAGE_SECONDS: Final = 8.0
 _LASTING_OUTAGE_DELAY: Final = 1.0
 
@@ -47,9 +47,9 @@ async def fetch(
         priority: Which requests are sent first.
 
     Raises:
-        APIError: No try brought an answer that can be used; the error is that of the last one.
+        APIError: No try had a usable response; the error is that of the last one.
         ClientStateError: The client is closed, or belongs to another event loop.
-        ConfigurationError: The session that was passed in cannot be used.
+        ConfigurationError: The session that was passed in is unusable.
     """
     make_request = _Request if priority is Priority.CALL else _PatientRequest
     request = make_request(manager, endpoint, job_id, options)
@@ -58,7 +58,7 @@ async def fetch(
             return await request(1)
         except APIError as error:
             failure = error
-        # Only now is tenacity worth its price, which is a good part of a request's.
+        # Only from here on: tenacity takes a good part of the time of a request.
         return await _retry(request, options.retry, failure)
 
 
@@ -88,10 +88,10 @@ class _Request(Generic[JobIdT, ResponseT]):
 
 
 class _PatientRequest(_Request[JobIdT, ResponseT]):
-    """A request of a batch: in an outage it is held back, but not for ever.
+    """A request of a batch: in an outage it is held back, but not forever.
 
-    An outage that lasts concerns the whole batch. Each of its requests is then sent after a moment,
-    once, so that the batch ends, each job with its own error.
+    A lasting outage concerns the whole batch. Each of its requests is then sent once, after a short
+    delay, so that the batch ends, and each job has its own error.
     """
 
     async def __call__(self, attempt: int, priority: Priority = Priority.POLL) -> ResponseT:

@@ -1,6 +1,6 @@
-"""The outage gate: while the service is unavailable, one poll at a time tries if it is back.
+"""The outage gate: while the service is unavailable, it lets one poll at a time through.
 
-Plain decisions: outcomes and times go in. Times are seconds of one monotonic clock. There is no
+Pure decisions from outcomes and times. Times are seconds of one monotonic clock. There is no
 clock, no timer and no I/O here.
 """
 
@@ -14,14 +14,14 @@ from sutro_async._backoff import backoff
 
 __all__ = ["OutageGate"]
 
-# So many failures in a row, for so many jobs, mean that the service is unavailable.
+# After this many failures in a row, for this many jobs, the service counts as unavailable.
 _FAILURES: Final = 5
 _JOBS: Final = 2
 
-# If many requests fail and others do not, that happens by chance. So each time that the gate closes
-# again within so many seconds, it takes twice as many failures.
-_RELAPSE_SECONDS: Final = 60.0
+# If requests fail at random, this happens by chance. So each time that the gate closes, it needs
+# twice as many failures, until this many requests in a row have succeeded.
 _MOST_FAILURES: Final = 40
+_STEADY_SUCCESSES: Final = 20
 
 # Seconds from the end of one probe to the beginning of the next.
 _FIRST_DELAY: Final = 0.5
@@ -48,6 +48,7 @@ class OutageGate:
         self.outage_seconds = 0.0
         self._uniform = uniform
         self._failures = 0
+        self._successes = 0
         self._failures_needed = _FAILURES
         self._failed_jobs: set[str | None] = set()
         self._is_probing = False
@@ -56,35 +57,37 @@ class OutageGate:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the service is taken to be unavailable."""
+        """Whether the service counts as unavailable."""
         return self.closed_at is not None
 
     def note_success(self, now: float) -> None:
-        """Take note of an answer: the service is there."""
+        """Note a response: the service is available."""
         self._failures = 0
+        self._successes += 1
+        if self._successes >= _STEADY_SUCCESSES:
+            self._failures_needed = _FAILURES
         if self.closed_at is not None:
             self.outage_seconds = now - self.closed_at
             self.closed_at = None
             self.opened_at = now
 
     def note_failure(self, now: float, job_id: str | None, *, sent_at: float) -> None:
-        """Take note of a failure that indicates that the service is unavailable.
+        """Note a failure that indicates that the service is unavailable.
 
         Args:
             now: When the request failed.
-            job_id: The job that it was about: one whose answers are always broken says nothing
-                about the others. None for list-jobs, which counts as one more job.
-            sent_at: When it was sent. A failure from before the gate opened is old news.
+            job_id: The job that was requested: one job whose responses are always broken does not
+                indicate an outage. None for list-jobs, which counts as one more job.
+            sent_at: When it was sent. A failure sent before the gate opened is ignored.
         """
         if self.closed_at is not None or sent_at < self.opened_at:
             return
         if not self._failures:
             self._failed_jobs.clear()
         self._failures += 1
+        self._successes = 0
         if len(self._failed_jobs) < _JOBS:
             self._failed_jobs.add(job_id)
-        if now >= self.opened_at + _RELAPSE_SECONDS:
-            self._failures_needed = _FAILURES
         if self._failures >= self._failures_needed and len(self._failed_jobs) >= _JOBS:
             self.closed_at = now
             self._failures_needed = min(2 * self._failures_needed, _MOST_FAILURES)
@@ -100,7 +103,7 @@ class OutageGate:
         self._is_probing = True
 
     def end_probe(self, now: float) -> None:
-        """Take note that the probe has ended; its outcome is noted before."""
+        """Note that the probe has ended; its outcome is noted before."""
         self._is_probing = False
         self._schedule_probe(now)
 

@@ -1,4 +1,4 @@
-"""Which event loop a client belongs to, and the end of what still runs when it closes."""
+"""Which event loop a client belongs to, and what closing it ends."""
 
 from __future__ import annotations
 
@@ -63,6 +63,10 @@ class Lifecycle:
                 f"the {self._owner} belongs to the event loop that it first ran in, and this is"
                 f" another: make one {self._owner} for each event loop"
             )
+
+    def now(self) -> float:
+        """Return the time of the owner's event loop, in seconds; 0 before it has one."""
+        return 0.0 if self._loop is None else self._loop.time()
 
     def add(self, running: Running) -> None:
         """Register something that runs.

@@ -46,7 +46,7 @@ class JobListing:
             StopAsyncIteration: There is none.
             APIError: A page could not be read, retries included.
             ClientStateError: The client is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         self._manager.lifecycle.check()
         while not self._jobs:
@@ -68,7 +68,7 @@ class JobListing:
             raise InvalidResponseError(
                 job_id=None,
                 path="$.next_cursor",
-                reason="the cursor of an earlier page came again, so the list would not end",
+                reason="the cursor of an earlier page was repeated, so the list would never end",
             )
         endpoint = job_page(self._cursor, _PAGE_SIZE)
         self._step = self._manager.lifecycle.operation()

@@ -1,4 +1,4 @@
-"""`SessionManager`: sends a request and reads its answer, for all calls of one client."""
+"""`SessionManager`: sends a request and reads its response, for all calls of one client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import attrs
 
+from sutro_async._http._health import Health
 from sutro_async._http._lifecycle import Lifecycle
+from sutro_async._http._observer import Observer
 from sutro_async._http._throttle import Priority, Throttle
 from sutro_async._http._transport import Transport
 from sutro_async._wire import (
@@ -28,7 +30,8 @@ from sutro_async._wire import (
     status_path,
 )
 from sutro_async.errors import APIError, ConfigurationError, one_line, subject
-from sutro_async.models import Job, JobStatus, JobStatusReport
+from sutro_async.events import Endpoint as EndpointName
+from sutro_async.models import FailureReason, Job, JobStatus, JobStatusReport
 from sutro_async.policies import PollPolicy, RetryPolicy
 
 __all__ = [
@@ -44,7 +47,7 @@ __all__ = [
 ]
 
 _MAX_WORDS: Final = 100
-# The reason of a failure, and a word that was not recognised, can be part of the text of an error.
+# The reason of a failure and an unrecognised status can be part of the text of an error.
 _QUOTED_IN_ERRORS: Final = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
 
 _log: Final = logging.getLogger("sutro_async")
@@ -72,16 +75,18 @@ class Endpoint(NamedTuple, Generic[JobIdT, ResponseT]):
     """One of the two endpoints of a job, or a page of the list of jobs, whose job id is None.
 
     Attributes:
+        name: Its name in events.
         path: Gives the path for a job id.
-        parse: Reads the body of an answer.
+        parse: Reads the body of a response.
     """
 
+    name: EndpointName
     path: Callable[[JobIdT], str]
     parse: Callable[[JobIdT, bytes, OnMismatch], ResponseT]
 
 
-STATUS: Final = Endpoint(status_path, parse_report)
-JOB: Final = Endpoint(job_path, parse_job)
+STATUS: Final = Endpoint("job-status", status_path, parse_report)
+JOB: Final = Endpoint("jobs", job_path, parse_job)
 
 
 def job_page(cursor: str | None, limit: int) -> Endpoint[None, JobPage]:
@@ -92,7 +97,9 @@ def job_page(cursor: str | None, limit: int) -> Endpoint[None, JobPage]:
         limit: Jobs a page, 1 to 100.
     """
     return Endpoint(
-        lambda _: page_path(cursor, limit), lambda _, body, note: parse_jobs(body, note)
+        "list-jobs",
+        lambda _: page_path(cursor, limit),
+        lambda _, body, note: parse_jobs(body, note),
     )
 
 
@@ -103,7 +110,11 @@ def status_page(cursor: str | None, limit: int) -> Endpoint[None, StatusPage]:
         cursor: The `next_cursor` of the page before; None for the first page.
         limit: Jobs a page, 1 to 100.
     """
-    return Endpoint(lambda _: page_path(cursor, limit), lambda _, body, __: parse_statuses(body))
+    return Endpoint(
+        "list-jobs",
+        lambda _: page_path(cursor, limit),
+        lambda _, body, __: parse_statuses(body),
+    )
 
 
 class SessionManager:
@@ -117,13 +128,19 @@ class SessionManager:
         transport: Sends the requests.
         throttle: Says when.
         lifecycle: What the client is doing now.
+        health: When the service answered last, and since when it has not.
+        observer: Gets events, if there is one.
+        waiting: How many jobs are waited for.
     """
+
+    observer: Observer | None = None
 
     def __init__(self, transport: Transport, throttle: Throttle) -> None:
         self.transport = transport
         self.throttle = throttle
         self.lifecycle: Lifecycle = Lifecycle()
-        self._last_answer_at = -math.inf
+        self.health = Health()
+        self.waiting = 0
         self._unrecognised_words: set[str] = set()
         self._mismatched_paths: set[str] = set()
 
@@ -136,51 +153,61 @@ class SessionManager:
         attempt: int = 1,
         priority: Priority = Priority.CALL,
         send_by: float = math.inf,
+        due_at: float = math.inf,
         on_sent: Callable[[float], None] | None = None,
         is_quoted: bool = False,
     ) -> ResponseT:
-        """Send one request, and read its answer.
+        """Send one request, and read its response.
 
         Args:
             endpoint: What is requested.
             job_id: Of which job; None for a page of the list.
             options: How.
-            attempt: Which try it is, from 1 on, for the log.
+            attempt: Which try it is, from 1 on, for logs and events.
             priority: Which requests are sent first.
             send_by: When to send a poll even during a pause or an outage; seconds of the loop's
                 clock.
+            due_at: When it was due, if it has waited already; for events.
             on_sent: Called with the time when it leaves the client's own queue.
-            is_quoted: Whether an error may quote the answer later, so that the key is taken out.
+            is_quoted: Whether an error may quote the response later, so that the key is taken out.
 
         Raises:
-            APIError: There is no answer that can be used.
+            APIError: There is no usable response.
             HeldBack: It is a poll, and the service is unavailable.
             ClientStateError: The client or its session is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
-        permit = await self.throttle.acquire(priority, send_by=send_by)
+        del due_at  # without an observer nobody wants to know
+        throttle, health = self.throttle, self.health
+        permit = await throttle.acquire(priority, send_by=send_by)
+        health.note_sent(permit.sent_at)
         try:
             if on_sent is not None:
                 on_sent(permit.sent_at)
             response = self._read(
                 endpoint,
                 job_id,
-                # Not in a variable, lest the traceback of an error keeps it in memory.
+                # Not in a variable, so that the traceback of an error does not keep it in memory.
                 await self.transport.get(
                     endpoint.path(job_id), job_id=job_id, timeout=options.timeout, attempt=attempt
                 ),
                 is_quoted=is_quoted,
             )
         except APIError as error:
-            max_pause = options.retry.max_retry_after
-            self.throttle.note_error(_now(), error, permit, max_pause=max_pause)
+            now, max_pause = _now(), options.retry.max_retry_after
+            health.note_error(now, error, others=throttle.in_flight - 1)
+            throttle.note_error(now, error, permit, max_pause=max_pause)
+            raise
+        except BaseException:
+            health.note_cancelled(others=throttle.in_flight - 1)
             raise
         else:
-            self._last_answer_at = _now()
-            self.throttle.note_success(self._last_answer_at)
+            now = _now()
+            health.note_success(now, others=throttle.in_flight - 1)
+            throttle.note_success(now)
             return response
         finally:
-            self.throttle.release(permit)
+            throttle.release(permit)
 
     def _read(
         self, endpoint: Endpoint[JobIdT, ResponseT], job_id: JobIdT, body: bytes, *, is_quoted: bool
@@ -203,22 +230,36 @@ class SessionManager:
                 if each.status is JobStatus.UNKNOWN:
                     self._warn_of_unknown_status(each)
             return response
-        del body  # lest the traceback keeps it in memory
+        del body  # so that the traceback does not keep it in memory
         raise failure
 
     def answers_since(self, when: float) -> bool:
-        """Whether the client has had a good answer after a time of the loop's clock."""
-        return self._last_answer_at > when
+        """Whether the client has had a good response after a time of the loop's clock."""
+        return self.health.last_answer_at > when
 
     def log_status(self, report: JobStatusReport) -> None:
         """Log a changed status."""
         word = self.transport.redaction.value(report.raw_status)
         _log.info("job %r: %s", report.job_id, one_line(word, limit=40))
 
+    def without_key(self, report: JobStatusReport) -> JobStatusReport:
+        """Take the key out of a report, should the service quote it."""
+        value = self.transport.redaction.value
+        failure = report.failure
+        if failure is not None:
+            failure = FailureReason(**value(attrs.asdict(failure, recurse=False)))
+        return attrs.evolve(
+            report,
+            raw_status=value(report.raw_status),
+            message=value(report.message),
+            metadata=value(report.metadata),
+            failure=failure,
+        )
+
     def _redacted(
         self, error: APIError, endpoint: Endpoint[JobIdT, Any], job_id: JobIdT, body: bytes
     ) -> APIError:
-        """Make an error of an answer again, without the key in what it quotes."""
+        """Make an error of a response again, without the key in what it quotes."""
         redacted = self.transport.redaction.body(body)
         if redacted != body:  # before what it quotes is truncated
             error = _error_of(endpoint, job_id, redacted) or error
@@ -233,7 +274,7 @@ class SessionManager:
         if mismatch.path not in self._mismatched_paths:
             self._mismatched_paths.add(mismatch.path)
             redacted = self._without_key(mismatch)
-            _log.warning("%s: %s; the rest of the answer is read", subject(job_id), redacted)
+            _log.warning("%s: %s; the rest of the response is used", subject(job_id), redacted)
 
     def _warn_of_skipped_entries(self, page: JobPage) -> None:
         for mismatch in page.skipped:

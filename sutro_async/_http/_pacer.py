@@ -1,6 +1,6 @@
 """When the next request of a client may be sent: rate, pause, gradual resumption and outage.
 
-Plain decisions: it is told the outcome of each request, and all times are handed in, in seconds of
+Pure decisions from the outcome of each request and from times that are passed in, in seconds of
 one monotonic clock. The throttle waits.
 """
 
@@ -19,7 +19,7 @@ from sutro_async.errors import APIError, APIStatusError, InvalidResponseError
 __all__ = ["Pacer"]
 
 # Requests are spaced evenly up to a hundred a second. Above that the timers of an event loop are
-# too coarse, so as many as belong into this many seconds may leave together.
+# too coarse, so the requests of this many seconds may be sent together.
 _BURST_SECONDS: Final = 0.01
 _MAX_RATE: Final = 1e6
 
@@ -35,9 +35,8 @@ class Pacer:
     Attributes:
         max_concurrency: Requests in flight at most.
         window: Requests in flight now at most: after a pause or an outage it starts at one, and
-            doubles with each success, so that resuming is no burst.
-        paused_until: The end of the pause that a `Retry-After` has brought; minus infinity before
-            the first.
+            doubles with each success, so that resuming causes no burst.
+        paused_until: The end of the pause after a `Retry-After`; minus infinity before the first.
         next_slot_at: When the rate allows the next request.
         gate: Whether the service is available.
 
@@ -62,12 +61,12 @@ class Pacer:
         self._max_rate = math.inf
         if max_rate is not None:
             max_rate = check_number("max_rate", max_rate, above=0, maximum=_MAX_RATE)
-            # What may leave at once counts as well, so that no second sees more than max_rate.
+            # Requests sent together count as well, so that no second has more than max_rate.
             self._max_rate = max_rate - _burst(max_rate) + 1
         self._even_slot_at = -math.inf
 
     def note_sent(self, now: float) -> None:
-        """Take note of a request that is sent."""
+        """Note a request that is sent."""
         self._rate.note_sent(now)
         rate = min(self._rate.limit, self._max_rate)
         if rate == math.inf:
@@ -76,12 +75,12 @@ class Pacer:
         self.next_slot_at = self._even_slot_at - (_burst(rate) - 1) / rate
 
     def note_success(self, now: float) -> None:
-        """Take note of a good answer."""
+        """Note a good response."""
         self._rate.note_success(now)
         self._note_answer(now)
 
     def note_error(self, now: float, error: APIError, *, sent_at: float, max_pause: float) -> None:
-        """Take note of a request that failed.
+        """Note a request that failed.
 
         Args:
             now: When it failed.
@@ -95,11 +94,11 @@ class Pacer:
         if status_code == 429:
             self._rate.note_refusal(now, sent_at=sent_at, pause=pause)
         if status_code in {429, 503} and retry_after > 0:
-            # The service speaks to the whole account, not to this request alone.
+            # It applies to the whole account, not to this request alone.
             self.paused_until = max(self.paused_until, now + pause)
             self.window = 1
         if status_code == 429 and retry_after > 0:
-            return  # the service is there, and has said when to go on
+            return  # the service is available, and has said when to continue
         if error.retryable or isinstance(error, InvalidResponseError):
             self.gate.note_failure(now, error.job_id, sent_at=sent_at)
         elif status_code is not None:
@@ -109,7 +108,7 @@ class Pacer:
         if self.gate.is_closed:
             self.window = 1
         elif now >= self.paused_until:
-            # Earlier answers are those of requests from before the pause.
+            # Earlier responses belong to requests sent before the pause.
             self.window = min(2 * self.window, self.max_concurrency)
         self.gate.note_success(now)
 

@@ -1,7 +1,7 @@
-"""The rate of requests that the service accepts, found out by its refusals.
+"""The rate of requests that the service accepts, found from its refusals.
 
-Plain arithmetic on times that are handed in, in seconds of one monotonic clock. The model is the
-adaptive mode of the AWS SDKs: a refusal lowers the rate at once, and good answers raise it along
+Plain arithmetic on times that are passed in, in seconds of one monotonic clock. The model is the
+adaptive mode of the AWS SDKs: a refusal lowers the rate at once, and good responses raise it along
 the curve of TCP CUBIC, which stays long near the rate of the last refusal.
 """
 
@@ -14,20 +14,20 @@ __all__ = ["AdaptiveRate"]
 
 _DECREASE: Final = 0.7
 
-# Seconds of good answers until the rate is what it was at the last refusal.
+# Seconds of good responses until the rate is what it was at the last refusal.
 _RECOVERY_SECONDS: Final = 20.0
 
-# Each good answer adds so much until the second refusal, which doubles the rate in a second.
+# Each good response adds so much until the second refusal, which doubles the rate in a second.
 _SLOW_START_STEP: Final = 0.7
 
 # The refusals of a second are one event, and lower the rate once.
 _EVENT_SECONDS: Final = 1.0
 
-# A refusal without a pause costs little, and a few among many have other reasons than the rate.
+# A refusal without a pause costs little, and a few among many requests are not due to the rate.
 _TOLERATED_SHARE: Final = 0.03
 _CHEAP_PAUSE: Final = 1.0
 
-# Requests may come in waves, so the busiest of the last seconds counts.
+# Requests may come in bursts, so the busiest of the last seconds counts.
 _REMEMBERED_SECONDS: Final = 8
 
 # Requests a second.
@@ -54,29 +54,29 @@ class AdaptiveRate:
         self._recovered_seconds = 0.0
 
     def note_sent(self, now: float) -> None:
-        """Take note of a request that is sent."""
+        """Note a request that is sent."""
         self._sent.add(now)
 
     def note_success(self, now: float) -> None:
-        """Take note of a good answer."""
+        """Note a good response."""
         self._has_success = True
         if self.limit == math.inf:
             return
-        # Seconds without good answers, such as those of a pause, prove nothing.
+        # Seconds without good responses, such as those of a pause, prove nothing.
         self._recovered_seconds += min(now - self._last_success_at, 1.0)
         self._last_success_at = now
-        # A rate that is not made use of is not tested either.
+        # A rate that is not used is not tested.
         self.limit = max(self.limit, min(self._raised_limit(), 2 * self._sent.peak(now)))
         if self.limit >= _NO_LIMIT_FROM:
             self.limit = math.inf
 
     def note_refusal(self, now: float, *, sent_at: float, pause: float = 0.0) -> None:
-        """Take note of a request that was refused as one too many.
+        """Note a request that was refused as one too many.
 
         Args:
             now: When the refusal arrived.
-            sent_at: When the request was sent: one from before the rate was lowered says nothing
-                about the lowered rate.
+            sent_at: When the request was sent: one sent before the rate was lowered does not
+                count against the lowered rate.
             pause: Seconds that the client pauses for it.
         """
         self._refused.add(now)
@@ -109,7 +109,7 @@ class AdaptiveRate:
 
 
 class _SecondsCounter:
-    """Counts events by the second, for the last few."""
+    """Counts events for each of the last seconds."""
 
     def __init__(self) -> None:
         self._counts = [0] * _REMEMBERED_SECONDS

@@ -1,4 +1,4 @@
-"""Takes the key out of what the service has sent back, before it gets into an error or a log."""
+"""Removes the key from what the service has sent back, before it gets into an error or a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sutro_async.errors import SutroError
 
 __all__ = ["Redaction"]
 
-# Characters. Shorter keys exist in tests only, where they are parts of innocent words.
+# Characters. Shorter keys exist in tests only, where they are parts of other words.
 _SHORTEST_SECRET: Final = 6
 _REDACTED: Final = "[api key]"
 
@@ -33,7 +33,7 @@ class Redaction:
         return self._pattern.sub(_REDACTED.encode(), body) if self._is_secret else body
 
     def refusal(self, headers: Mapping[str, str], body: bytes) -> tuple[dict[str, str], bytes]:
-        """Take the key out of an answer with an error; return headers and body.
+        """Take the key out of a response with an error; return headers and body.
 
         The names of the headers are in lower case. The body may have been cut off within the key,
         so that the beginning of the key goes from its end too.

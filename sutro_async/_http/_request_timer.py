@@ -57,7 +57,7 @@ class RequestTimer:
 
     def _on_timer(self) -> None:
         # A timer may expire a moment early. A busy event loop calls it late, and then everything
-        # that is due is interrupted now: in another turn of the loop an answer may have come.
+        # that is due is interrupted now: later in the loop a response may have arrived.
         now = max(asyncio.get_running_loop().time(), self._when)
         next_deadline = math.inf
         for timeout in self._in_flight:

@@ -12,12 +12,14 @@ import math
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
+from sutro_async._http._observer import Observer
 from sutro_async._http._pacer import Pacer
 from sutro_async.errors import APIError
+from sutro_async.events import ThrottlePaused, ThrottleResumed
 
 __all__ = ["HeldBack", "Permit", "Priority", "Throttle"]
 
-# After so many calls in a row a poll is sent, so that calls do not hold up polls for ever.
+# After so many calls in a row a poll is sent, so that calls do not hold up polls forever.
 _CALLS_IN_A_ROW: Final = 4
 
 _log: Final = logging.getLogger("sutro_async")
@@ -27,7 +29,7 @@ class Priority(enum.Enum):
     """Which requests are sent first."""
 
     CALL = enum.auto()
-    """Somebody waits for the answer of this one request."""
+    """A caller waits for the response of this request."""
 
     POLL = enum.auto()
     """One of many: sent after queued calls, and held back while the service is unavailable."""
@@ -60,21 +62,37 @@ class Throttle:
 
     Attributes:
         in_flight: How many requests are in flight.
+        observer: Is notified of pauses and outages, if there is one.
+        paused_since: When the last pause began that a `Retry-After` has brought; seconds of the
+            loop's clock.
     """
 
     def __init__(self, pacer: Pacer) -> None:
         self.in_flight = 0
+        self.observer: Observer | None = None
+        self.paused_since = -math.inf
         self._pacer = pacer
         self._overdue: _Waiters = OrderedDict()
         self._calls: _Waiters = OrderedDict()
         self._polls: _Waiters = OrderedDict()
         self._calls_in_a_row = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._resume_timer: asyncio.TimerHandle | None = None
 
     @property
     def max_concurrency(self) -> int:
         """Requests in flight at most."""
         return self._pacer.max_concurrency
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait to be sent."""
+        return len(self._overdue) + len(self._calls) + len(self._polls)
+
+    @property
+    def paused_until(self) -> float:
+        """The end of the last pause, in seconds of the loop's clock; minus infinity if none."""
+        return self._pacer.paused_until
 
     @property
     def service_is_unavailable(self) -> bool:
@@ -145,27 +163,71 @@ class Throttle:
             self._dispatch()
 
     def note_success(self, now: float) -> None:
-        """Take note of a good answer."""
+        """Note a good response."""
         closed_at = self._pacer.gate.closed_at
         self._pacer.note_success(now)
         self._log_reopening(now, closed_at)
 
     def note_error(self, now: float, error: APIError, permit: Permit, *, max_pause: float) -> None:
-        """Take note of a request that failed; `max_pause` bounds the pause, in seconds."""
-        closed_at = self._pacer.gate.closed_at
-        self._pacer.note_error(now, error, sent_at=permit.sent_at, max_pause=max_pause)
+        """Note a request that failed; `max_pause` bounds the pause, in seconds."""
+        pacer = self._pacer
+        closed_at, was_paused = pacer.gate.closed_at, now < pacer.paused_until
+        pacer.note_error(now, error, sent_at=permit.sent_at, max_pause=max_pause)
         self._log_reopening(now, closed_at)
-        if closed_at is None and self._pacer.gate.is_closed:
+        if now < pacer.paused_until and not was_paused:
+            self._note_pause(now)
+        if closed_at is None and pacer.gate.is_closed:
             _log.warning("the service is unavailable, polls are held back: %s", error)
             for waiter in self._polls:
                 if not waiter.done():
                     waiter.set_result(False)
             self._polls.clear()
             self._dispatch()
+            if self.observer is not None:
+                self.observer.notify(ThrottlePaused(reason="outage", seconds=None))
+
+    def close(self) -> None:
+        """Say that pauses are over, as no request will be sent any more."""
+        self._end_pause()
+        closed_at = self._pacer.gate.closed_at
+        if closed_at is not None and self.observer is not None:
+            seconds = _now() - closed_at
+            self.observer.notify(ThrottleResumed(reason="outage", seconds=seconds))
+        self.observer = None
 
     def _log_reopening(self, now: float, closed_at: float | None) -> None:
         if closed_at is not None and not self._pacer.gate.is_closed:
-            _log.info("the service is available again after %.1f s", now - closed_at)
+            seconds = now - closed_at
+            _log.info("the service is available again after %.1f s", seconds)
+            if self.observer is not None:
+                self.observer.notify(ThrottleResumed(reason="outage", seconds=seconds))
+
+    # ---- the pause that a `Retry-After` has brought
+
+    def _note_pause(self, now: float) -> None:
+        self._end_pause()  # the last one, of which the timer has not been called yet
+        self.paused_since = now
+        if self.observer is not None:
+            until = self._pacer.paused_until
+            self.observer.notify(ThrottlePaused(reason="retry_after", seconds=until - now))
+            self._set_resume_timer()
+
+    def _set_resume_timer(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._resume_timer = loop.call_at(self._pacer.paused_until, self._on_resume_timer)
+
+    def _on_resume_timer(self) -> None:
+        if _now() < self._pacer.paused_until:  # the pause has become longer meanwhile
+            self._set_resume_timer()
+        else:
+            self._end_pause()
+
+    def _end_pause(self) -> None:
+        if self._resume_timer is not None and self.observer is not None:
+            self._resume_timer.cancel()
+            self._resume_timer = None
+            seconds = _now() - self.paused_since
+            self.observer.notify(ThrottleResumed(reason="retry_after", seconds=seconds))
 
     # ---- the queue
 
@@ -235,10 +297,10 @@ class Throttle:
     def _next_waiters(self) -> _Waiters | None:
         """Choose between calls and polls; None while the window allows neither."""
         window = self._pacer.window
-        # One more than polls, so that a poll without an answer does not hold up a call.
+        # One more than polls, so that a poll without a response does not hold up a call.
         may_call = self.in_flight <= window
         if self._polls and self._calls_in_a_row >= _CALLS_IN_A_ROW:
-            # By the same rule, or calls that overlap would leave no place for a poll.
+            # By the same rule: otherwise overlapping calls would leave no slot for a poll.
             return self._polls if may_call else None
         if self._calls and may_call:
             return self._calls

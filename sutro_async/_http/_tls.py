@@ -13,8 +13,8 @@ __all__ = ["ssl_context"]
 def ssl_context() -> ssl.SSLContext | None:
     """Make a context that trusts the authorities of SSL_CERT_FILE and SSL_CERT_DIR.
 
-    None where neither is set: aiohttp's own context is made when it is imported, so that it knows
-    nothing of variables that are set later.
+    None if neither is set. aiohttp makes its own context when it is imported, so variables that
+    are set later do not affect it.
 
     Raises:
         ConfigurationError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""One request in, one answer or error out. The only module that imports aiohttp's client."""
+"""One request in, one response or error out. The only module that imports aiohttp's client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["ClientSession", "Transport"]
 # Longer than the longest interval between two polls by default, so that they share a connection.
 _KEEP_ALIVE_SECONDS: Final = 30
 
-# Parsing more of an explanation would only hold up the event loop.
+# Parsing a longer explanation would only block the event loop.
 _MAX_ERROR_BYTES: Final = 2**20
 
 _log: Final = logging.getLogger("sutro_async")
@@ -50,7 +50,7 @@ _UNTRUSTED_SERVER: Final = (
     aiohttp.ServerFingerprintMismatch,
 )
 
-# Of a proxy: trying again cannot help.
+# Of a proxy: a retry cannot help.
 _PROXY_REFUSALS: Final = frozenset({401, 403, 407})
 
 # Statuses that a service has for a key or a job of another deployment.
@@ -61,8 +61,8 @@ _DEFAULT_URL_HINT: Final = (
 )
 
 
-# `RequestTimer` has its place. But aiohttp refuses a session of another event loop only where it
-# has a timer to set, so a session that was passed in gets one of some months.
+# `RequestTimer` replaces it. But aiohttp refuses a session of another event loop only if it has a
+# timer to set, so a session that was passed in gets one of some months.
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
 _EFFECTIVELY_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
 
@@ -85,8 +85,8 @@ class Transport:
     """Sends GET requests to one deployment.
 
     The aiohttp session is made at first use, inside the running loop. One that was passed in
-    belongs to its maker: it is never closed here, and its own headers, cookies, proxies and
-    tracing are left alone.
+    belongs to the caller: it is never closed here, and keeps its headers, cookies, proxies and
+    tracing.
     """
 
     def __init__(self, settings: Settings, session: ClientSession | None) -> None:
@@ -118,7 +118,7 @@ class Transport:
         }
 
     async def get(self, path: str, *, job_id: str | None, timeout: float, attempt: int) -> bytes:
-        """Make one request and return the body of its answer, which has status 200.
+        """Make one request and return the body of its response, which has status 200.
 
         Args:
             path: Where, below the base URL; percent-encoded.
@@ -127,9 +127,9 @@ class Transport:
             attempt: Which try it is, from 1 on, for the log.
 
         Raises:
-            APIError: There is no such answer.
+            APIError: There is no such response.
             ClientStateError: The session is closed, or belongs to another event loop.
-            ConfigurationError: The session that was passed in cannot be used.
+            ConfigurationError: The session that was passed in is unusable.
         """
         sent_at = time.monotonic()
         if self._session is None:
@@ -139,17 +139,17 @@ class Transport:
                 response = await self._session.get(self._url(path), **self._request_options)
                 body = await _read_body(response)
         except _ERRORS_OF_AIOHTTP as error:
-            _log_request(path, "no answer", sent_at, attempt)
+            _log_request(path, "no response", sent_at, attempt)
             failure = self._to_sutro_error(error, job_id, timeout)
         else:
             _log_request(path, response.status, sent_at, attempt)
             if response.status == 200:
                 return body
             failure = self._error_from_response(job_id, response, body)
-            body = b""  # lest the traceback keeps it in memory
+            body = b""  # so that the traceback does not keep it in memory
         if isinstance(failure, APIError):
             self.add_hint(failure)
-        # Not in the except clause, where Python would attach its error, which may hold the key.
+        # Not in the except clause, where Python would attach its error, which may contain the key.
         raise self.redaction.error(failure)
 
     def _url(self, path: str) -> URL:
@@ -160,7 +160,7 @@ class Transport:
         return self._url_without_path.with_path(self._prefix + path, encoded=True)
 
     def add_hint(self, error: APIError) -> None:
-        """Say in an error that no URL was set, where that may be why it came up."""
+        """Say in an error that no URL was set, if that may be its cause."""
         if not self._hint:
             return
         if isinstance(error, APIStatusError):
@@ -179,7 +179,7 @@ class Transport:
     def _error_from_response(
         self, job_id: str | None, response: aiohttp.ClientResponse, body: bytes
     ) -> APIError:
-        """Make an error of an answer with a status other than 200."""
+        """Make an error of a response with a status other than 200."""
         headers, body = self.redaction.refusal(response.headers, body)
         return parse_error(job_id, response.status, headers, body)
 
@@ -190,7 +190,7 @@ class Transport:
             error = error.__cause__
         if isinstance(error, TimeoutError):
             ours = APITimeoutError(
-                f"{subject(job_id)}: no answer from {self._peer()} within {timeout:g} s",
+                f"{subject(job_id)}: no response from {self._peer()} within {timeout:g} s",
                 job_id=job_id,
             )
         elif isinstance(error, aiohttp.ClientError | OSError):
@@ -216,7 +216,7 @@ class Transport:
     def _problem(self, error: Exception) -> str:
         if isinstance(error, aiohttp.ClientHttpProxyError) and self._proxy is not None:
             return f"the proxy {self._proxy.address} answered {error.status}"
-        return f"no answer from {self._peer()}: {_describe(error)}"
+        return f"no response from {self._peer()}: {_describe(error)}"
 
     def _peer(self) -> str:
         if self._proxy is None:
@@ -236,10 +236,10 @@ class Transport:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Does not hand out a connection on which an answer has come that nobody asked for.
+    """Does not reuse a connection on which an unsolicited response has arrived.
 
-    The next request would take it for its own, and a report in the flat form does not say whose
-    it is.
+    The next request would take that for its own, and a report in the flat form does not say which
+    job it is about.
     """
 
     async def connect(
@@ -254,7 +254,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class _ConnectionLostError(aiohttp.ClientConnectionError):
-    """The connection was lost before there was an answer; the cause is aiohttp's own error."""
+    """The connection was lost before there was a response; the cause is aiohttp's own error."""
 
 
 async def _send_once(
@@ -262,9 +262,9 @@ async def _send_once(
 ) -> aiohttp.ClientResponse:
     """Keep aiohttp from repeating a request whose connection was lost.
 
-    It would do so at once, and unseen: a service that resets connections would get every request
+    It would do so at once and unseen: a service that resets connections would get every request
     twice. There is no option for it (https://github.com/aio-libs/aiohttp/issues/10790, open in
-    3.14), but it repeats a request only after some errors of its own.
+    3.14). But it repeats a request only after some errors of its own, so this raises another one.
     """
     try:
         return await handler(request)
@@ -275,7 +275,7 @@ async def _send_once(
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
-    """Read as much of the body as makes sense, and release the connection."""
+    """Read the body, up to a limit, and release the connection."""
     content = response.content
     try:
         if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
@@ -290,8 +290,8 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
 async def _read_chunks(response: aiohttp.ClientResponse) -> bytes:
     """Read the body, up to a limit.
 
-    The status of an answer other than 200 says enough, so a broken body of one is read as far as
-    it goes, and of a long one no more than an explanation takes.
+    For a status other than 200, the status is enough: a broken body is read as far as possible, and
+    of a long one only the beginning.
     """
     limit = MAX_BODY_BYTES if response.status == 200 else _MAX_ERROR_BYTES
     chunks: list[bytes] = []
@@ -304,7 +304,7 @@ async def _read_chunks(response: aiohttp.ClientResponse) -> bytes:
     except BaseException as error:
         is_broken = isinstance(error, aiohttp.ClientError | OSError)
         if response.status == 200 or not is_broken or isinstance(error, TimeoutError):
-            chunks.clear()  # lest the traceback keeps them in memory
+            chunks.clear()  # so that the traceback does not keep them in memory
             raise
     if size > limit:
         response.close()
@@ -342,7 +342,7 @@ def _log_request(path: str, outcome: object, sent_at: float, attempt: int) -> No
 
 
 def _describe(error: Exception) -> str:
-    # The str of an aiohttp.ClientResponseError begins with a status that nobody has sent.
+    # The str of an aiohttp.ClientResponseError begins with a status that was not sent.
     text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
     return one_line(text) or type(error).__name__
 

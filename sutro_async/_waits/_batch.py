@@ -208,6 +208,8 @@ class WaitBatch:
             self._timer.cancel()
         if self._feeder is not None:
             self._feeder.cancel()
+        for poller in self._unfinished.values():
+            poller.end()
 
     # ---- for the lifecycle of the client
 
@@ -236,12 +238,16 @@ class WaitBatch:
         return None if self._on_change is None else notify(self._on_change, report)
 
     def on_end(self, poller: JobPoller, end: JobStatusReport | Exception) -> None:
-        """Handle the end of the wait for a job: its terminal report or an error."""
+        """Handle the completion of the wait for a job: its terminal report or an error."""
         if isinstance(end, JobStatusReport):
             self._outcomes.put_report(poller.job_id, end)
-        elif not self._outcomes.put_error(poller.job_id, end):
-            self.on_crash(end)
-            return
+            poller.end()
+        else:
+            is_outcome = self._outcomes.put_error(poller.job_id, end)
+            poller.end_by(end)
+            if not is_outcome:
+                self.on_crash(end)
+                return
         self._unfinished.pop(poller.job_id, None)
         self._sweeper.on_removed()
         self._end_if_finished()
@@ -318,9 +324,11 @@ class WaitBatch:
     def _on_timeout(self) -> None:
         """End all unfinished waits at the same moment.
 
-        Their outcomes are made when they are taken: to make those of 100,000 jobs takes a second.
+        Their outcomes are made when they are read: making those of 100,000 jobs takes a second.
         """
         self._expired_at = asyncio.get_running_loop().time()
         self._expired.extend(self._unfinished.values())
         self._unfinished.clear()
         self.cancel()
+        for poller in tuple(self._expired):
+            poller.end("timeout")

@@ -1,8 +1,8 @@
 """Bulk: pages of list-jobs show which of many jobs have changed, so that the others need no poll.
 
-The list is a hint and never the answer: it can lag behind, lack jobs, or be refused. A job that it
-shows with another status is polled at once, one that it shows unchanged is not polled, and all
-others are polled as ever.
+The list is only a hint: it can lag behind, lack jobs, or be refused. A job that it shows with
+another status is polled at once, one that it shows unchanged is not polled, and all others are
+polled as usual.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Hint(enum.Enum):
 
 
 def hint(report: JobStatusReport, word: str, word_before: str | None) -> Hint:
-    """Compare the status word of the list with that of the newest report.
+    """Compare the status of the list with that of the newest report.
 
     Args:
         report: The newest report.
@@ -125,7 +125,8 @@ class Sweeper:
                     self._poll_one_by_one(set(self._words))
             finally:
                 interval = backoff(policy.initial, policy.factor, sweeps, longest)
-                jitter = random.uniform(1 - policy.jitter, 1 + policy.jitter)  # noqa: S311
+                # Shorter only, so that no interval exceeds the longest.
+                jitter = random.uniform(1 - policy.jitter, 1)  # noqa: S311
                 # From the beginning, as a sweep of ten thousand jobs takes a second or more.
                 self._next_sweep_at = max(
                     began_at + interval * jitter, loop.time() + min(policy.initial, longest)
@@ -178,7 +179,7 @@ class Sweeper:
     def _apply(self, job_id: str, word: str) -> None:
         poller = self._pollers.get(job_id)
         if poller is None or poller.entry is None:
-            return  # it has ended, or is polled right now, and that answer may be the older one
+            return  # it has ended, or is polled right now, and that response may be the older one
         word_before = self._words.get(job_id)
         self._words[job_id] = word
         if poller.report is None:

@@ -33,8 +33,8 @@ def notify(on_change: OnChange, report: JobStatusReport) -> asyncio.Future[Any] 
 
     Returns:
         A future to wait for, if `on_change` returned an awaitable. It is a task of its own: a
-        cancellation that comes out of it is then told from one of the wait, which counting
-        cancellations cannot do. A `TaskGroup` that fails leaves one behind on Python 3.11 and 3.12
+        cancellation that it raises can then be distinguished from one of the wait, which counting
+        cancellations cannot do. A failed `TaskGroup` leaves one behind on Python 3.11 and 3.12
         (https://github.com/python/cpython/issues/116720, fixed in 3.13).
     """
     try:

@@ -1,4 +1,4 @@
-"""What the reader of many jobs gets, and which errors concern all of them."""
+"""The outcomes of many jobs, and which errors concern all of them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from sutro_async.models import JobOutcome, JobStatusReport
 
 __all__ = ["BatchErrors", "Outcomes"]
 
-# These concern the whole batch, so they are no job's outcome.
+# These concern the whole batch, so they are not the outcome of a job.
 _BATCH_FATAL_ERRORS: Final = (AuthenticationError, ClientStateError, ConfigurationError)
 
-# A 403 can concern one job alone; after so many jobs, and no good answer, it concerns the key.
+# A 403 can concern one job. For this many jobs, and without a good response, it concerns the key.
 _FATAL_REFUSALS: Final = 3
 
 
 class BatchErrors:
-    """Tells errors that concern the whole batch from those of one job."""
+    """Distinguishes errors that concern the whole batch from those of one job."""
 
     def __init__(self) -> None:
         self._refused: set[str] = set()
         self._has_good_answer = False
 
     def note_success(self) -> None:
-        """Take note of a good answer about some job."""
+        """Note a good response about some job."""
         self._has_good_answer = True
 
     def note_error(self, job_id: str, error: Exception) -> bool:
-        """Take note of the error that ended one job, and return whether it ends the batch."""
+        """Note the error that ended one job, and return whether it ends the batch."""
         if isinstance(error, PermissionDeniedError):
             self._refused.add(job_id)
             return not self._has_good_answer and len(self._refused) >= _FATAL_REFUSALS
@@ -46,7 +46,7 @@ class BatchErrors:
 
 
 class Outcomes:
-    """Holds outcomes until the reader takes them: of each job the newest, so without a backlog.
+    """Keeps outcomes until they are read: for each job only the newest, so without a backlog.
 
     Attributes:
         error: The error that ended the batch, if one did.
@@ -56,7 +56,7 @@ class Outcomes:
         self.error: BaseException | None = None
         self._errors = BatchErrors()
         # An error does not replace the last report before it.
-        # Not a plain dict: to find the first item of one, it passes all those that were taken.
+        # Not a plain dict: finding its first item skips over all those that were removed.
         self._items: OrderedDict[tuple[str, bool], JobOutcome[JobStatusReport]] = OrderedDict()
         self._changed = asyncio.Event()
         self._is_ended = False
@@ -64,7 +64,7 @@ class Outcomes:
         self._traceback: TracebackType | None = None
 
     def note_success(self) -> None:
-        """Take note of a good answer about some job."""
+        """Note a good response about some job."""
         self._errors.note_success()
 
     def put_report(self, job_id: str, report: JobStatusReport) -> None:
@@ -88,7 +88,7 @@ class Outcomes:
         self._changed.set()
 
     def end(self, error: BaseException | None = None) -> None:
-        """Say that nothing will be added any more.
+        """Note that nothing more will be added.
 
         Of several errors the first counts, but one that ends the program comes before others.
         """

@@ -1,6 +1,6 @@
 """The pace of a wait: when to poll next, when for the last time, and when to give up.
 
-Plain arithmetic. Times are seconds of one monotonic clock, and are handed in; so is the source of
+Plain arithmetic. Times are seconds of one monotonic clock, and are passed in; so is the source of
 randomness. There is no clock, no asyncio and no I/O here.
 """
 
@@ -36,10 +36,10 @@ class FailureKind(enum.Enum):
     """What a failed poll says about the wait."""
 
     OUTAGE = enum.auto()
-    """The service is unavailable, or its answer malformed; it may recover within `max_outage`."""
+    """The service is unavailable, or its response malformed; it may recover within `max_outage`."""
 
     RATE_LIMITED = enum.auto()
-    """The client gets good answers, but this poll was refused as one too many."""
+    """The client gets good responses, but this poll was rate-limited."""
 
     REFUSED = enum.auto()
     """403 or 404, which is believed once it has lasted `not_found_grace` seconds."""
@@ -100,7 +100,7 @@ class _Streak:
         self._queued += seconds
 
     def seconds(self, now: float) -> float:
-        """Seconds since the answer of the first failure, queueing not included."""
+        """Seconds since the response of the first failure, queueing not included."""
         return now - self._began_at - self._queued
 
 
@@ -109,6 +109,7 @@ class Pace:
 
     Attributes:
         answered_at: When the latest poll was answered or failed; the beginning before the first.
+        failing_since: When the first of the latest polls failed; None after a good one.
         next_poll_at: When the next poll is due; infinity after the last one.
         is_covered: Whether list-jobs shows the job as unchanged, so that it needs no poll.
         is_held_back: Whether polls were held back in an outage since the latest one.
@@ -126,6 +127,7 @@ class Pace:
         "_settings",
         "_unchanged_polls",
         "answered_at",
+        "failing_since",
         "is_covered",
         "is_held_back",
         "next_poll_at",
@@ -134,6 +136,7 @@ class Pace:
 
     def __init__(self, settings: PaceSettings, now: float) -> None:
         self.answered_at = now
+        self.failing_since: float | None = None
         self.next_poll_at = now
         self.is_covered = False
         self.is_held_back = False
@@ -158,7 +161,7 @@ class Pace:
         """Schedule the next poll after a good one.
 
         Args:
-            now: When the answer arrived.
+            now: When the response arrived.
             poll_seconds: Seconds that the poll took, its time in the queue included.
             is_changed: Whether the report differs from the one before.
         """
@@ -167,6 +170,7 @@ class Pace:
         self.is_covered = self.is_held_back = False
         self._earliest = -math.inf
         self._failures = 0
+        self.failing_since = None
         self._outage = self._refusal = None
         self._poll_seconds = poll_seconds
         self._unchanged_polls = 0 if is_changed else self._unchanged_polls + 1
@@ -189,6 +193,8 @@ class Pace:
             if streak is not None:
                 streak.note_queued(min(queued, now - self.answered_at))
         self.answered_at = now
+        if self.failing_since is None:
+            self.failing_since = now
         self.is_covered = self.is_held_back = False
         if kind is FailureKind.FINAL:
             return Verdict.GIVE_UP
@@ -204,7 +210,7 @@ class Pace:
         self._earliest = now + retry_after
         self._schedule(now, max(delay, retry_after), give_up_at=now + left)
         if settings.timeout == 0 or self.next_poll_at == math.inf:
-            # No other answer will come, and "no such job" is one, unlike all other failures.
+            # This is the last response, and "no such job" is an answer, unlike all other failures.
             if kind is FailureKind.REFUSED:
                 return Verdict.GIVE_UP
             if settings.timeout == 0:
@@ -212,21 +218,21 @@ class Pace:
         return Verdict.POLL_AGAIN
 
     def hold_back(self, now: float) -> None:
-        """Postpone the poll that is due: the service is unavailable, and others find out more.
+        """Postpone the poll that is due: the service is unavailable, and a probe checks it.
 
-        That is an outage of this job, too, so `max_outage` counts from here on if the job has not
-        failed by itself before.
+        That is an outage of this job too, so `max_outage` counts from here on if no poll of the job
+        has failed before.
         """
         self.is_covered = False
         if now >= self.send_by:  # it left the queue just when it had to be sent
             self.next_poll_at = now
             return
-        # Drawn from a wide range, so that polls that were held back together come apart.
+        # Drawn from a wide range, so that polls that were held back together are spread out.
         delay = min(self._interval(), _LONGEST_HOLD) * self._settings.uniform(*_HOLD_SHARES)
         delay = max(delay, self._earliest - now)
         if self.is_held_back:
-            # The last poll stays when it is: drawn again and again, those of a batch would crowd
-            # at the end of the timeout.
+            # The time of the last poll is kept: drawn again each time, those of a batch would be
+            # concentrated at the end of the timeout.
             self.next_poll_at = min(now + delay, self.send_by)
         else:
             self.is_held_back = True
@@ -249,12 +255,12 @@ class Pace:
         """
         self.is_held_back = False
         interval = self._interval()
-        # It counts from when this wait comes to know of the end: counted from the end itself, the
-        # times of those that come to know late would be past, and their polls a burst.
+        # It counts from when this wait notices the end of the outage: counted from the end itself,
+        # the times of those that notice late would be in the past, and their polls a burst.
         known_at = min(now, available_since + min(interval, _LONGEST_HOLD) * max(_HOLD_SHARES))
         resume_at = known_at + self._settings.uniform(0, interval)
         if outage_seconds < interval:
-            # Other waits had no poll due meanwhile, so each keeps its place among them.
+            # Most other waits had no poll due meanwhile, so each keeps its place in the order.
             resume_at = self._held_back_since + interval
         resume_at = min(max(resume_at, self._earliest), self.send_by)
         if resume_at <= now:
@@ -267,7 +273,7 @@ class Pace:
     def cover(self, now: float) -> None:
         """Postpone the next poll: list-jobs shows the job, and it is read again before.
 
-        Not for ever, since a list can lag behind; and not while the job's own polls fail.
+        Not forever, since a list can lag behind; and not while the job's own polls fail.
         """
         self._unchanged_polls += 1
         if self.is_covered or self.has_failed or self.is_held_back or now >= self.send_by:
@@ -308,7 +314,7 @@ class Pace:
             self._refusal = self._refusal or _Streak(now)
             return policy.not_found_grace - self._refusal.seconds(now)
         if kind is FailureKind.RATE_LIMITED:
-            self._outage = None  # the service is there
+            self._outage = None  # the service is available
             return math.inf
         self._outage = self._outage or _Streak(now)
         return policy.max_outage - self._outage.seconds(now)

@@ -5,9 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from datetime import UTC, datetime
 from typing import Final
 
-from sutro_async._http import STATUS, HeldBack, Options, Priority, SessionManager
+from sutro_async._http import (
+    STATUS,
+    HeldBack,
+    Options,
+    Priority,
+    SessionManager,
+    as_value,
+    datetime_of,
+)
 from sutro_async._waits._pace import FailureKind, Pace, PaceSettings, Verdict
 from sutro_async._waits._reason import add_reason
 from sutro_async.errors import (
@@ -20,9 +29,16 @@ from sutro_async.errors import (
     RateLimitError,
     detached,
 )
-from sutro_async.models import JobOutcome, JobStatusReport
+from sutro_async.events import PollFailed, StatusChanged, WaitEnded, WaitOutcome
+from sutro_async.models import JobOutcome, JobStatus, JobStatusReport
 
 __all__ = ["JobPoller"]
+
+_OUTCOMES: Final[dict[JobStatus, WaitOutcome]] = {
+    JobStatus.SUCCEEDED: "succeeded",
+    JobStatus.FAILED: "failed",
+    JobStatus.CANCELLED: "cancelled",
+}
 
 _log: Final = logging.getLogger("sutro_async")
 
@@ -41,6 +57,8 @@ class JobPoller:
 
     __slots__ = (
         "_began_at",
+        "_completed_at",
+        "_is_ended",
         "_manager",
         "_options",
         "_polls",
@@ -71,7 +89,10 @@ class JobPoller:
         self._options = options
         self._settings = settings
         self._began_at = now
+        self._completed_at: datetime | None = None
+        self._is_ended = False
         self._polls = 0
+        manager.waiting += 1
 
     @property
     def is_over(self) -> bool:
@@ -136,6 +157,7 @@ class JobPoller:
                 attempt=self._polls,
                 priority=Priority.CALL if self.polls_once else Priority.POLL,
                 send_by=self.pace.send_by,
+                due_at=began_at,
                 on_sent=note_sent,
             )
         except HeldBack:
@@ -156,8 +178,44 @@ class JobPoller:
             left = 0.0
         else:
             left = math.inf if settings.deadline is None else settings.deadline - _now()
-        self.report = await add_reason(self._manager, report, self._options, seconds=left)
-        return self.report
+        report, job = await add_reason(self._manager, report, self._options, seconds=left)
+        if job is not None:
+            self._completed_at = job.datetime_completed
+        self.report = report
+        return report
+
+    def end(self, outcome: WaitOutcome = "abandoned") -> None:
+        """Take note that the wait has ended; only the first time counts.
+
+        Args:
+            outcome: How it ended if the job has not finished.
+        """
+        if self._is_ended:
+            return
+        self._is_ended = True
+        self._manager.waiting -= 1
+        if self._manager.observer is None:
+            return
+        if self.report is not None:
+            outcome = _OUTCOMES.get(self.report.status, outcome)
+        late = None
+        if self._completed_at is not None:
+            late = (datetime.now(UTC) - self._completed_at).total_seconds()
+        event = WaitEnded(
+            job_id=self.job_id,
+            outcome=outcome,
+            polls=self._polls,
+            elapsed=_now() - self._began_at,
+            late=late,
+        )
+        self._manager.observer.notify(event)
+
+    def end_by(self, error: Exception) -> None:
+        """Take note that an error has ended the wait."""
+        if isinstance(error, JobWaitTimeoutError):
+            self.end("timeout")
+        else:
+            self.end("abandoned" if self._manager.lifecycle.is_closed else "error")
 
     def outcome_at_timeout(self, now: float) -> JobOutcome[JobStatusReport]:
         """Make the outcome of a wait whose timeout expired at that time."""
@@ -185,6 +243,7 @@ class JobPoller:
             self.report = report
         if previous is None or report.raw_status != previous.raw_status:
             self._manager.log_status(report)
+            self._notify_changed(previous, report)
         now = _now()
         self.pace.note_report(now, poll_seconds=now - began_at, is_changed=is_changed)
         return report if is_changed or report.is_terminal else None
@@ -194,6 +253,8 @@ class JobPoller:
         kind = self._kind_of(error)
         now = _now()
         verdict = self.pace.note_failure(now, kind, queued=queued, retry_after=_retry_after(error))
+        if verdict is not Verdict.POLL_AGAIN:
+            self._notify_failed(error, now, math.inf)
         if verdict is Verdict.GIVE_UP:
             error.last_report = self.report
             raise error
@@ -208,6 +269,30 @@ class JobPoller:
         # An outage of the service is logged once, and not for each of ten thousand waits.
         level = logging.WARNING if is_first and not is_outage_of_all else logging.DEBUG
         _log.log(level, "%s; %s", error, then)
+        self._notify_failed(error, now, seconds)
+
+    def _notify_changed(self, previous: JobStatusReport | None, report: JobStatusReport) -> None:
+        if self._manager.observer is None:
+            return
+        event = StatusChanged(
+            job_id=self.job_id,
+            previous=None if previous is None else previous.status,
+            report=self._manager.without_key(report),
+        )
+        self._manager.observer.notify(event)
+
+    def _notify_failed(self, error: APIError, now: float, next_poll_in: float) -> None:
+        if self._manager.observer is None:
+            return
+        failing_since = datetime_of(self.pace.failing_since, now, datetime.now(UTC))
+        assert failing_since is not None  # noqa: S101 - a poll has just failed
+        event = PollFailed(
+            job_id=self.job_id,
+            error=as_value(error),
+            failing_since=failing_since,
+            next_poll_in=next_poll_in if next_poll_in < math.inf else None,
+        )
+        self._manager.observer.notify(event)
 
     def _kind_of(self, error: APIError) -> FailureKind:
         if isinstance(error, JobNotFoundError | PermissionDeniedError):
@@ -219,8 +304,8 @@ class JobPoller:
         return FailureKind.FINAL
 
     def _has_answers(self) -> bool:
-        """Whether the client gets good answers, so that the service is there."""
-        # A poll that was held back for long says little: the answers may be from before the outage.
+        """Whether the client gets good responses, so that the service is available."""
+        # After a long time of being held back, the responses may be from before the outage.
         if self._manager.throttle.service_is_unavailable:
             return False
         return self._manager.answers_since(self.pace.answered_at)

@@ -30,7 +30,7 @@ class Owner(Protocol):
         """Handle a changed report; the job is not polled until the future is done."""
 
     def on_end(self, poller: JobPoller, end: JobStatusReport | Exception) -> None:
-        """Handle the end of the wait for a job: its terminal report or an error."""
+        """Handle the completion of the wait for a job: its terminal report or an error."""
 
     def on_crash(self, error: BaseException) -> None:
         """Handle an error that ends the whole schedule, such as a `KeyboardInterrupt`."""
@@ -65,7 +65,7 @@ class Schedule:
         """Poll a job when its pace says so; not at all if there is no time for another poll.
 
         For a job that is in the schedule already, this is how its poll is brought forward. A poll
-        that is postponed needs nothing: when it comes up, the pace is asked again.
+        that is postponed needs nothing: when it is due, its pace is checked again.
         """
         when = poller.pace.next_poll_at
         if when < math.inf:
@@ -128,7 +128,7 @@ class Schedule:
             if self._timer_at <= when:
                 return
             self._timer.cancel()
-        # The timer would not tell: that of uvloop, for a time that has passed, has no `when`.
+        # Not read from the timer: that of uvloop, for a time that has passed, has no `when`.
         self._timer_at = when
         self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
 
@@ -213,7 +213,7 @@ class Schedule:
             self._owner.on_crash(error)
 
     def _on_worker_done(self, worker: asyncio.Task[None]) -> None:
-        """Notify the owner of a worker that ended early: its job would be waited for in vain."""
+        """Notify the owner of a worker that ended early, so that the wait for its job ends."""
         poller = self._workers.pop(worker)
         if not worker.cancelled():
             error = worker.exception()

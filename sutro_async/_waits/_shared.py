@@ -7,7 +7,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from sutro_async._http import Options, SessionManager
 from sutro_async._waits._bulk import Sweeper
@@ -16,34 +16,38 @@ from sutro_async._waits._pace import PaceSettings
 from sutro_async._waits._poller import JobPoller
 from sutro_async._waits._schedule import Schedule
 from sutro_async.errors import JobWaitTimeoutError, SutroError, copied
-from sutro_async.models import JobOutcome, JobStatusReport
+from sutro_async.events import WaitOutcome
+from sutro_async.models import Job, JobOutcome, JobStatusReport
 
-__all__ = ["FinishedJobs", "SharedPolls", "Watch"]
+__all__ = ["FinishedJobs", "SharedPolls", "Watch", "own"]
 
 
-class FinishedJobs:
-    """Remembers the terminal reports of jobs; the least recently used are forgotten first."""
+FinishedT = TypeVar("FinishedT", bound=Job | JobStatusReport)
+
+
+class FinishedJobs(Generic[FinishedT]):
+    """Remembers finished jobs, by report or record; the least recently used are forgotten first."""
 
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
-        self._reports: OrderedDict[str, JobStatusReport] = OrderedDict()
+        self._jobs: OrderedDict[str, FinishedT] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._reports)
+        return len(self._jobs)
 
-    def remember(self, report: JobStatusReport) -> None:
-        """Remember a terminal report."""
-        self._reports[report.job_id] = report
-        self._reports.move_to_end(report.job_id)
-        if len(self._reports) > self._maximum:
-            self._reports.popitem(last=False)
+    def remember(self, job: FinishedT) -> None:
+        """Remember a terminal report, or the record of a finished job."""
+        self._jobs[job.job_id] = job
+        self._jobs.move_to_end(job.job_id)
+        if len(self._jobs) > self._maximum:
+            self._jobs.popitem(last=False)
 
-    def recall(self, job_id: str) -> JobStatusReport | None:
-        """Return the terminal report of a job, if it is remembered."""
-        report = self._reports.get(job_id)
-        if report is not None:
-            self._reports.move_to_end(job_id)
-        return report
+    def recall(self, job_id: str) -> FinishedT | None:
+        """Return what is remembered of a job."""
+        job = self._jobs.get(job_id)
+        if job is not None:
+            self._jobs.move_to_end(job_id)
+        return job
 
 
 class SharedPolls:
@@ -63,7 +67,12 @@ class SharedPolls:
         ClientStateError: The client is closed, or belongs to another event loop.
     """
 
-    def __init__(self, manager: SessionManager, options: Options, finished: FinishedJobs) -> None:
+    def __init__(
+        self,
+        manager: SessionManager,
+        options: Options,
+        finished: FinishedJobs[JobStatusReport],
+    ) -> None:
         self.finished = finished
         self.pollers: dict[str, JobPoller] = {}
         self.is_closed = False
@@ -100,17 +109,18 @@ class SharedPolls:
         self._watches[poller].add(watch)
         return poller
 
-    def leave(self, watch: Watch, poller: JobPoller) -> None:
-        """Stop polling a job, unless others watch it."""
+    def leave(self, watch: Watch, poller: JobPoller, outcome: WaitOutcome) -> None:
+        """Stop polling a job, unless others watch it; `outcome` says why the watch ended."""
         watches = self._watches.get(poller)
         if watches is not None:
             watches.discard(watch)
             if not watches:
                 self._forget(poller)
                 self._schedule.discard(poller)
+                poller.end(outcome)
 
     async def wait_left(self, pollers: AbstractSet[JobPoller]) -> None:
-        """Wait until no poll of jobs that nobody watches any more runs."""
+        """Wait until no poll of a job without watchers runs."""
         await self._schedule.wait_discarded(pollers - self._watches.keys())
 
     def _forget(self, poller: JobPoller) -> set[Watch]:
@@ -138,17 +148,24 @@ class SharedPolls:
             self.finished.remember(end)
         for watch in tuple(self._forget(poller)):
             watch.put_end(poller, end)
+        if isinstance(end, JobStatusReport):
+            poller.end()
+        else:
+            poller.end_by(end)
 
     def on_crash(self, error: BaseException) -> None:
         """End every watch with an error."""
         self.is_closed = True
         self._manager.lifecycle.remove(self)
         self._schedule.cancel()
+        pollers = tuple(self._watches)
         watches = {watch for each in tuple(self._watches.values()) for watch in tuple(each)}
         self._watches.clear()
         self.pollers.clear()
         for watch in watches:
             watch.fail(error)
+        for poller in pollers:
+            poller.end()
 
     # ---- for the lifecycle of the client
 
@@ -230,11 +247,11 @@ class Watch:
             await self._polls.wait_left(pollers)
         self._outcomes.raise_crash()
 
-    def leave(self) -> None:
-        """Leave the polls."""
+    def leave(self, outcome: WaitOutcome = "abandoned") -> None:
+        """Leave the polls; `outcome` says why."""
         if self._polls is not None:
             for poller in tuple(self._pollers):
-                self._polls.leave(self, poller)
+                self._polls.leave(self, poller, outcome)
         self._pollers.clear()
         self._outcomes.end()
 
@@ -247,7 +264,7 @@ class Watch:
         self._pollers.discard(poller)
         if isinstance(end, JobStatusReport):
             self._outcomes.put_report(poller.job_id, end)
-        elif not self._outcomes.put_error(poller.job_id, _own(end)):
+        elif not self._outcomes.put_error(poller.job_id, own(end)):
             self.fail(end)
             return
         if not self._pollers:
@@ -255,7 +272,7 @@ class Watch:
 
     def fail(self, error: BaseException) -> None:
         """End the watch with an error."""
-        self._outcomes.end(_own(error))
+        self._outcomes.end(own(error))
         self.leave()
 
     def _begin(self) -> None:
@@ -291,16 +308,16 @@ class Watch:
             )
             error.__cause__ = poller.failure
             self._outcomes.put_error(poller.job_id, error)
-        self.leave()
+        self.leave("timeout")
 
 
 ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
-def _own(error: ErrorT) -> ErrorT:
-    """Copy an error for one watch, so that the tracebacks of many do not pile up on it.
+def own(error: ErrorT) -> ErrorT:
+    """Copy an error for one watch, so that the tracebacks of many do not accumulate on it.
 
-    An error that is not of this library is left as it is: nobody knows how to copy it.
+    An error of another library is left as it is, since it may not be copyable.
     """
     return copied(error) if isinstance(error, SutroError) else error
 

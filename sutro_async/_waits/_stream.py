@@ -19,8 +19,8 @@ class Stream(AsyncIterator[T_co]):
     """An asynchronous iterator that releases its resources when it is closed.
 
     Iterate over it with `async for`; close it with `async with` or `aclose`. A stream that is left
-    early is also closed when the last reference to it goes, but `async with` does not depend on
-    when that happens:
+    early is also closed when it is garbage-collected, but when that happens depends on the
+    interpreter:
 
     ```python
     async with client.as_completed(job_ids) as outcomes:

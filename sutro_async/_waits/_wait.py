@@ -23,7 +23,7 @@ _log: Final = logging.getLogger("sutro_async")
 
 
 class _PollAgain(Exception):  # noqa: N818 - a signal, not an error
-    """The poll brought nothing that ends this step of the wait."""
+    """The poll returned nothing that ends this step of the wait."""
 
 
 class Wait:
@@ -61,7 +61,7 @@ class Wait:
 
         Raises:
             StopAsyncIteration: The terminal report was returned before.
-            APIError: An error that a wait does not survive, or that lasted too long.
+            APIError: A failure that is not transient, or has lasted too long.
             JobWaitTimeoutError: The timeout expired.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
@@ -69,6 +69,7 @@ class Wait:
         if self._is_delivered:
             raise StopAsyncIteration
         if poller.polls_once and poller.report is not None and not poller.is_over:
+            poller.end("timeout")
             raise poller.timed_out()
         self._step = self._manager.lifecycle.operation()
         try:
@@ -76,22 +77,31 @@ class Wait:
                 report = poller.report if poller.is_over else await self._poll(poller)
                 assert report is not None  # noqa: S101 - `is_over` says so
                 report = await poller.add_reason(report)
-        except ClientStateError:
-            if self._is_closed:
+        except Exception as error:
+            poller.end_by(error)
+            if self._is_closed and isinstance(error, ClientStateError):
                 raise StopAsyncIteration from None
             raise
         finally:
             self._step = None
-        self._is_delivered = report.is_terminal
+        if report.is_terminal:
+            self._is_delivered = True
+            poller.end()
         return report
 
     async def aclose(self) -> None:
         """End the step that is running, if one is, with StopAsyncIteration."""
         self._is_closed = True
+        self.abandon()
         if self._step is not None:
             step = self._step
             step.interrupt()
             await step.wait_ended()
+
+    def abandon(self) -> None:
+        """Take note that nobody waits any more, unless the wait has ended before."""
+        if self._poller is not None:
+            self._poller.end()
 
     def _begin(self) -> JobPoller:
         now = asyncio.get_running_loop().time()
@@ -137,16 +147,19 @@ class Wait:
         """Wait for the terminal report, and return it.
 
         Raises:
-            APIError: An error that a wait does not survive, or that lasted too long.
+            APIError: A failure that is not transient, or has lasted too long.
             JobWaitTimeoutError: The timeout expired.
             ClientStateError: The client is closed, or belongs to another event loop.
         """
-        while True:
-            report = await self.next_report()
-            if on_change is not None:
-                await self._notify(on_change, report)
-            if report.is_terminal:
-                return report
+        try:
+            while True:
+                report = await self.next_report()
+                if on_change is not None:
+                    await self._notify(on_change, report)
+                if report.is_terminal:
+                    return report
+        finally:
+            self.abandon()  # if it was cancelled
 
     async def _notify(self, on_change: OnChange, report: JobStatusReport) -> None:
         pending = notify(on_change, report)
@@ -158,4 +171,4 @@ class Wait:
                 async with scope:
                     await wait_until_done(pending, report)
         except TimeoutError:
-            _log.warning("job %r: the timeout of the wait cut on_change short", report.job_id)
+            _log.warning("job %r: the timeout of the wait cancelled on_change", report.job_id)

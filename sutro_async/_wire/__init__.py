@@ -1,9 +1,9 @@
 """Bytes to models or errors: every rule about what the service sends, as pure functions.
 
 - `_paths`: the path of a request
-- `_answers`: the forms of an answer with status 200 about one job
+- `_answers`: the forms of a response with status 200 about one job
 - `_pages`: one page of the list of jobs
-- `_errors`: the forms of an answer with any other status
+- `_errors`: the forms of a response with any other status
 - `_json`: strict JSON, within bounds of size and depth
 - `_structure`: JSON to the attrs classes; the one cattrs converter
 

@@ -1,7 +1,7 @@
-"""Answers with status 200: a status in either of its two forms, and a record.
+"""Responses with status 200: a status in either of its two forms, and a record.
 
-The status comes first: no other value of an answer can make it invalid. A value that is not of
-its documented type is read as far as it goes, and reported as a `Mismatch`.
+The status is read whenever possible: no other value of a response can make it invalid. A value
+that is not of its documented type is read as far as possible, and reported as a `Mismatch`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
 
 @attrs.frozen(kw_only=True)
 class Mismatch:
-    """A value of an answer that is not of its documented type.
+    """A value of a response that is not of its documented type.
 
     Attributes:
         path: Where it is in the body, such as `$.job.input_tokens`.
-        expected: The type, in words.
+        expected: A description of the type.
         value: The value, as parsed.
     """
 
@@ -58,7 +58,7 @@ def ignore_mismatch(_: Mismatch) -> None:
 def parse_report(
     job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatch
 ) -> JobStatusReport:
-    """Read the body of a status answer (API reference: "Checking Job Status").
+    """Read the body of a status response (API reference: "Checking Job Status").
 
     Args:
         job_id: The job that was requested.
@@ -66,7 +66,7 @@ def parse_report(
         on_mismatch: Called with each value that is not of its documented type.
 
     Raises:
-        InvalidResponseError: It is not a JSON object, or has no status word for the job.
+        InvalidResponseError: It is not a JSON object, or has no status for the job.
     """
     content = load_object(job_id, body)
     word, path = content.get("job_status"), "$.job_status"
@@ -106,7 +106,7 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatc
     Raises:
         JobNotFoundError: There is no record in it, which means that there is no such job.
         InvalidResponseError: It is not a JSON object, or the record is not one, or lacks the
-            job's id or a status word.
+            job's id or a status.
     """
     content = load_object(job_id, body)
     record = content.get("job")
@@ -114,7 +114,7 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatc
         raise JobNotFoundError(
             job_id=job_id,
             status_code=404,
-            message=error_message(content) or "the service answered without a job",
+            message=error_message(content) or "the response contains no job",
             body=body_for_error(content, body),
         )
     if not isinstance(record, dict):
@@ -126,7 +126,7 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatc
 
 
 def read_record(record: Mapping[str, Any], path: str, on_mismatch: OnMismatch) -> Job:
-    """Read a job's record, which has a job id and a status word.
+    """Read a job's record, which has a job id and a status.
 
     Args:
         record: The record.
@@ -161,13 +161,13 @@ def load_object(job_id: str | None, body: bytes, *, is_hint: bool = False) -> di
 
 
 def is_status_word(word: object) -> TypeGuard[str]:
-    """Whether a value can be a status word."""
+    """Whether a value can be a status."""
     return isinstance(word, str) and bool(word.strip())
 
 
 def _require_status_word(job_id: str, path: str, word: object, content: Mapping[str, Any]) -> None:
     if not is_status_word(word):
-        raise invalid(job_id, path, "a status word", word, content)
+        raise invalid(job_id, path, "a status", word, content)
 
 
 def invalid(

@@ -1,4 +1,4 @@
-"""Answers with a status other than 200, as errors."""
+"""Responses with a status other than 200, as errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _ERRORS: Final[Mapping[int, type[APIStatusError]]] = {
 def parse_error(
     job_id: str | None, status: int, headers: Mapping[str, str], body: bytes
 ) -> APIStatusError | InvalidResponseError:
-    """Make the error that an answer with a status other than 200 stands for.
+    """Make the error of a response with a status other than 200.
 
     Args:
         job_id: The job that was requested; None for list-jobs.

@@ -1,4 +1,4 @@
-"""HTML pages, which proxies send in place of answers: what a message says of one."""
+"""HTML pages, which proxies send in place of responses: how a message describes one."""
 
 from __future__ import annotations
 

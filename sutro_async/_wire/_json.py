@@ -30,13 +30,12 @@ class MalformedError(ValueError):
 def load(body: bytes, *, is_hint: bool = False) -> object:
     """Parse a body.
 
-    Half a character (a lone surrogate), which a text has where it was cut within an emoji, is read
-    as U+FFFD.
+    A lone surrogate, as of a text that was truncated within an emoji, is read as U+FFFD.
 
     Args:
         body: The body.
-        is_hint: Whether nothing depends on its being strict JSON: NaN, a name twice and deep
-            nesting are let pass, in half of the time.
+        is_hint: Whether nothing depends on its being strict JSON: NaN, duplicate keys and
+            deep nesting are allowed, which takes half of the time.
 
     Raises:
         MalformedError: It is not JSON, or beyond the bounds.
@@ -53,7 +52,7 @@ def load(body: bytes, *, is_hint: bool = False) -> object:
     # The exact depth is worth its time only where there are enough brackets for it.
     if len(text) > 2 * _MAX_DEPTH and _depth_at_most(text) > _MAX_DEPTH < _depth(content):
         raise MalformedError(_TOO_DEEP)
-    if "\\" in text and "\\u" in text:  # a search for one character takes next to no time
+    if "\\" in text and "\\u" in text:  # a search for one character takes almost no time
         content = _without_lone_surrogates(content)
     return content
 
@@ -169,7 +168,7 @@ def _finite_float(digits: str) -> float:
 def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        raise MalformedError("an object has the same name twice")
+        raise MalformedError("an object has the same key twice")
     return content
 
 

@@ -1,6 +1,6 @@
 """One page of the list of jobs, read whole or for its statuses alone.
 
-An entry that cannot be read costs that entry alone.
+An entry that cannot be read is skipped.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class StatusPage:
     """The statuses of one page.
 
     Attributes:
-        statuses: Pairs of job id and status word, in the order of the page.
+        statuses: Pairs of job id and status, in the order of the page.
         next_cursor: Names the next page; None after the last one.
     """
 
@@ -61,7 +61,7 @@ class StatusPage:
 def parse_jobs(body: bytes, on_mismatch: OnMismatch = ignore_mismatch) -> JobPage:
     """Read the body of a page of the list (API reference: "Listing All Jobs").
 
-    A `next_cursor` that is no string is an error: without it the list would end too early, as if
+    A `next_cursor` that is not a string is an error: without it the list would end too early, as if
     it were complete.
 
     Args:
@@ -97,10 +97,10 @@ def parse_jobs(body: bytes, on_mismatch: OnMismatch = ignore_mismatch) -> JobPag
 
 
 def parse_statuses(body: bytes) -> StatusPage:
-    """Read the job ids and status words of a page, and nothing else of its entries.
+    """Read the job ids and statuses of a page, and nothing else of its entries.
 
-    Entries without them are left out, and a `next_cursor` that is no string counts as null: the
-    statuses are a hint, and a job that is missing means nothing.
+    Entries without them are left out, and a `next_cursor` that is not a string counts as null: the
+    statuses are only a hint, and a missing job has no meaning.
 
     Raises:
         InvalidResponseError: It is not a JSON object with a list of jobs.
@@ -133,7 +133,7 @@ def _why_unreadable(entry: object, path: str) -> Mismatch | None:
     if not _is_job_id(job_id):
         return Mismatch(path=f"{path}.job_id", expected="a job id", value=job_id)
     if not is_status_word(word):
-        expected = f"a status word of job {job_id!r}"
+        expected = f"a status of job {job_id!r}"
         return Mismatch(path=f"{path}.status", expected=expected, value=word)
     return None
 

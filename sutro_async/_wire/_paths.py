@@ -65,7 +65,7 @@ def page_path(cursor: str | None, limit: int) -> str:
     path = f"/list-jobs?limit={limit}"
     if cursor is None:
         return path
-    # A sweep lets half a character pass, which no URL can hold.
+    # A sweep lets a lone surrogate pass, which a URL cannot contain.
     return f"{path}&cursor={quote(cursor, safe='', errors='replace')}"
 
 

@@ -24,7 +24,7 @@ class _MismatchError(ValueError):
     """A value that is not of its documented type.
 
     Attributes:
-        expected: The type, in words.
+        expected: A description of the type.
     """
 
     def __init__(self, expected: str) -> None:
@@ -168,7 +168,7 @@ def _status(value: str, _: object) -> JobStatus:
 
 
 def is_same_status(word: str, other: str) -> bool:
-    """Whether two status words mean the same, whatever their case and spelling."""
+    """Whether two statuses mean the same, whatever their case and spelling."""
     word, other = word.lower(), other.lower()
     return _SPELLINGS.get(word, word) == _SPELLINGS.get(other, other)
 

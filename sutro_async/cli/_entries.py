@@ -21,11 +21,16 @@ from sutro_async import (
 )
 from sutro_async.cli._errors import ExitStatus, error_text, status_of_error
 from sutro_async.cli._text import count, one_line, plural, status_word
+from sutro_async.events import ClientStats
 
 __all__ = ["Abandoned", "Board", "Entry", "Interrupted", "exit_status", "state_counts"]
 
 # What leaves more unknown goes first, so that 1 says that the result of every job is known.
 _PRECEDENCE: Final = (ExitStatus.API_ERROR, ExitStatus.TIMED_OUT, ExitStatus.JOB_UNSUCCESSFUL)
+
+
+# Seconds without an answer of the service.
+_OUTAGE_AFTER: Final = 10.0
 
 
 class Interrupted(SutroError):  # noqa: N818 - the `type` of an error in JSON
@@ -105,7 +110,12 @@ class Board:
     Args:
         job_ids: The jobs; one named twice is there once.
         clock: Returns the time in seconds.
+
+    Attributes:
+        outage: Since when and why the service does not answer; empty if it does.
     """
+
+    outage = ""
 
     def __init__(
         self, job_ids: Iterable[str], *, clock: Callable[[], float] = time.monotonic
@@ -136,6 +146,15 @@ class Board:
                 entry.changed_at = self.elapsed
             entry.report = report
         return entry
+
+    def note_service(self, stats: ClientStats) -> None:
+        """Note whether the service answers."""
+        self.outage = ""
+        if stats.unanswered_since is not None and stats.unanswered_seconds >= _OUTAGE_AFTER:
+            failure = stats.current_failure
+            reason = "" if failure is None else f": {one_line(error_text(failure))}"
+            since = stats.unanswered_since.astimezone()
+            self.outage = f"no answer from the service since {since:%H:%M:%S}{reason}"
 
     def end_early(self, cause: BaseException) -> list[Entry]:
         """End the waits that are not over yet, and return their entries.

@@ -70,15 +70,19 @@ class JSONProgress(Progress):
 
 
 class _LineProgress(Progress):
-    """Prints a line for each change."""
+    """Prints a line for each change, of a job or of whether the service answers."""
+
+    tick = 1.0
 
     def __init__(self, output: Output, board: Board) -> None:
         self._raw = output.raw
         self._board = board
         self._id_width = max(map(cell_len, board.job_ids))
         self._shown: dict[str, str] = {}
+        self._is_outage = False
 
     def show(self, entry: Entry) -> None:
+        self.refresh()
         if entry.error is not None and not entry.has_error:
             return  # the wait has ended early, which is no change of the job
         change = entry.word(raw=self._raw)
@@ -87,8 +91,16 @@ class _LineProgress(Progress):
         if self._shown.get(entry.job_id) == change:
             return  # what has changed is not shown
         self._shown[entry.job_id] = change
+        self._print(f"{padded(entry.job_id, self._id_width)}{GAP}{change}")
+
+    def refresh(self) -> None:
+        if bool(self._board.outage) is not self._is_outage:
+            self._is_outage = not self._is_outage
+            self._print(self._board.outage or "the service answers again")
+
+    def _print(self, line: str) -> None:
         elapsed = padded(duration(self._board.elapsed), 7, is_number=True)
-        print(f"{elapsed}{GAP}{padded(entry.job_id, self._id_width)}{GAP}{change}", flush=True)
+        print(f"{elapsed}{GAP}{line}", flush=True)
 
 
 class LiveProgress(Progress):
@@ -143,13 +155,15 @@ class LiveProgress(Progress):
             others = [entry for entry in entries if entry.job_id not in shown_ids]
             text = f"{count(len(others))} more: {state_counts(others)}"
             parts.append(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
+        if self._board.outage:
+            parts.append(Text(self._board.outage, style="bold", no_wrap=True, overflow="ellipsis"))
         # The cursor stays on the last line, which is left empty: what is typed there, such as ^C,
         # would wrap at the end of a full one, and throw the drawing out by a line.
         return Group(*parts, Text(), self._bar(entries, width), Text())
 
     def _choose(self, entries: list[Entry], id_width: int) -> list[Entry]:
         """Choose the jobs that fit the screen: unfinished ones that have changed last go first."""
-        room = self._console.height - _OTHER_LINES
+        room = self._console.height - _OTHER_LINES - bool(self._board.outage)
         shown: set[str] = set()
         for entry in sorted(entries, key=_urgency):
             room -= len(Text(entry.job_id).wrap(self._console, id_width, overflow="fold"))

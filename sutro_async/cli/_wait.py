@@ -49,7 +49,7 @@ async def wait_for_all(
         try:
             async with client.watch_jobs(board.job_ids, timeout=timeout) as outcomes:
                 try:
-                    await _show_changes(outcomes, board, progress)
+                    await _show_changes(client, outcomes, board, progress)
                 finally:  # after an interrupt, changes may have arrived that were not shown yet
                     await _show_what_arrived(outcomes, board, progress)
             await _read_records(client, board, progress)
@@ -65,9 +65,13 @@ async def wait_for_all(
 
 
 async def _show_changes(
-    outcomes: Stream[JobOutcome[JobStatusReport]], board: Board, progress: Progress
+    client: SutroClient,
+    outcomes: Stream[JobOutcome[JobStatusReport]],
+    board: Board,
+    progress: Progress,
 ) -> None:
     while True:
+        board.note_service(client.stats())
         tick = asyncio.timeout(progress.tick)
         try:
             async with tick:

@@ -28,23 +28,27 @@ from sutro_async.fastapi._lifespan import (
 )
 from sutro_async.fastapi._models import (
     FailureReasonModel,
+    JobListModel,
     JobModel,
     JobOutcomeModel,
     JobOutcomesModel,
     JobProblem,
     JobStatusReportModel,
+    ServiceTrouble,
 )
 from sutro_async.fastapi._problems import install_error_handlers
 from sutro_async.fastapi._router import jobs_router
 
 __all__ = [
     "FailureReasonModel",
+    "JobListModel",
     "JobModel",
     "JobOutcomeModel",
     "JobOutcomesModel",
     "JobProblem",
     "JobStatusReportModel",
     "MonitorDep",
+    "ServiceTrouble",
     "SutroDep",
     "get_job_monitor",
     "get_sutro_client",

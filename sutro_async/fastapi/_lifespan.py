@@ -29,6 +29,7 @@ def sutro_lifespan(
     *,
     poll: PollPolicy | None = None,
     keep_finished: int = 10_000,
+    close_on_signal: bool = True,
     lifespan: Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]] | None = None,
 ) -> Callable[[Any], AbstractAsyncContextManager[dict[str, Any]]]:
     """Make a lifespan that opens one client and one monitor for the app, and closes them with it.
@@ -44,9 +45,9 @@ def sutro_lifespan(
 
     The two are `sutro_client` and `sutro_monitor` in `request.state`, and in `app.state`.
 
-    As soon as the process is told to stop, the monitor closes: who waits for it gets
-    `ClientStateError`, and no event stream or long poll of `jobs_router` holds the server up. Any
-    SIGINT or SIGTERM that somebody handles counts as the end, whatever they make of it.
+    As soon as the process gets SIGINT or SIGTERM, the monitor closes: those who wait for it get
+    `ClientStateError`, and no event stream or long poll of `jobs_router` delays the server. Any
+    such signal that the app or the server handles counts as the end, whatever they make of it.
 
     Args:
         client: What makes the client when the app starts, by default from the environment; or a
@@ -54,6 +55,8 @@ def sutro_lifespan(
             loop, so the app can run in that loop only.
         poll: The pace of the monitor; None takes that of the client.
         keep_finished: How many ended jobs the monitor remembers.
+        close_on_signal: Whether a signal closes the monitor. False leaves signals alone; the
+            monitor then closes with the app, after the server has waited for its connections.
         lifespan: The app's own lifespan, entered once the two are there. What it yields is added to
             the state.
     """
@@ -67,7 +70,9 @@ def sutro_lifespan(
                 else await stack.enter_async_context(client())
             )
             monitor = JobMonitor(opened, poll=poll, keep_finished=keep_finished)
-            await stack.enter_async_context(_open_until_stopped(monitor))
+            await stack.enter_async_context(
+                _open_until_stopped(monitor) if close_on_signal else monitor
+            )
             state: dict[str, Any] = {"sutro_client": opened, "sutro_monitor": monitor}
             for name, value in state.items():
                 setattr(app.state, name, value)

@@ -14,11 +14,13 @@ from sutro_async import JobStatus
 
 __all__ = [
     "FailureReasonModel",
+    "JobListModel",
     "JobModel",
     "JobOutcomeModel",
     "JobOutcomesModel",
     "JobProblem",
     "JobStatusReportModel",
+    "ServiceTrouble",
 ]
 
 JSONObject = dict[str, Any]
@@ -77,6 +79,18 @@ class JobModel(BaseModel):
     extra: JSONObject = Field(description="Whatever else the service sent.")
 
 
+class JobListModel(BaseModel):
+    """The newest jobs of the caller, newest first."""
+
+    jobs: list[JobModel]
+    next: str | None = Field(
+        description="What to send as `before` to get the jobs after these; null if there are none."
+    )
+    is_truncated: bool = Field(
+        description="Whether older jobs may be missing: only the newest 1000 of the account count."
+    )
+
+
 class JobProblem(BaseModel):
     """What went wrong, as RFC 9457 tells it."""
 
@@ -103,3 +117,10 @@ class JobOutcomesModel(BaseModel):
     """An outcome for each job, in the order of the ids."""
 
     outcomes: list[JobOutcomeModel]
+
+
+class ServiceTrouble(BaseModel):
+    """Says that the service does not answer, so that nothing new is known of any job."""
+
+    since: datetime = Field(description="When the first request was sent that was not answered.")
+    detail: str = Field(description="What it means here.")

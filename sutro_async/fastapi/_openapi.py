@@ -12,10 +12,10 @@ from typing import Any, Final
 from fastapi.sse import EventSourceResponse
 from pydantic import TypeAdapter
 
-from sutro_async.fastapi._models import JobProblem, JobStatusReportModel
+from sutro_async.fastapi._models import JobProblem, JobStatusReportModel, ServiceTrouble
 from sutro_async.fastapi._problems import PROBLEM_JSON
 
-__all__ = ["EVENTS", "UNREADABLE_BODY", "problems"]
+__all__ = ["EVENTS", "UNREADABLE_BODY", "Responses", "problems"]
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -58,7 +58,9 @@ EVENTS: Final[Responses] = {
             "A `status` event with each report that differs from the one before, the first at once,"
             " the one on the ended job last; or a `problem` event, after which nothing follows on"
             " its job. The stream ends when there is nothing more to come on any job. Its last"
-            " event has the id `end`, unless it pays to connect again."
+            " event has the id `end`, unless it pays to connect again. A `trouble` event says that"
+            " the service has not answered for ten seconds; the next `status` event says that it"
+            " answers again."
         ),
         "content": {
             EventSourceResponse.media_type: {
@@ -66,7 +68,9 @@ EVENTS: Final[Responses] = {
                     "properties": {
                         "data": {
                             "contentMediaType": "application/json",
-                            "contentSchema": _schema(JobStatusReportModel | JobProblem),
+                            "contentSchema": _schema(
+                                JobStatusReportModel | JobProblem | ServiceTrouble
+                            ),
                         }
                     }
                 }

@@ -34,7 +34,8 @@ from sutro_async import (
     RateLimitError,
     SutroError,
 )
-from sutro_async.fastapi._models import JobProblem
+from sutro_async.events import ClientStats
+from sutro_async.fastapi._models import JobProblem, ServiceTrouble
 
 __all__ = [
     "PROBLEM_JSON",
@@ -42,12 +43,16 @@ __all__ = [
     "log_problem",
     "problem_details",
     "problem_response",
+    "service_trouble",
     "validation_response",
 ]
 
 PROBLEM_JSON: Final = "application/problem+json"
 
 _log = logging.getLogger("sutro_async")
+
+# Seconds without an answer of the service.
+_TROUBLE_AFTER: Final = 10.0
 
 _TYPES: Final = "https://github.com/sutro-async/sutro-async/blob/main/docs/fastapi.md#"
 
@@ -116,8 +121,11 @@ def problem_response(request: Request, error: SutroError) -> Response:
     """Answer a request that met an error."""
     log_problem(error)
     reason = _reason(error)
-    retry_after = _kind(error).retry_after
-    if isinstance(reason, APIStatusError) and reason.retry_after is not None:
+    kind = _kind(error)
+    retry_after = kind.retry_after
+    # Not on a 404 or 410: a job that the caller may not see has to answer like a missing one.
+    may_pass = kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if may_pass and isinstance(reason, APIStatusError) and reason.retry_after is not None:
         retry_after = math.ceil(reason.retry_after)
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return _response(request, problem_details(error), headers)
@@ -138,6 +146,17 @@ def problem_details(error: SutroError, *, job_id: str | None = None) -> JobProbl
         detail=kind.detail,
         job_id=job_id or _job_id(error),
     )
+
+
+def service_trouble(stats: ClientStats) -> ServiceTrouble | None:
+    """Tell that the service does not answer; None if it does, or has not failed to for long."""
+    since = stats.unanswered_since
+    if since is None or stats.unanswered_seconds < _TROUBLE_AFTER:
+        return None
+    # Without a failure in that time the first request is still in flight.
+    failure = stats.current_failure
+    kind = _KINDS[APITimeoutError] if failure is None else _kind(failure)
+    return ServiceTrouble(since=since, detail=kind.detail)
 
 
 def log_problem(error: SutroError) -> None:
@@ -175,6 +194,8 @@ def _kind(error: SutroError) -> _Kind:
     reason = _reason(error)
     if isinstance(reason, JobWaitTimeoutError) and reason.last_report is None:
         return _NO_REPORT
+    if isinstance(reason, GoneError) and reason.job_id is None:
+        return _KINDS[APIError]  # the list of jobs is gone, and not a job
     return next(_KINDS[cls] for cls in type(reason).__mro__ if cls in _KINDS)
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
-import anyio
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -17,8 +15,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from sutro_async import ClientStateError, SutroError
 from sutro_async.fastapi._problems import problem_response, validation_response
+from sutro_async.fastapi._workarounds import is_cancelled_by_server, suppress_broken_stream
 
-__all__ = ["JobsRoute", "StreamFinished"]
+__all__ = ["JobsRoute", "ProblemsRoute", "StreamFinished"]
 
 
 class StreamFinished(Exception):  # noqa: N818 - a signal, not an error
@@ -26,22 +25,18 @@ class StreamFinished(Exception):  # noqa: N818 - a signal, not an error
 
 
 class JobsRoute(APIRoute):
-    """A route whose errors are answered with problem details, whatever the app does with them."""
+    """A route whose errors are left to the handlers of the app."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def handle_with_problems(request: Request) -> Response:
+        async def handle_finished_stream(request: Request) -> Response:
             try:
                 return await handle(request)
-            except SutroError as error:
-                return problem_response(request, error)
-            except RequestValidationError as error:
-                return validation_response(request, error)
             except StreamFinished:
                 return Response(status_code=HTTPStatus.NO_CONTENT)
 
-        return handle_with_problems
+        return handle_finished_stream
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """End in good order where the visitor has left, and where the server cancels the answer.
@@ -59,32 +54,46 @@ class JobsRoute(APIRoute):
             await send(message)
 
         try:
-            with _suppress_broken_stream():
+            with suppress_broken_stream():
                 await super().handle(scope, receive, noting_send)
         except asyncio.CancelledError as cancellation:
-            if is_complete or not _is_servers(cancellation):
+            if is_complete or not is_cancelled_by_server(cancellation):
                 raise
-            if is_started:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            else:
+            if not is_started:
                 error = ClientStateError("the server has cancelled the request")
-                await problem_response(Request(scope), error)(scope, receive, send)
+                await self.answer_stopped(error, scope, receive, send)
+            else:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def answer_stopped(
+        self,
+        error: ClientStateError,
+        scope: Scope,  # noqa: ARG002 - for the subclass
+        receive: Receive,  # noqa: ARG002
+        send: Send,  # noqa: ARG002
+    ) -> None:
+        """Leave a request that the server has cancelled to the handlers of the app."""
+        raise error from None
 
 
-@contextmanager
-def _suppress_broken_stream() -> Iterator[None]:
-    """Drop what FastAPI raises where somebody leaves with an event on its way to them."""
-    try:
-        yield
-    except ExceptionGroup as group:
-        _, others = group.split(anyio.BrokenResourceError)
-        if others is not None:
-            raise others from None
-        # The break has taken the place of a cancellation, if that is what has ended the answer.
-        cause = group.__context__
-        if isinstance(cause, asyncio.CancelledError) and not _is_servers(cause):
-            raise cause from None
+class ProblemsRoute(JobsRoute):
+    """A route whose errors are answered with problem details, whatever the app does with them."""
 
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
 
-def _is_servers(cancellation: asyncio.CancelledError) -> bool:
-    return "graceful shutdown" in str(cancellation)  # in uvicorn's words
+        async def handle_with_problems(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except SutroError as error:
+                return problem_response(request, error)
+            except RequestValidationError as error:
+                return validation_response(request, error)
+
+        return handle_with_problems
+
+    async def answer_stopped(
+        self, error: ClientStateError, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request that the server has cancelled, with problem details."""
+        await problem_response(Request(scope), error)(scope, receive, send)

@@ -1,6 +1,6 @@
 """A fake Sutro service for tests, examples and demos: real HTTP, no account, no network.
 
-The pytest fixtures are in `sutro_async.testing.fixtures`: this module does without pytest.
+The pytest fixtures are in `sutro_async.testing.fixtures`: this module does not need pytest.
 """
 
 from sutro_async.testing._http import RecordedRequest

@@ -15,7 +15,7 @@ Ending = Literal["whole", "truncate", "reset", "disconnect"]
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """How to answer the next `times` requests; where no status is set, with the right answer."""
+    """How to answer the next `times` requests; without a status, with the correct response."""
 
     times: int = attrs.field(default=1, validator=[instance_of(int), ge(1)])
     status: int | None = attrs.field(
@@ -60,19 +60,19 @@ class Fault:
         has_answer = bool(status is not None or headers or body is not None)
         if not (chosen or has_answer or delay):
             raise ValueError(
-                "say what goes wrong: status, headers, body, delay, disconnect, reset or truncate"
+                "pass what goes wrong: status, headers, body, delay, disconnect, reset or truncate"
             )
         if len(chosen) > 1:
-            raise ValueError(f"an answer ends in one way: choose one of {', '.join(chosen)}")
+            raise ValueError(f"these exclude each other: choose one of {', '.join(chosen)}")
         if disconnect and has_answer:
-            raise ValueError("disconnect sends no answer: drop status, headers and body")
+            raise ValueError("disconnect sends no response: drop status, headers and body")
         if chosen and body is not None and len(body) == 0:
-            raise ValueError(f"{chosen[0]} cuts a body in half: give one that is not empty")
+            raise ValueError(f"{chosen[0]} cuts the body in half: pass one that is not empty")
         if endpoint not in {None, *get_args(Endpoint)}:
             known = ", ".join(map(repr, get_args(Endpoint)))
             raise ValueError(f"endpoint must be one of {known}, got {endpoint!r}")
         if endpoint == "list-jobs" and job_id is not None:
-            raise ValueError("list-jobs is about no single job: drop job_id")
+            raise ValueError("list-jobs has no job id: drop job_id")
         return cls(
             times=times,
             status=200 if status is None and body is not None else status,

@@ -1,4 +1,4 @@
-"""What arrives at the fake and what it sends, as aiohttp has it."""
+"""The requests and responses of the fake, in terms of aiohttp."""
 
 import asyncio
 import re
@@ -31,7 +31,7 @@ class RecordedRequest:
         method: The HTTP method.
         path: The target as sent: with the prefix, percent-encoded, with the query.
         headers: The headers, whatever the case of their names; the key is redacted.
-        time: When it arrived: seconds on the clock of the event loop.
+        time: When it arrived, in seconds of the event loop's clock.
     """
 
     method: str

@@ -1,6 +1,6 @@
 """The fake's jobs: how one moves along its timeline, and what the service says of it. No HTTP here.
 
-Every instant is a reading of `time.monotonic`, in seconds, handed in by the caller.
+Every instant is a reading of `time.monotonic`, in seconds, passed in by the caller.
 """
 
 import difflib
@@ -116,12 +116,12 @@ class Timeline:
             raise TypeError(f"a timeline is a list of statuses: write [{steps!r}]")
         steps = list(steps)
         if not steps:
-            raise ValueError("a timeline needs a status at least, such as ['succeeded']")
+            raise ValueError("a timeline needs at least one status, such as ['succeeded']")
         if not any(isinstance(step, tuple) for step in steps):
             return cls(statuses=[_status(step, allow_unknown) for step in steps], starts=[now])
         *timed, last = steps
         if isinstance(last, tuple):
-            raise TypeError(f"the last status stays for good: write {last[0]!r}, without seconds")
+            raise TypeError(f"the last status lasts forever: write {last[0]!r}, without seconds")
         statuses, starts = [], [now]
         for step in timed:
             status, seconds = _timed_step(step, allow_unknown)
@@ -160,7 +160,7 @@ def _timed_step(step: object, allow_unknown: bool) -> tuple[str, float]:
         case (status, int() | float() as seconds) if 0 < seconds < float("inf"):
             return _status(status, allow_unknown), seconds
     raise ValueError(
-        "in a timeline by seconds, each status but the last has positive seconds,"
+        "in a timeline of pairs, each status except the last needs positive seconds,"
         f" as in ('running', 2.0), got {step!r}"
     )
 
@@ -212,9 +212,9 @@ class FakeJob:
             ValueError: An argument makes no sense.
         """
         if require_text(job_id, "a job id") in {".", ".."}:
-            raise ValueError(f"a job id is one segment of a URL's path, which {job_id!r} cannot be")
+            raise ValueError(f"invalid job id {job_id!r}: it must be one segment of a URL's path")
         if "status" in fields:
-            raise ValueError(f"write timeline=[{fields['status']!r}]: the status of a job moves")
+            raise ValueError(f"write timeline=[{fields['status']!r}]: the status of a job changes")
         if additional_context is not None and failure_reason is None:
             raise ValueError("additional_context explains a failure_reason: pass that too")
         for text, name in (

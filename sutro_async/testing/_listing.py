@@ -1,4 +1,4 @@
-"""The answer to `GET /list-jobs`: pages, cursors, and bad queries. No HTTP here."""
+"""The response to `GET /list-jobs`: pages, cursors, and bad queries. No HTTP here."""
 
 import base64
 import re

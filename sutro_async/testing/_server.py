@@ -25,7 +25,7 @@ _SHUTDOWN_TIMEOUT = 0.1
 
 
 class FakeSutro:
-    """A Sutro service of your own, for as long as an `async with` lasts.
+    """A fake Sutro service that runs inside an `async with`.
 
     ```python
     async with FakeSutro() as fake:
@@ -36,24 +36,24 @@ class FakeSutro:
     assert len(fake.requests) == 5
     ```
 
-    Jobs and faults can be added before it runs, and while it does. Use it from one event loop;
-    its clients may be anywhere on this machine.
+    Jobs and failures can be added before it runs and while it runs. Enter it in one event loop; its
+    clients may be in other threads and processes.
 
     Args:
         api_key: The key that the server accepts.
-        dialect: The form of its answers: `"mapping"`, as the deployed service and the official SDK
-            have it, or `"flat"`, as the API reference has it.
+        dialect: The form of its responses: `"mapping"`, that of the deployed service and the
+            official SDK, or `"flat"`, that of the API reference.
         list_lag: Seconds by which the list of jobs lags behind: it shows each job as it was then,
-            or as it began if it is younger.
-        host: The address to listen at.
-        port: The port to listen at; 0 takes a free one.
+            or with its first status if it is younger.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
 
     Attributes:
         api_key: The key that the server accepts.
-        dialect: The form of its answers.
+        dialect: The form of its responses.
         list_lag: Seconds by which the list of jobs lags behind.
-        requests: What has arrived, oldest first. Empty it whenever that helps.
-        max_in_flight: The most requests that were in flight at one moment.
+        requests: The requests received, oldest first. You may clear the list.
+        max_in_flight: The largest number of requests in flight so far.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -90,11 +90,13 @@ class FakeSutro:
         """Start to listen.
 
         Raises:
-            RuntimeError: It runs already.
-            OSError: The address or the port cannot be had.
+            RuntimeError: It is already running.
+            OSError: The address or the port is not available.
         """
         if self._runner is not None:
-            raise RuntimeError("this FakeSutro runs already: enter it once, or make another one")
+            raise RuntimeError(
+                "this FakeSutro is already running: enter it once, or make another one"
+            )
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(
@@ -111,7 +113,7 @@ class FakeSutro:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop: what is still being answered is cut off."""
+        """Stop, and abort the requests that are still being answered."""
         runner, self._runner = self._runner, None
         for transport in self._busy:
             transport.abort()
@@ -120,34 +122,34 @@ class FakeSutro:
 
     @property
     def url(self) -> str:
-        """The address to give as a base URL, with the port.
+        """The base URL, with the port.
 
         Raises:
-            RuntimeError: It does not run, so it has no address.
+            RuntimeError: It is not running, so it has no address.
         """
         if self._runner is None:
-            raise RuntimeError("this FakeSutro does not run: use it inside `async with`")
+            raise RuntimeError("this FakeSutro is not running: use it inside `async with`")
         host, port, *_ = self._runner.addresses[0]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def in_flight(self) -> int:
-        """How many requests have arrived and are not answered to the end."""
+        """How many requests are being answered."""
         return len(self._busy)
 
     @property
     def faults_left(self) -> int:
-        """How many requests are still to get a fault from `fail_next`."""
+        """How many failures of `fail_next` have not happened yet."""
         return self._faults.left
 
     def client(self, **options: Any) -> SutroClient:  # noqa: ANN401 - SutroClient's own options
-        """Make a client of this server; closing it is yours.
+        """Make a client of this server; you close it.
 
         Args:
             **options: Further options of `SutroClient`.
 
         Raises:
-            RuntimeError: The server does not run.
+            RuntimeError: The server is not running.
         """
         return SutroClient(api_key=self.api_key, base_url=self.url, **options)
 
@@ -166,32 +168,31 @@ class FakeSutro:
     ) -> None:
         """Add a job.
 
-        Texts and objects of the failure, `message`, `metadata` and the fields are sent as given, so
-        that any JSON value can be tried.
+        The failure, `message`, `metadata` and the fields are sent as passed in, and may be any JSON
+        value.
 
         Args:
             job_id: Its id.
-            timeline: Its statuses, in order; the last one stays. Plain words go by requests: each
-                request for the status is answered with the next one. Pairs of a word and seconds,
-                with a plain word last, go by the clock, from now on.
-            failure_reason: Why it failed, sent once it has: a text, or the whole object.
+            timeline: Its statuses, in order; the last one stays. Plain statuses advance with each
+                request for the status. Pairs of a status and seconds, with a plain status last,
+                advance by the clock, from now on.
+            failure_reason: Why it failed, sent once it has failed: a text, or the whole object.
             additional_context: More about the failure.
-            status_reason: Whether the status answer has the failure's reason too; False leaves it
-                to the record, as the deployed service often does.
-            message: The `message` of the status answer, in place of the fake's own.
-            metadata: The `metadata` of the status answer, in place of the fake's own.
+            status_reason: Whether the status response has the failure's reason too; with False only
+                the record has it, as often with the deployed service.
+            message: The `message` of the status response, in place of the fake's own.
+            metadata: The `metadata` of the status response, in place of the fake's own.
             allow_unknown: Whether statuses and fields are sent that this version does not know, as
                 a newer server might send them.
             **fields: Fields of the record, in place of the fake's own or beside them.
 
         Raises:
             TypeError: An argument has the wrong type, or cannot be sent as JSON.
-            ValueError: The job is there already, the timeline is empty or its seconds are missing
-                or not positive, a status or a field is unknown, or some other argument makes no
-                sense.
+            ValueError: The job exists already, the timeline is empty or its seconds are missing or
+                not positive, a status or a field is unknown, or another argument is invalid.
         """
         if job_id in self._jobs:
-            raise ValueError(f"there is a job {job_id!r} already: move it with set_status")
+            raise ValueError(f"job {job_id!r} exists already: change it with set_status")
         self._jobs[job_id] = FakeJob.plan(
             job_id,
             timeline,
@@ -206,19 +207,19 @@ class FakeSutro:
         )
 
     def set_status(self, job_id: str, status: str, *, allow_unknown: bool = False) -> None:
-        """Put a job at a status from now on; the rest of its timeline is dropped.
+        """Set the status of a job from now on; the rest of its timeline is dropped.
 
         Args:
             job_id: The job.
             status: The status.
-            allow_unknown: Whether it may be one that this version does not know.
+            allow_unknown: Whether it may be a status that this version does not know.
 
         Raises:
             TypeError: The status is not a string.
             ValueError: There is no such job, or the status is empty or unknown.
         """
         if job_id not in self._jobs:
-            raise ValueError(f"there is no job {job_id!r}: add it with add_job first")
+            raise ValueError(f"job {job_id!r} does not exist: add it with add_job first")
         self._jobs[job_id].timeline.jump(status, monotonic(), allow_unknown=allow_unknown)
 
     def fail_next(
@@ -235,28 +236,28 @@ class FakeSutro:
         endpoint: Endpoint | None = None,
         job_id: str | None = None,
     ) -> None:
-        """Let the next requests go wrong. Several calls queue up.
+        """Make the next requests fail. Several calls queue up.
 
-        A job's timeline moves on only where the right answer is sent whole. Note that a plain
-        aiohttp session, unlike the one that `SutroClient` makes, sends a GET once more by itself
-        when its connection ends without an answer: two disconnects make one error there.
+        A job's timeline advances only if the correct response is sent completely. A session of your
+        own, unlike the one that `SutroClient` makes, repeats a GET once when its connection is
+        closed without a response: two disconnects make one error there.
 
         Args:
             times: How many requests.
             status: Answer with this status, and a body as the service sends it.
             headers: Send these headers too.
-            body: Answer with this body; with status 200 where no other is given.
-            delay: Seconds before the answer, or before the disconnection; `math.inf` never answers.
+            body: Answer with this body; with status 200 unless `status` is set.
+            delay: Seconds before the response or the disconnection; `math.inf` never answers.
             disconnect: Close the connection instead of answering.
             reset: Send the headers and half of the body, then reset the connection.
             truncate: Send the headers and half of the body, then close the connection.
             endpoint: Only requests to this endpoint: `"job-status"`, `"jobs"` or `"list-jobs"`;
-                others pass, and are not counted.
+                others do not fail, and are not counted.
             job_id: Only requests about this job, likewise.
 
         Raises:
             TypeError: An argument has the wrong type.
-            ValueError: Nothing is to go wrong, the arguments contradict each other, or a number is
+            ValueError: No failure is passed, the arguments contradict each other, or a number is
                 out of range.
         """
         self._faults.add(
@@ -275,7 +276,7 @@ class FakeSutro:
         )
 
     def clear_faults(self) -> None:
-        """Drop the faults that are still queued."""
+        """Remove the failures that are still queued."""
         self._faults.clear()
 
     async def _handle(self, request: web.Request) -> web.Response:
@@ -327,7 +328,7 @@ class FakeSutro:
         if endpoint == "jobs":
             body = {"job": job.record(self.dialect, now)}
         else:
-            # An answer that will be cut tells the client nothing.
+            # A response that will be cut has no content for the client.
             if fault.ending == "whole":
                 job.timeline.advance(now)
             body = job.status_body(self.dialect, now)

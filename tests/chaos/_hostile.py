@@ -47,11 +47,11 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 class Promise(enum.Enum):
     """What the library promises in the face of a fault."""
 
-    UNNOTICED = "the true answer comes through"
-    NEXT_RETRIED = "the true answer comes through, the next question is asked again"
-    RETRIED = "a question is asked again, a wait goes on"
-    SURVIVED = "a question fails at once, a wait goes on"
-    FINAL = "a question and a wait fail at once"
+    UNNOTICED = "the caller gets the correct response"
+    NEXT_RETRIED = "the caller gets the correct response; the next call is retried"
+    RETRIED = "a call is retried, a wait continues"
+    SURVIVED = "a call fails at once, a wait continues"
+    FINAL = "a call and a wait fail at once"
 
 
 @attrs.frozen(kw_only=True)
@@ -399,7 +399,7 @@ def _sends(
 # -- connections
 
 
-@_fault("refuses connections for 20 ms, and resets the one at hand")
+@_fault("refuses connections for 20 ms, and resets the current one")
 async def refuse(x: Exchange) -> None:
     x.server.refuse(0.02)
     x.reset()
@@ -441,13 +441,13 @@ async def close_in_body(x: Exchange) -> None:
     x.close()
 
 
-@_fault("closes a kept connection right after its answer", Promise.UNNOTICED)
+@_fault("closes a keep-alive connection right after its response", Promise.UNNOTICED)
 async def close_after_answer(x: Exchange) -> None:
     x.send(x.truth())
     x.close()
 
 
-@_fault("ends its side of a kept connection right after its answer", Promise.UNNOTICED)
+@_fault("half-closes a keep-alive connection right after its response", Promise.UNNOTICED)
 async def half_close_after_answer(x: Exchange) -> None:
     x.send(x.truth())
     x.connection.writer.write_eof()
@@ -455,7 +455,7 @@ async def half_close_after_answer(x: Exchange) -> None:
     x.connection.drops_next = True
 
 
-@_fault("resets a kept connection 2 ms after its answer", Promise.UNNOTICED)
+@_fault("resets a keep-alive connection 2 ms after its response", Promise.UNNOTICED)
 async def reset_after_answer(x: Exchange) -> None:
     x.send(x.truth())
     x.connection.answered()
@@ -463,13 +463,13 @@ async def reset_after_answer(x: Exchange) -> None:
     x.reset()
 
 
-@_fault("closes a kept connection as the next request arrives", Promise.NEXT_RETRIED)
+@_fault("closes a keep-alive connection as the next request arrives", Promise.NEXT_RETRIED)
 async def close_at_next_request(x: Exchange) -> None:
     x.send(x.truth())
     x.connection.drops_next = True
 
 
-@_fault("sends a second answer that nobody asked for", Promise.UNNOTICED, can_spread=True)
+@_fault("sends a second, unsolicited response", Promise.UNNOTICED, can_spread=True)
 async def answer_twice(x: Exchange) -> None:
     x.send(x.truth())
     x.connection.answered()
@@ -505,14 +505,14 @@ async def answer_late(x: Exchange) -> None:
         x.send(x.lie())
 
 
-@_fault("drips a byte at a time, in time", Promise.UNNOTICED)
+@_fault("sends one byte at a time, fast enough", Promise.UNNOTICED)
 async def drip(x: Exchange) -> None:
     for byte in x.answer(x.truth()):
         x.write(bytes([byte]))
         await asyncio.sleep(0)
 
 
-@_fault("drips a byte at a time, too slowly", error=APITimeoutError)
+@_fault("sends one byte at a time, too slowly", error=APITimeoutError)
 async def drip_slowly(x: Exchange) -> None:
     answer = x.answer(x.lie())
     for byte in answer:
@@ -525,32 +525,32 @@ async def drip_slowly(x: Exchange) -> None:
 
 _sends(
     "length_too_long",
-    "names a Content-Length that is too long, and closes",
+    "sends a Content-Length that is too long, and closes",
     lambda x: (x.send(x.lie(), length=len(x.lie()) + 1), x.close()),
 )
 _sends(
     "length_too_short",
-    "names a Content-Length that is too short",
+    "sends a Content-Length that is too short",
     lambda x: x.send(x.lie(), length=len(x.lie()) - 10),
 )
 _sends(
     "length_negative",
-    "names a negative Content-Length",
+    "sends a negative Content-Length",
     lambda x: x.send(x.lie(), length=-5),
 )
 _sends(
     "length_no_number",
-    "names a Content-Length that is no number",
+    "sends a Content-Length that is not a number",
     lambda x: x.send(x.lie(), length="many"),
 )
 _sends(
     "length_twice",
-    "names two Content-Lengths that differ",
+    "sends two different Content-Lengths",
     lambda x: x.send(x.lie(), f"Content-Length: {len(x.lie()) - 1}"),
 )
 _sends(
     "length_and_chunks",
-    "names a Content-Length, and sends chunks",
+    "sends a Content-Length, and chunks",
     lambda x: x.send(_chunks(x.lie()), "Transfer-Encoding: chunked"),
 )
 
@@ -580,12 +580,12 @@ _sends(
 )
 _sends(
     "chunk_size_no_number",
-    "names a size of a chunk that is no number",
+    "sends a chunk size that is not a number",
     lambda x: _chunked(x, b"zz\r\n" + x.lie() + b"\r\n0\r\n\r\n"),
 )
 _sends(
     "chunk_size_huge",
-    "names a size of a chunk that overflows",
+    "sends a chunk size that overflows",
     lambda x: _chunked(x, b"f" * 17 + b"\r\n" + x.lie() + b"\r\n0\r\n\r\n"),
 )
 _sends(
@@ -615,7 +615,7 @@ BOMB: Final = _bomb(4)
 
 _sends(
     "gzip_broken",
-    "sends gzip that is none",
+    "sends invalid gzip",
     lambda x: _zipped(x, x.lie()),
 )
 _sends(
@@ -625,7 +625,7 @@ _sends(
 )
 _sends(
     "gzip_cut",
-    "sends gzip that breaks off",
+    "sends truncated gzip",
     lambda x: _zipped(x, gzip.compress(x.lie())[:-20]),
     Promise.SURVIVED,
     InvalidResponseError,
@@ -647,7 +647,7 @@ _sends(
 )
 _sends(
     "encoding_not_asked_for",
-    "sends a body in an encoding that was not asked for",
+    "sends a body in an encoding that was not requested",
     lambda x: _zipped(x, x.lie(), encoding="br"),
 )
 
@@ -691,7 +691,7 @@ _sends(
 
 _sends(
     "informed_first",
-    "sends 100, 102 and 103 ahead of its answer",
+    "sends 100, 102 and 103 before its response",
     lambda x: x.write(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
         b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n" + x.answer(x.truth())
@@ -767,7 +767,7 @@ _raw("ssh", "speaks SSH", lambda _: b"SSH-2.0-OpenSSH_9.6\r\n")
 _raw("garbage", "sends random bytes", lambda _: bytes(range(255, 0, -1)) * 40)
 _raw(
     "status_no_number",
-    "sends a status that is no number",
+    "sends a status that is not a number",
     lambda x: x.answer(x.lie()).replace(b"200", b"2OO"),
 )
 
@@ -795,7 +795,7 @@ _body("number_huge", "sends 1e400", lambda x: _with_number(x, b"1e400"))
 _body("number_long", "sends a number of 100,000 digits", lambda x: _with_number(x, b"1" * 10**5))
 _body(
     "name_twice",
-    "sends a name twice in one object",
+    "sends a key twice in one object",
     lambda x: x.body("running")[:-1] + b", " + x.lie()[1:],
 )
 _body("other_job", "reports under another id", lambda x: x.body(LIE, job_id="another"))
@@ -847,7 +847,7 @@ _sends(
 )
 _sends(
     "rate_limit_nonsense",
-    "answers 429 with a Retry-After that is nonsense",
+    "answers 429 with an invalid Retry-After",
     lambda x: x.send(b"", "Retry-After: -1e999 days", status=429),
     Promise.RETRIED,
     RateLimitError,

@@ -60,7 +60,7 @@ async def assert_error(fault, question, job_id="job-1"):
 
 @every_fault
 @pytest.mark.parametrize("method", ["get_job_status", "get_job"])
-async def test_a_question(fault, method):
+async def test_call(fault, method):
     script = Script(fault, -1)
     async with nothing_left_behind(), server_with(script) as server:
         async with make_client(server, retry=ONCE, timeout=timeout_for(fault)) as client:
@@ -80,7 +80,7 @@ async def test_a_question(fault, method):
 
 
 @every_fault
-async def test_a_question_that_may_be_asked_again(fault):
+async def test_call_is_retried(fault):
     script = Script(fault, 1)
     async with nothing_left_behind(), server_with(script) as server:
         async with make_client(server, timeout=timeout_for(fault)) as client:
@@ -93,7 +93,7 @@ async def test_a_question_that_may_be_asked_again(fault):
 
 
 @every_fault
-async def test_a_wait(fault):
+async def test_wait(fault):
     script = Script(fault, 2)
     async with nothing_left_behind(), server_with(script) as server:
         async with make_client(server, timeout=timeout_for(fault)) as client:
@@ -106,7 +106,7 @@ async def test_a_wait(fault):
 
 
 @every_fault
-async def test_a_wait_that_had_seen_the_job(fault):
+async def test_wait_after_a_good_report(fault):
     """The connection is one that was kept."""
     words = iter(["running"])
     script = Script(fault, 0)

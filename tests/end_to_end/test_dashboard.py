@@ -4,7 +4,6 @@ With SCREENSHOTS set to a directory, the browser leaves pictures there.
 """
 
 import asyncio
-import importlib
 import os
 import re
 import shutil
@@ -18,7 +17,6 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import async_playwright, expect
 
-from sutro_async import PermissionDeniedError
 from sutro_async.testing import FakeSutro
 
 # One process and one browser for all, since each takes a second to start; so each test has jobs
@@ -47,7 +45,7 @@ QUICK = ["-c", AT_A_QUICK_PACE, PROGRAM.parent]
 # Milliseconds; the page waits for three seconds before it connects again.
 expect.set_options(timeout=15_000)
 
-DESKTOP = {"width": 1100, "height": 900}
+DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
 
@@ -99,12 +97,6 @@ def of_the_jobs_of(fake):
     return {"SUTRO_API_KEY": fake.api_key, "SUTRO_API_URL": fake.url}
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def fake():
-    async with FakeSutro() as running:
-        yield running
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def dashboard():
     """The dashboard of the jobs of a fake, which outlives it."""
@@ -113,14 +105,19 @@ async def dashboard():
         yield started
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser():
+async def launch_chromium(playwright):
+    """Launch the Chromium of the system, or skip the test."""
     chromium = shutil.which("chromium")
     if chromium is None:
         reason = "there is no Chromium: apt-get install chromium"
         (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(reason)
+    return await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser():
     async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
+        launched = await launch_chromium(playwright)
         yield launched
         await launched.close()
 
@@ -168,50 +165,6 @@ async def test_with_a_key_it_shows_the_jobs_of_the_service(dashboard):
         assert (await visitor.get("/api/jobs/job-1")).json()["job_cost"] == 0.0185
 
 
-# ---- records
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def sharing(fake, monkeypatch):
-    monkeypatch.syspath_prepend(PROGRAM.parent)
-    records = importlib.import_module("records")
-    monkeypatch.setattr(records, "MOST_RECORDS", 2)
-    async with records.RecordSharingClient(fake.api_key, base_url=fake.url) as client:
-        yield client
-
-
-async def test_many_who_ask_for_a_record_at_a_time_are_one_request(fake, sharing):
-    fake.add_job("job-1", ["running"])
-    leaves = asyncio.create_task(sharing.get_job("job-1"))
-    await asyncio.sleep(0)
-    asking = asyncio.gather(*(sharing.get_job("job-1") for _ in range(20)))
-    await asyncio.sleep(0)
-    leaves.cancel()
-    assert {job.status for job in await asking} == {"running"}
-    assert len(fake.requests) == 1
-    await sharing.get_job("job-1")
-    assert len(fake.requests) == 2
-
-
-async def test_records_of_ended_jobs_are_remembered_up_to_a_number(fake, sharing):
-    for job_id in "abc":
-        fake.add_job(job_id)
-    for job_id in "abbcbc":
-        assert (await sharing.get_job(job_id)).job_id == job_id
-    assert len(fake.requests) == 3
-    await sharing.get_job("a")
-    assert len(fake.requests) == 4
-
-
-async def test_a_failure_to_get_a_record_is_everybodys_and_not_remembered(fake, sharing):
-    fake.fail_next(1, status=403)
-    errors = await asyncio.gather(*(sharing.get_job("a") for _ in "ab"), return_exceptions=True)
-    assert [type(error) for error in errors] == [PermissionDeniedError] * 2
-    assert len(fake.requests) == 1
-    fake.add_job("a")
-    assert (await sharing.get_job("a")).is_terminal
-
-
 # ---- the page
 
 
@@ -228,7 +181,7 @@ async def test_jobs_move_live_to_their_ends(browser, dashboard):
         await page.get_by_role("button", name="Watch", exact=True).click()
         await expect(page.get_by_role("status")).to_have_text("Live")
         await expect(job(page, "good-1")).to_contain_text("queued")
-        await expect(job(page, "good-1")).to_contain_text("Expected cost$0.02")
+        await expect(job(page, "good-1")).to_contain_text("Expected cost$0.0200")
         fake.set_status("good-1", "running")
         fake.set_status("over-1", "cancelling")
         await expect(job(page, "good-1")).to_contain_text("running")
@@ -237,13 +190,16 @@ async def test_jobs_move_live_to_their_ends(browser, dashboard):
         fake.set_status("good-1", "succeeded")
         fake.set_status("bad-1", "failed")
         fake.set_status("over-1", "cancelled")
-        await expect(page.get_by_text("4 of 4 ended")).to_be_visible()
-        await expect(page.get_by_role("status")).to_have_text("All ended")
+        await expect(page.get_by_text("4 of 4 finished")).to_be_visible()
+        await expect(page.get_by_role("status")).to_have_text("All finished")
         for text in ("succeeded", "Rows50", "Tokens15,400", "Cost$0.0185", "Time"):
             await expect(job(page, "good-1")).to_contain_text(text)
         await expect(job(page, "bad-1")).to_contain_text("no GPU — <b>0 of 8</b> are free")
         await expect(job(page, "over-1")).to_contain_text("cancelled")
         await expect(job(page, "missing-1")).to_contain_text("not found")
+        await expect(page.locator("#totals")).to_have_text(
+            "Running0Succeeded1Failed1Cancelled1Not found1Tokens15,400Cost$0.0185"
+        )
         bar = page.get_by_role("progressbar")
         assert await bar.get_attribute("aria-valuenow") == "4"
         assert await bar.get_attribute("aria-valuemax") == "4"
@@ -251,7 +207,7 @@ async def test_jobs_move_live_to_their_ends(browser, dashboard):
 
     async def look_at(name, **look):
         async with visiting(browser, address, **look) as page:
-            await expect(page.get_by_text("3 of 3 ended")).to_be_visible()
+            await expect(page.get_by_text("3 of 3 finished")).to_be_visible()
             await expect(job(page, "good-1")).to_contain_text("Cost$0.0185")
             await picture(page, name)
             width = await page.evaluate("document.documentElement.scrollWidth")
@@ -264,6 +220,71 @@ async def test_jobs_move_live_to_their_ends(browser, dashboard):
             for scheme in ("light", "dark")
         )
     )
+
+
+@pytest.mark.browser
+async def test_an_empty_page_says_what_to_do_and_the_demo_shows_it(browser):
+    async with running({}) as dashboard, visiting(browser, dashboard.url) as page:
+        await expect(page.get_by_text("Paste the ids of your jobs")).to_be_visible()
+        await expect(page.get_by_text("press “Start six demo jobs”")).to_be_visible()
+        await picture(page, "empty")
+        await page.get_by_role("button", name="Start six demo jobs").click()
+        await expect(page.get_by_text("Paste the ids of your jobs")).to_be_hidden()
+        await expect(page.get_by_text("0 of 6 finished")).to_be_visible()
+        for name, cost in (
+            ("translate", "0.0252"),
+            ("classify", "0.0123"),
+            ("summarise", "0.4950"),
+            ("embed", "0.0225"),
+            ("extract", "0.0026"),
+            ("rewrite", "0.0013"),
+        ):
+            await expect(job(page, f"demo-1-{name}")).to_contain_text(f"Expected cost${cost}")
+            await expect(job(page, f"demo-1-{name}")).not_to_contain_text("Tokens")
+        await expect(page.locator("#totals")).to_contain_text("Running")
+
+
+@pytest.mark.browser
+async def test_failures_come_first_on_demand_and_running_jobs_are_counted(browser, dashboard):
+    ids = [f"order-{number}" for number in range(6)]
+    for job_id in ids:
+        dashboard.fake.add_job(job_id, ["running"])
+    query = "&".join(f"job_id={job_id}" for job_id in ids)
+    async with visiting(browser, f"{dashboard.url}?{query}") as page:
+
+        async def check(totals, order):
+            await expect(page.locator("#totals")).to_have_text(totals)
+            await expect(page.locator("#jobs .id")).to_have_text([f"order-{n}" for n in order])
+
+        await check("Running6", "012345")
+        await page.get_by_label("Failures first").check()
+        dashboard.fake.set_status("order-4", "failed")
+        await check("Running5Failed1", "401235")
+        dashboard.fake.set_status("order-2", "failed")
+        await check("Running4Failed2", "240135")
+        await page.get_by_label("Failures first").uncheck()
+        await check("Running4Failed2", "012345")
+
+
+@pytest.mark.browser
+async def test_ids_beyond_the_limit_stay_in_the_box(browser, dashboard):
+    dashboard.fake.add_job("kept-0", ["running"])
+    ids = [f"kept-{number}" for number in range(103)]
+    async with visiting(browser, dashboard.url) as page:
+        box = page.get_by_label("Job ids")
+        await box.fill(" ".join([*ids, "kept-0"]))
+        await box.press("Control+Enter")
+        await expect(page.get_by_role("listitem")).to_have_count(100)
+        await expect(box).to_have_value("kept-100\nkept-101\nkept-102")
+        await expect(page.get_by_text("remove some to watch the other 3")).to_be_visible()
+        for number in range(1, 4):
+            await page.get_by_role(
+                "button", name=f"Stop watching kept-{number}", exact=True
+            ).click()
+        await box.press("Control+Enter")
+        await expect(box).to_have_value("")
+        await expect(job(page, "kept-102")).to_have_count(1)
+        await expect(page.get_by_text("Separated by spaces")).to_be_visible()
 
 
 @pytest.mark.browser
@@ -333,5 +354,5 @@ async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(brows
         await picture(page, "stopped")
         fake.set_status("job-2", "cancelled")
         await dashboard.restart()
-        await expect(page.get_by_role("status")).to_have_text("All ended")
+        await expect(page.get_by_role("status")).to_have_text("All finished")
         await expect(job(page, "job-2")).to_contain_text("cancelled")

@@ -54,8 +54,14 @@ async def serve_until(stopped, fake, started):
             poll=PollPolicy(initial=0.001, maximum=0.01, max_outage=0.05, not_found_grace=0.01),
         )
 
+    async def visible():
+        async def ask(job_ids):
+            return {job_id for job_id in job_ids if "hidden" not in job_id}
+
+        return ask
+
     app = FastAPI(lifespan=sutro_lifespan(client))
-    app.include_router(jobs_router())
+    app.include_router(jobs_router(visible))
     async with fake, serve(app) as server:
         started(asyncio.get_running_loop(), f"{server.url}/openapi.json")
         await stopped.wait()
@@ -90,6 +96,7 @@ def backend():
         ("GET", "/jobs/{job_id}/events"),
         ("GET", "/job-events"),
         ("POST", "/jobs/statuses"),
+        ("GET", "/jobs"),
     ],
 )
 def test_it_keeps_what_its_document_promises(backend, method, path):
@@ -99,7 +106,7 @@ def test_it_keeps_what_its_document_promises(backend, method, path):
     @hypothesis.settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         case=operation.as_strategy(),
-        job_id=st.sampled_from([None, "running-first", "failed", "missing"]),
+        job_id=st.sampled_from([None, "running-first", "failed", "missing", "hidden"]),
         fault=st.sampled_from([None, *FAULTS]),
         times=st.sampled_from([1, 2, 1000]),
     )

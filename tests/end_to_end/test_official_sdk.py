@@ -8,6 +8,7 @@ import asyncio
 import threading
 from contextlib import contextmanager
 from importlib.util import find_spec
+from inspect import signature
 
 import pytest
 
@@ -51,6 +52,13 @@ def sdk(fake):
     from sutro import Sutro
 
     return Sutro(api_key=fake.api_key, api_url=fake.url)
+
+
+def test_it_has_what_the_documentation_uses(sdk):
+    signature(sdk.infer).bind(["row"], system_prompt="Classify.", stay_attached=False)
+    signature(sdk.await_job_completion).bind("job-1", timeout=7200)
+    signature(sdk.get_job_results).bind("job-1")
+    signature(sdk.cancel_job).bind("job-1")
 
 
 def test_it_lists_the_jobs(fake, sdk):

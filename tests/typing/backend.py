@@ -1,5 +1,6 @@
 """The types of `sutro_async.fastapi`, as an app meets them."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, assert_type
 
@@ -20,6 +21,16 @@ FastAPI(lifespan=sutro_lifespan(SutroClient()))
 
 assert_type(install_error_handlers(app), None)
 assert_type(jobs_router(), APIRouter)
+
+
+async def visible_jobs(user: str) -> Callable[[frozenset[str]], Awaitable[set[str]]]:
+    async def visible(job_ids: frozenset[str]) -> set[str]:
+        return {job_id for job_id in job_ids if job_id.startswith(user)}
+
+    return visible
+
+
+assert_type(jobs_router(visible_jobs, problem_details=False), APIRouter)
 takes_an_app: AbstractAsyncContextManager[Any] = sutro_lifespan()(app)
 
 

@@ -26,6 +26,7 @@ from sutro_async import (
     SutroClient,
     SutroError,
 )
+from sutro_async.events import ClientStats, Event, RequestEnded, WaitEnded
 from sutro_async.testing import FakeSutro, RecordedRequest
 
 assert_type(TERMINAL_STATUSES, frozenset[JobStatus])
@@ -103,6 +104,8 @@ def takes_an_iterator(outcomes: AsyncIterator[JobOutcome[JobStatusReport]]) -> N
 async def the_monitor(client: SutroClient) -> None:
     async with JobMonitor(client, poll=PollPolicy(), keep_finished=5) as monitor:
         assert_type(monitor, JobMonitor)
+        assert_type(await monitor.get_job("job-1"), Job)
+        assert_type(await monitor.get_job_status("job-1"), JobStatusReport)
         assert_type(await monitor.wait("job-1", timeout=5), JobStatusReport)
         async for report in monitor.watch("job-1"):
             assert_type(report, JobStatusReport)
@@ -110,11 +113,41 @@ async def the_monitor(client: SutroClient) -> None:
         assert_type(len(monitor), int)
 
 
+def observer(event: Event) -> None:
+    match event:
+        case RequestEnded():
+            assert_type(event.endpoint, Literal["job-status", "jobs", "list-jobs"])
+            assert_type(event.status_code, int | None)
+            assert_type(event.error, SutroError | None)
+            assert_type(event.seconds, float)
+        case WaitEnded(outcome="timeout"):
+            assert_type(event.late, float | None)
+        case _:
+            pass
+    RequestEnded("jobs")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def an_observed_client(client: SutroClient) -> None:
+    seen: list[Event] = []
+    SutroClient(observer=observer)
+    SutroClient(observer=seen.append)
+    SutroClient(observer=on_change)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    stats = client.stats()
+    assert_type(JobMonitor(client).stats(), ClientStats)
+    assert_type(stats, ClientStats)
+    assert_type(stats.in_flight, int)
+    assert_type(stats.pause_reason, Literal["retry_after", "outage"] | None)
+    assert_type(stats.paused_until, datetime | None)
+    assert_type(stats.unanswered_seconds, float)
+    assert_type(stats.last_failure, APIError | None)
+
+
 def models(report: JobStatusReport, job: Job) -> None:
     assert_type(report.status, JobStatus)
     assert_type(report.raw_status, str)
     assert_type(report.message, str)
     assert_type(report.failure, FailureReason | None)
+    assert_type(FailureReason(message="no GPU").message, str | None)
     assert_type(report.raise_for_failure(), JobStatusReport)
     assert_type(job.datetime_started, datetime | None)
     assert_type(job.duration, timedelta | None)

@@ -3,13 +3,12 @@
     python docs/examples/fastapi_dashboard/app.py
 
 With SUTRO_API_KEY set it shows your jobs, without it those of a fake service. HOST and PORT say
-where it listens. It asks nobody who they are: put a login before it, or keep it on your machine.
+where it listens. It has no login: pass `visible` to the router, or keep it on your machine.
 """
 
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import uvicorn
@@ -17,7 +16,6 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
 import demo
-from records import RecordSharingClient
 from sutro_async import SutroClient
 from sutro_async.fastapi import jobs_router, sutro_lifespan
 from sutro_async.testing import FakeSutro
@@ -29,10 +27,10 @@ IS_DEMO = not os.environ.get("SUTRO_API_KEY")
 async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
     """Open the client and the monitor, of the fake service if there is no key for the real one."""
     async with AsyncExitStack() as stack:
-        make_client: Callable[[], SutroClient] = RecordSharingClient
+        make_client: Callable[[], SutroClient] = SutroClient
         if IS_DEMO:
             fake = app.state.fake = await stack.enter_async_context(FakeSutro())
-            make_client = partial(RecordSharingClient, fake.api_key, base_url=fake.url)
+            make_client = fake.client
         yield await stack.enter_async_context(sutro_lifespan(make_client)(app))
 
 

@@ -1,5 +1,5 @@
-// One event stream carries the news of all jobs on the page: browsers open only six connections to
-// a server at a time. The ids are in the page's address, so that it can be reloaded and shared.
+// One event stream carries the changes of all jobs on the page: browsers open only six connections
+// to a server at a time. The ids are in the page's address, so that it can be reloaded and shared.
 
 const MOST_JOBS = 100;
 const RETRY_MS = 3000;
@@ -16,7 +16,7 @@ const cannotBeId = (id) => id.length > 500 || /^\.{1,2}$|\p{C}|(?! )\p{Z}/u.test
 const byId = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
 const dollars = new Intl.NumberFormat("en", {
-  style: "currency", currency: "USD", minimumFractionDigits: 2, maximumFractionDigits: 4,
+  style: "currency", currency: "USD", minimumFractionDigits: 4, maximumFractionDigits: 4,
 });
 
 const HINT = byId("hint").textContent;
@@ -27,6 +27,7 @@ let failures = 0;
 
 // ---- jobs on the page
 
+// Returns the ids that found no room.
 function addJobs(ids) {
   const added = ids.filter((id, index) => !jobs.has(id) && ids.indexOf(id) === index);
   const room = MOST_JOBS - jobs.size;
@@ -38,13 +39,14 @@ function addJobs(ids) {
     remove.setAttribute("aria-label", `Stop watching ${id}`);
     remove.addEventListener("click", () => removeJobs([id]));
     jobs.set(id, job);
-    byId("jobs").append(element);
     render(job);
   }
   if (added.length > room) {
-    hint(`The page watches ${MOST_JOBS} jobs; ${added.length - room} were left out.`, true);
+    const left = added.length - room;
+    hint(`The page watches ${MOST_JOBS} jobs: remove some to watch the other ${number.format(left)}.`, true);
   }
   changed();
+  return added.slice(room);
 }
 
 function removeJobs(ids) {
@@ -58,12 +60,14 @@ function removeJobs(ids) {
 function changed() {
   const query = new URLSearchParams([...jobs.keys()].map((id) => ["job_id", id]));
   history.replaceState(null, "", jobs.size ? `?${query}` : location.pathname);
-  byId("clear").hidden = jobs.size === 0;
+  byId("clear").hidden = byId("batch").hidden = jobs.size === 0;
+  byId("empty").hidden = jobs.size > 0;
+  sortJobs();
   renderBatch();
   connect();
 }
 
-// A job is settled when nothing more will come: it has ended, or there is no such job.
+// A job is settled when nothing more will come: it has finished, or there is no such job.
 const isSettled = ({ report, problem }) => Boolean(report?.is_terminal || (problem && problem.status < 500));
 const statusOf = ({ report, problem }) =>
   problem && problem.status < 500 ? "problem" : report?.status ?? "unseen-yet";
@@ -76,7 +80,7 @@ function connect() {
   stream = null;
   const open = [...jobs.values()].filter((job) => !isSettled(job));
   if (open.length === 0) {
-    showConnection("idle", jobs.size ? "All ended" : "Nothing to watch");
+    showConnection("idle", jobs.size ? "All finished" : "Nothing to watch");
     return;
   }
   if (byId("connection").dataset.state !== "lost") showConnection("idle", "Connecting…");
@@ -127,15 +131,16 @@ async function findRefusal(refused) {
   }
 }
 
-function take(news) {
-  const job = jobs.get((news.report ?? news.problem).job_id);
+function take(change) {
+  const job = jobs.get((change.report ?? change.problem).job_id);
   if (!job) return;
   const before = statusOf(job);
-  Object.assign(job, news);
+  Object.assign(job, change);
   if (job.problem && !isSettled(job)) connectLater(); // nothing more on it comes in this stream
   if (statusOf(job) !== before) {
     if (job.report) readRecord(job);
     if (isSettled(job)) byId("news").textContent = `${job.id}: ${describe(job)}`;
+    sortJobs();
   }
   render(job);
   renderBatch();
@@ -155,7 +160,7 @@ async function readRecord(job) {
       render(job);
       renderBatch();
     }
-    // A record that was on its way while the job ended may not know of the end.
+    // A record that was requested before the job finished may not show that.
     const isBehind = response.ok && isSettled(job) && !job.record.is_terminal;
     isToBeRepeated = response.status >= 500 || isBehind;
   } catch {
@@ -190,12 +195,13 @@ function render(job) {
   trouble.toggleAttribute("data-passing", Boolean(problem) && !isSettled(job));
 }
 
-function factsOf({ record }) {
+function factsOf(job) {
+  const { record } = job;
   return [
     ["Rows", record.num_rows, number.format],
-    ["Tokens", record.total_tokens, number.format],
-    ["Cost", record.job_cost, dollars.format],
-    ["Expected cost", record.job_cost == null && !record.is_terminal ? record.cost_estimate : null, dollars.format],
+    ["Tokens", record.is_terminal ? record.total_tokens : null, number.format],
+    ["Cost", record.is_terminal ? record.job_cost : null, dollars.format],
+    ["Expected cost", isSettled(job) ? null : record.cost_estimate, dollars.format],
     ["Time", secondsOf(record), clock],
   ].filter(([, value]) => value != null).map(([name, value, format]) => [name, format(value)]);
 }
@@ -222,20 +228,30 @@ function troubleOf(job) {
   return [message ?? "The service gave no reason.", context].filter(Boolean).join(" — ");
 }
 
+const isFailure = (job) => ["failed", "problem"].includes(statusOf(job));
+
+function sortJobs() {
+  const all = [...jobs.values()];
+  const isFirst = byId("failures-first").checked ? isFailure : () => false;
+  const sorted = [...all.filter(isFirst), ...all.filter((job) => !isFirst(job))];
+  const list = byId("jobs");
+  // An element that stays where it is keeps the focus.
+  sorted.forEach(({ element }, index) => {
+    if (list.children[index] !== element) list.insertBefore(element, list.children[index] ?? null);
+  });
+}
+
 function renderBatch() {
   const all = [...jobs.values()];
-  const ended = all.filter(isSettled);
-  byId("batch").hidden = all.length === 0;
-  const counts = ["succeeded", "failed", "problem", "cancelled"].map((status) => [
-    status, all.filter((job) => statusOf(job) === status).length,
-  ]);
-  byId("ended").textContent = `${ended.length} of ${all.length} ended`;
-  document.title = all.length ? `${ended.length}/${all.length} · Sutro jobs` : "Sutro jobs";
+  const settled = all.filter(isSettled);
+  const count = (...statuses) => all.filter((job) => statuses.includes(statusOf(job))).length;
+  byId("finished").textContent = `${settled.length} of ${all.length} finished`;
+  document.title = all.length ? `${settled.length}/${all.length} · Sutro jobs` : "Sutro jobs";
 
   const bar = byId("bar");
-  bar.setAttribute("aria-valuenow", ended.length);
+  bar.setAttribute("aria-valuenow", settled.length);
   bar.setAttribute("aria-valuemax", all.length);
-  for (const [status, count] of [...counts, ["rest", all.length - ended.length]]) {
+  for (const status of ["succeeded", "failed", "problem", "cancelled", "rest"]) {
     let part = bar.querySelector(`[data-part="${status}"]`);
     if (!part) {
       part = document.createElement("span");
@@ -243,17 +259,23 @@ function renderBatch() {
       if (status !== "rest") part.className = status;
       bar.append(part);
     }
-    part.style.flexGrow = count;
+    part.style.flexGrow = status === "rest" ? all.length - settled.length : count(status);
   }
 
+  const problems = {};
+  for (const job of all) {
+    if (statusOf(job) === "problem") problems[describe(job)] = (problems[describe(job)] ?? 0) + 1;
+  }
   const sum = (field) => {
-    const values = all.map(({ record }) => record?.[field]).filter((value) => value != null);
+    const values = all.map(({ record }) => record?.is_terminal ? record[field] : null).filter((value) => value != null);
     return values.length ? values.reduce((total, value) => total + value, 0) : null;
   };
   list(byId("totals"), [
-    ...counts.map(([status, count]) => [
-      status === "problem" ? "Missing" : capitalized(status), count || null, number.format,
-    ]),
+    ["Running", count("running"), number.format],
+    ["Succeeded", count("succeeded") || null, number.format],
+    ["Failed", count("failed") || null, number.format],
+    ["Cancelled", count("cancelled") || null, number.format],
+    ...Object.entries(problems).map(([name, value]) => [capitalized(name), value, number.format]),
     ["Tokens", sum("total_tokens"), number.format],
     ["Cost", sum("job_cost"), dollars.format],
   ].filter(([, value]) => value != null).map(([name, value, format]) => [name, format(value)]));
@@ -294,8 +316,7 @@ byId("add").addEventListener("submit", (event) => {
   const impossible = ids.find(cannotBeId);
   hint(impossible ? `“${impossible}” cannot be a job id.` : HINT, Boolean(impossible));
   if (impossible) return;
-  byId("ids").value = "";
-  addJobs(ids);
+  byId("ids").value = addJobs(ids).join("\n");
 });
 
 byId("ids").addEventListener("keydown", (event) => {
@@ -303,6 +324,7 @@ byId("ids").addEventListener("keydown", (event) => {
 });
 
 byId("clear").addEventListener("click", () => removeJobs([...jobs.keys()]));
+byId("failures-first").addEventListener("change", sortJobs);
 
 byId("demo").addEventListener("click", async () => {
   const response = await fetch("demo/jobs", { method: "POST" });
@@ -314,5 +336,7 @@ setInterval(() => {
   for (const job of jobs.values()) if (statusOf(job) === "running" && job.record) render(job);
 }, 1000);
 
-fetch("settings").then((response) => response.json()).then(({ demo }) => { byId("demo").hidden = !demo; });
+fetch("settings").then((response) => response.json()).then(({ demo }) => {
+  byId("demo").hidden = byId("empty-demo").hidden = !demo;
+});
 addJobs(new URLSearchParams(location.search).getAll("job_id").filter((id) => id && !cannotBeId(id)));

@@ -1,0 +1,50 @@
+"""What a client is doing now, as `ClientStats` has it."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+from sutro_async._http._manager import SessionManager
+from sutro_async.events import ClientStats, PauseReason
+
+__all__ = ["client_stats", "datetime_of"]
+
+
+def client_stats(manager: SessionManager) -> ClientStats:
+    """Describe what a client is doing now; in any thread, before its first use, after its end."""
+    health, throttle, lifecycle = manager.health, manager.throttle, manager.lifecycle
+    now, utc_now = lifecycle.now(), datetime.now(UTC)
+    pause_reason: PauseReason | None = None
+    paused_since = paused_until = -math.inf
+    unanswered_since = health.unanswered_since
+    if lifecycle.is_closed:
+        unanswered_since = None
+    elif throttle.unavailable_since is not None:
+        pause_reason, paused_since = "outage", throttle.unavailable_since
+    elif now < throttle.paused_until:
+        pause_reason = "retry_after"
+        paused_since, paused_until = throttle.paused_since, throttle.paused_until
+    return ClientStats(
+        in_flight=throttle.in_flight,
+        queued=throttle.queued,
+        waiting=manager.waiting,
+        pause_reason=pause_reason,
+        paused_since=datetime_of(paused_since, now, utc_now),
+        paused_until=datetime_of(paused_until, now, utc_now),
+        last_answer_at=datetime_of(health.last_answer_at, now, utc_now),
+        last_failure=health.last_failure,
+        last_failure_at=datetime_of(health.last_failure_at, now, utc_now),
+        unanswered_since=datetime_of(unanswered_since, now, utc_now),
+        unanswered_seconds=0.0 if unanswered_since is None else now - unanswered_since,
+    )
+
+
+def datetime_of(when: float | None, now: float, utc_now: datetime) -> datetime | None:
+    """Turn a time of the loop's clock into one of the calendar, given the time on both."""
+    if when is None or when == -math.inf:
+        return None
+    try:
+        return utc_now + timedelta(seconds=when - now)
+    except OverflowError:  # a pause of thousands of years, if `max_retry_after` allows any
+        return datetime.max.replace(tzinfo=UTC)

@@ -1,0 +1,71 @@
+"""The jobs of one caller, out of those of the account."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from typing import Final
+
+from sutro_async import Job, Stream, SutroClient
+from sutro_async.fastapi._models import JobListModel, JobModel
+from sutro_async.fastapi._visible import job_not_found
+
+__all__ = ["list_visible_jobs"]
+
+# How many jobs of the account are looked at for one answer: ten requests to the service.
+_MOST_JOBS: Final = 1000
+_PAGE_SIZE: Final = 100
+
+
+async def list_visible_jobs(
+    client: SutroClient,
+    visible: Callable[[Collection[str]], Awaitable[frozenset[str]]],
+    *,
+    before: str | None,
+    limit: int,
+) -> JobListModel:
+    """List the newest jobs that the caller may see, a page of the service's at a time.
+
+    Args:
+        client: Lists the jobs of the account.
+        visible: Gives those of some ids that the caller may see.
+        before: The job after which to begin, one that the caller may see; None for the newest.
+        limit: How many jobs to return.
+
+    Raises:
+        JobNotFoundError: The list has ended without the job after which to begin.
+        APIError: A page could not be read, retries included.
+    """
+    shown: list[Job] = []
+    is_found = before is None
+    is_ended = False
+    count = 0
+    async with client.list_jobs() as jobs:
+        while not is_ended and len(shown) < limit and count < _MOST_JOBS:
+            page = await _next_page(jobs)
+            is_ended = len(page) < _PAGE_SIZE
+            count += len(page)
+            if not is_found:
+                page_ids = [job.job_id for job in page]
+                is_found = before in page_ids
+                page = page[page_ids.index(before) + 1 :] if before in page_ids else []
+            seen = await visible([job.job_id for job in page])
+            shown += [job for job in page if job.job_id in seen]
+    if is_ended and not is_found:
+        raise job_not_found(before)
+    is_last = is_ended and len(shown) <= limit
+    is_cut = not is_ended and len(shown) < limit
+    return JobListModel(
+        jobs=[JobModel.model_validate(job.to_dict()) for job in shown[:limit]],
+        next=None if is_last or is_cut else shown[limit - 1].job_id,
+        is_truncated=is_cut,
+    )
+
+
+async def _next_page(jobs: Stream[Job]) -> list[Job]:
+    """Take as many jobs as one page of the service's has; fewer at the end of the list."""
+    page: list[Job] = []
+    async for job in jobs:
+        page.append(job)
+        if len(page) == _PAGE_SIZE:
+            break
+    return page

@@ -1,0 +1,214 @@
+"""Who may see which jobs: the app is asked before a route does anything with the ids of a request.
+
+An endpoint gets its ids from a dependency made here, and from nowhere else: so it has none that the
+app was not asked about.
+"""
+# Annotations are evaluated where they stand, since they name dependencies that are local.
+
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+import attrs
+from fastapi import Body, Depends, Path, Query
+from fastapi.exceptions import RequestValidationError
+from pydantic import StringConstraints
+
+from sutro_async import JobNotFoundError, JobWaitTimeoutError, SutroError
+from sutro_async.fastapi._lifespan import MonitorDep
+
+__all__ = [
+    "RequestedIds",
+    "Source",
+    "before_id",
+    "body_ids",
+    "check_visible",
+    "job_not_found",
+    "path_id",
+    "query_ids",
+    "requested_ids",
+    "see_all",
+    "uniform_not_found",
+]
+
+_log: Final = logging.getLogger("sutro_async")
+
+IdText = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+@attrs.frozen(kw_only=True)
+class RequestedIds:
+    """The ids that a request names, each once, and which of them its caller may see."""
+
+    ids: tuple[str, ...]
+    visible: frozenset[str]
+
+    @property
+    def shown(self) -> list[str]:
+        """The ids that the caller may see, in their order."""
+        return [job_id for job_id in self.ids if job_id in self.visible]
+
+    @property
+    def hidden(self) -> list[str]:
+        """The ids that the caller may not see, in their order."""
+        return [job_id for job_id in self.ids if job_id not in self.visible]
+
+    def only(self) -> str:
+        """Return the id of a request that names one.
+
+        Raises:
+            JobNotFoundError: The caller may not see the job.
+        """
+        (job_id,) = self.ids
+        if job_id not in self.visible:
+            raise job_not_found(job_id)
+        return job_id
+
+
+# ---- where ids come from
+
+Source = Callable[..., Awaitable[list[str]]]
+
+
+async def path_id(job_id: Annotated[IdText, Path(description="The id of a job.")]) -> list[str]:
+    """Give the id in the path."""
+    return [job_id]
+
+
+async def query_ids(
+    job_id: Annotated[
+        list[IdText], Query(min_length=1, max_length=100, description="The ids of the jobs.")
+    ],
+) -> list[str]:
+    """Give the ids in the query."""
+    return job_id
+
+
+async def body_ids(
+    job_ids: Annotated[
+        list[IdText],
+        Body(
+            embed=True,
+            min_length=1,
+            max_length=1000,
+            description="The jobs; one named twice counts once.",
+        ),
+    ],
+) -> list[str]:
+    """Give the ids in the body."""
+    return job_ids
+
+
+async def before_id(
+    before: Annotated[
+        IdText | None,
+        Query(description="List the jobs after this one, which is the `next` of another list."),
+    ] = None,
+) -> list[str]:
+    """Give the id at which a list continues."""
+    return [] if before is None else [before]
+
+
+_LOCATIONS: Final[dict[Source, tuple[str, str]]] = {
+    path_id: ("path", "job_id"),
+    query_ids: ("query", "job_id"),
+    body_ids: ("body", "job_ids"),
+    before_id: ("query", "before"),
+}
+
+
+# ---- asking the app
+
+
+async def see_all() -> Callable[[frozenset[str]], Awaitable[frozenset[str]]]:
+    """Stand for `visible` where the app gives none: every caller may see every job."""
+
+    async def visible(job_ids: frozenset[str]) -> frozenset[str]:
+        return job_ids
+
+    return visible
+
+
+def requested_ids(
+    visible: Callable[..., Any], source: Source
+) -> Callable[..., Awaitable[RequestedIds]]:
+    """Make the dependency that gives an endpoint the ids of its request.
+
+    Args:
+        visible: The dependency of the app.
+        source: Where the ids come from.
+    """
+
+    async def dependency(
+        # First, so that a login guard in it comes before everything else.
+        may_see: Annotated[Callable[..., Any], Depends(visible)],
+        job_ids: Annotated[list[str], Depends(source)],
+        monitor: MonitorDep,
+    ) -> RequestedIds:
+        with _refusing_ids(_LOCATIONS[source]):
+            monitor.watch_jobs(job_ids)  # it checks them, and does no more before its first step
+        ids = tuple(dict.fromkeys(job_ids))
+        return RequestedIds(ids=ids, visible=await check_visible(may_see, ids))
+
+    return dependency
+
+
+async def check_visible(may_see: Callable[..., Any], job_ids: Collection[str]) -> frozenset[str]:
+    """Ask the app which of some jobs the caller may see; without jobs, it is not asked.
+
+    Raises:
+        SutroError: What the app gave is no such function; or it raised, or returned anything but
+            some of the ids.
+    """
+    if not job_ids:
+        return frozenset()
+    asked = frozenset(job_ids)
+    try:
+        answer = await may_see(asked)
+        if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Collection):
+            raise TypeError(  # noqa: TRY301 - treated as what the function raises
+                f"it must return a set or list of job ids, got {type(answer).__name__}"
+            )
+        found = frozenset(answer)
+        if not found <= asked:
+            raise ValueError("it returned something else than ids it was asked for")  # noqa: TRY301
+    except Exception as error:
+        _log.exception("`visible` of jobs_router failed, so no job is shown")
+        raise SutroError("`visible` of jobs_router failed") from error
+    return found
+
+
+@contextmanager
+def _refusing_ids(location: tuple[str, str]) -> Iterator[None]:
+    """Answer 422 where the library refuses an id."""
+    try:
+        yield
+    except ValueError as error:
+        raise RequestValidationError(
+            [{"type": "value_error", "loc": location, "msg": str(error)}]
+        ) from error
+
+
+# ---- not found
+
+
+def job_not_found(job_id: str | None) -> JobNotFoundError:
+    """Make the error for a job that the caller may not see, or that does not exist."""
+    return JobNotFoundError(
+        job_id=job_id, status_code=HTTPStatus.NOT_FOUND, message="job not found", body=""
+    )
+
+
+@contextmanager
+def uniform_not_found() -> Iterator[None]:
+    """Raise for a missing job what is raised for one that the caller may not see."""
+    try:
+        yield
+    except JobNotFoundError as error:
+        raise job_not_found(error.job_id) from None
+    except JobWaitTimeoutError as error:
+        if error.last_report is None and isinstance(error.__cause__, JobNotFoundError):
+            raise job_not_found(error.job_id) from None
+        raise
