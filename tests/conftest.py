@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-import itertools
+import inspect
 import json
 import os
 import threading
@@ -25,13 +25,11 @@ from tests.fast_loop import FastLoop
 pytest_plugins = ["sutro_async.testing.fixtures"]
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
-hypothesis.settings.register_profile("local", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("local", deadline=None, max_examples=25)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
 FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
-
-_home_numbers = itertools.count()
 
 
 def pytest_addoption(parser):
@@ -46,8 +44,24 @@ def pytest_addoption(parser):
     )
 
 
+# Of whoever runs the tests: none of their business.
+ENVIRONMENT = (
+    *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+)
+
+
 def pytest_configure(config):
-    """Set the loop of all tests, of those that start loops or threads of their own as well."""
+    """Set environment and loop of all tests, of those that start loops or threads as well."""
+    # Once, and not in a fixture of each of thousands of tests.
+    environment = pytest.MonkeyPatch()
+    config.add_cleanup(environment.undo)
+    for name in ENVIRONMENT:
+        environment.delenv(name, raising=False)
+    # Tests that store something there set it to a directory of their own.
+    environment.setenv("HOME", "/nonexistent")
     kind = config.getoption("loop")
     if kind == "uvloop":
         import uvloop
@@ -106,20 +120,6 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def clean_environment(monkeypatch, tmp_path_factory):
-    """Keep the settings of whoever runs the tests away from them."""
-    for name in (
-        *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
-        *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-        *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
-    ):
-        monkeypatch.delenv(name, raising=False)
-    # A home of its own for each test; those that keep something there make the directory.
-    monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp() / f"home-{next(_home_numbers)}"))
-
-
 def now() -> float:
     """The time of the running event loop, in seconds."""
     return asyncio.get_running_loop().time()
@@ -127,7 +127,7 @@ def now() -> float:
 
 @pytest.fixture
 async def fast_clock(monkeypatch):
-    """Run a test in an event loop that sleeps less than its clock says."""
+    """Run a test in an event loop that does not sleep, but sets its clock forward."""
     # Of the jobs of a fake, too.
     monkeypatch.setattr("sutro_async.testing._server.monotonic", asyncio.get_running_loop().time)
 
@@ -215,7 +215,7 @@ def run_json(run):
 
 
 class _ClientResponse(aiohttp.ClientResponse):
-    """Supplies what aiohttp 3.14 asks for and aioresponses 0.7.9 does not know."""
+    """Supplies what aiohttp asks for since 3.14 and aioresponses 0.7.9 does not know."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, stream_writer=mock.Mock(), **kwargs)
@@ -224,7 +224,8 @@ class _ClientResponse(aiohttp.ClientResponse):
 @pytest.fixture
 def mocked(monkeypatch) -> Iterator[aioresponses]:
     """Answers requests inside aiohttp, without a socket."""
-    monkeypatch.setattr(core, "ClientResponse", _ClientResponse)
+    if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
+        monkeypatch.setattr(core, "ClientResponse", _ClientResponse)
     with aioresponses() as mocks:
         yield mocks
 

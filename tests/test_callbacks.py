@@ -14,7 +14,10 @@ from sutro_async import (
     JobWaitTimeoutError,
 )
 from sutro_async.testing import FakeSutro
+from tests.cases import in_turn
 from tests.conftest import FAST_POLL, served
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 
 class Stop(BaseException):
@@ -155,8 +158,7 @@ FAILURES = {
 }
 
 
-@every_wait
-@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+@pytest.mark.parametrize(("failure", "wait"), in_turn(FAILURES, WAITS))
 async def test_an_exception_is_logged_and_the_wait_continues(fake, client, caplog, wait, failure):
     form, make = failure
     add_jobs(fake)
@@ -201,8 +203,7 @@ CRASHES = {
 }
 
 
-@every_wait
-@pytest.mark.parametrize("crash", CRASHES.values(), ids=CRASHES)
+@pytest.mark.parametrize(("crash", "wait"), in_turn(CRASHES, WAITS))
 def test_what_is_no_exception_is_raised_out_of_the_wait(wait, crash):
     form, make = crash
     error = make()

@@ -16,6 +16,7 @@ from sutro_async import (
     RateLimitError,
     RetryPolicy,
 )
+from tests.cases import in_turn
 from tests.conftest import FAST_POLL, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -47,6 +48,8 @@ async def monitored(client, ids, **options):
 WAITS = {each.__name__: each for each in (single_waits, wait_for_jobs, monitored)}
 every_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 every_queue = pytest.mark.parametrize("queue", ["slots", "rate", "pause"])
+# How long failures with a status may last.
+CLOCKS = {"max_outage": ("max_outage", 502), "not_found_grace": ("not_found_grace", 404)}
 
 
 @contextlib.asynccontextmanager
@@ -94,11 +97,11 @@ def longest_gap(fake, job_ids=IDS):
     return max(later - earlier for each in times for earlier, later in itertools.pairwise(each))
 
 
-@every_wait
 @every_queue
-@pytest.mark.parametrize(("clock", "status"), [("max_outage", 502), ("not_found_grace", 404)])
-async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, queue, clock, status):
+@pytest.mark.parametrize(("wait", "clock"), in_turn(WAITS, CLOCKS))
+async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, queue, clock):
     """A job fails twice, and queues in between for longer than failures may last."""
+    clock, status = clock
     for job_id in IDS:
         fake.add_job(job_id, ["running"] * 4 + ["succeeded"])
     for job_id in FAILING:
@@ -179,10 +182,10 @@ async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
     assert longest_gap(fake) > CLOCK
 
 
-@every_wait
 @every_queue
-@pytest.mark.parametrize(("clock", "status"), [("max_outage", 502), ("not_found_grace", 404)])
-async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue, clock, status):
+@pytest.mark.parametrize(("wait", "clock"), in_turn(WAITS, CLOCKS))
+async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue, clock):
+    clock, status = clock
     for job_id in IDS:
         fake.add_job(job_id, [("running", 3), "succeeded"])
     for job_id in FAILING:
@@ -236,6 +239,11 @@ ABSURD = {
 }
 
 
+ABSURD_SECONDS = {
+    str(each)[:9]: each for each in (1e30, -5, math.nan, True, None, "soon", [86400], 10**400)
+}
+
+
 async def longest_silence(fake, wait, **fault):
     """Seconds between two polls of a wait that gets absurd answers, and may wait for half one."""
     fake.add_job("job-0")
@@ -249,15 +257,13 @@ async def longest_silence(fake, wait, **fault):
     return longest_gap(fake)
 
 
-@every_wait
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("headers", ABSURD.values(), ids=ABSURD)
+@pytest.mark.parametrize(("headers", "wait"), in_turn(ABSURD, WAITS))
 async def test_no_wait_is_silent_for_longer_than_max_retry_after(fake, wait, status, headers):
     assert await longest_silence(fake, wait, status=status, headers=headers) < 0.6
 
 
-@every_wait
-@pytest.mark.parametrize("seconds", [1e30, -5, math.nan, True, None, "soon", [86400], 10**400])
+@pytest.mark.parametrize(("seconds", "wait"), in_turn(ABSURD_SECONDS, WAITS))
 async def test_nor_with_an_absurd_body(fake, wait, seconds):
     body = json.dumps({"detail": "slow down", "retry_after": seconds})
     assert await longest_silence(fake, wait, status=429, body=body) < 0.6

@@ -16,7 +16,8 @@ ABSENT = object()
 
 
 @pytest.fixture
-def config_path():
+def config_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     path = Path("~/.sutro/config.json").expanduser()
     path.parent.mkdir(parents=True)
     return path

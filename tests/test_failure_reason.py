@@ -10,6 +10,7 @@ import pytest
 
 from sutro_async import JobFailedError, JobMonitor, JobStatus, JobWaitTimeoutError
 from sutro_async.testing import FakeSutro
+from tests.cases import in_turn
 from tests.conftest import FAST_POLL, nothing_left_behind, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -45,11 +46,14 @@ async def by_monitor_watch(client, job_id, **options):
         return [report async for report in monitor.watch(job_id, **options)][-1]
 
 
-EVERY_WAIT = pytest.mark.parametrize(
-    "wait",
-    [by_wait, by_watch, by_as_completed, by_wait_for_jobs, by_monitor, by_monitor_watch],
-    ids=lambda wait: wait.__name__,
-)
+WAITS = {
+    wait.__name__: wait
+    for wait in (
+        *(by_wait, by_watch, by_as_completed, by_wait_for_jobs),
+        *(by_monitor, by_monitor_watch),
+    )
+}
+EVERY_WAIT = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 
 
 def records_read(fake, job_id="job-1"):
@@ -145,8 +149,7 @@ BROKEN = {
 }
 
 
-@EVERY_WAIT
-@pytest.mark.parametrize("fault", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize(("fault", "wait"), in_turn(BROKEN, WAITS))
 async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
     fake, client, caplog, wait, fault
 ):
@@ -264,9 +267,16 @@ async def test_each_mismatch_is_logged_once_for_each_path_and_client(fake, caplo
             assert any(text in warning for warning in warnings)
 
 
+ODD_METADATA = {
+    "list": [],
+    "text": "done",
+    "number": 5,
+    "object": {"failure_reason": {"message": {"a": 1}}},
+}
+
+
 @DIALECTS
-@EVERY_WAIT
-@pytest.mark.parametrize("metadata", [[], "done", 5, {"failure_reason": {"message": {"a": 1}}}])
+@pytest.mark.parametrize(("wait", "metadata"), in_turn(WAITS, ODD_METADATA))
 async def test_the_status_comes_first_in_every_wait(dialect, wait, metadata):
     async with FakeSutro(dialect=dialect) as fake, fake.client(poll=FAST_POLL) as client:
         fake.add_job("job-1", ["failed"], message=[5], metadata=metadata)

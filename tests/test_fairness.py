@@ -5,7 +5,7 @@ from collections import Counter
 
 from sutro_async import PollPolicy
 
-LARGE = [f"large-{number}" for number in range(500)]
+LARGE = [f"large-{number}" for number in range(200)]
 SMALL = [f"small-{number}" for number in range(3)]
 
 # Due again at once, so that hundreds of polls are always overdue.
@@ -45,6 +45,6 @@ async def test_a_small_batch_is_not_delayed_by_a_large_one(fake):
         beside = len(fake.requests) - began
         crowd.cancel()
         await asyncio.wait({crowd})
-    # After its turn in the queue of the client, and not after the five hundred.
+    # After its turn in the queue of the client, and not after the two hundred.
     assert len(polled(fake, "small")) == 12
     assert beside < len(LARGE)

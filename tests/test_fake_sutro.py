@@ -3,8 +3,6 @@ import inspect
 import json
 import math
 import socket
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from urllib.parse import quote
@@ -143,11 +141,6 @@ async def raw_exchange(fake, path="/job-status/job-1"):
 
 def test_exports():
     assert sutro_async.testing.__all__ == ["FakeSutro", "RecordedRequest"]
-
-
-def test_import_needs_no_pytest():
-    code = "import sys, sutro_async.testing; sys.exit('pytest' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # Timelines
@@ -795,37 +788,6 @@ async def test_leaving_ends_what_is_still_being_answered(session):
     for outcome in await asyncio.gather(*tasks, return_exceptions=True):
         assert isinstance(outcome, aiohttp.ClientConnectionError)
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
-
-
-def test_leaving_is_silent_in_development_mode():
-    code = """
-import asyncio, math
-from sutro_async.testing import FakeSutro
-
-async def main():
-    asyncio.get_running_loop().slow_callback_duration = 10  # This machine may be busy.
-    async with FakeSutro() as fake:
-        fake.fail_next(delay=math.inf)
-        fake.fail_next(body=b"x" * 16_000_000)
-        for _ in range(2):
-            address = fake.url.removeprefix("http://").split(":")
-            reader, writer = await asyncio.open_connection(*address)
-            writer.write(b"GET /jobs/a HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
-            while not fake.in_flight:
-                await asyncio.sleep(0)
-            writer.transport.pause_reading()
-            writers.append(writer)
-        while fake.in_flight < 2:
-            await asyncio.sleep(0)
-    for writer in writers:
-        writer.transport.abort()
-
-writers = []
-asyncio.run(main())
-"""
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", code]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30)
-    assert (done.stdout, done.stderr) == ("", "")
 
 
 # Mistakes

@@ -28,6 +28,8 @@ from sutro_async._http import Priority, status_page
 from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_RETRY, nothing_left_behind
 
+pytestmark = pytest.mark.usefixtures("fast_clock")
+
 PAGE = 2
 
 

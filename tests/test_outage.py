@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import logging
 import re
-import time
 
 import attrs
 import pytest
@@ -19,7 +18,9 @@ from sutro_async import (
     ServerError,
 )
 from sutro_async._http._throttle import Permit
-from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind
+from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind, now
+
+pytestmark = pytest.mark.usefixtures("fast_clock")
 
 IDS = [f"job-{number}" for number in range(6)]
 ENDLESS = [("running", 60), "succeeded"]
@@ -119,9 +120,9 @@ async def test_held_back_wait_ends_by_max_outage_with_an_error_of_its_own(fake):
     fake.fail_next(FAR_MORE, status=503)
     async with make_client(fake, poll=attrs.evolve(FAST_POLL, max_outage=0.3)) as client:
         close_gate(client)
-        began = time.monotonic()
+        began = now()
         outcomes = await client.wait_for_jobs(IDS)
-        assert 0.3 <= time.monotonic() - began < 0.6
+        assert 0.3 <= now() - began < 0.6
     errors = [outcome.error for outcome in outcomes.values()]
     assert all(isinstance(error, ServerError) for error in errors)
     assert [error.job_id for error in errors] == IDS
@@ -134,10 +135,10 @@ async def test_held_back_wait_is_polled_once_before_its_timeout(fake):
     fake.add_job("job-1", ENDLESS)
     async with make_client(fake) as client:
         close_gate(client)
-        began = time.monotonic()
+        began = now()
         with pytest.raises(JobWaitTimeoutError) as caught:
             await client.wait_for_job("job-1", timeout=0.4)
-        assert 0.4 <= time.monotonic() - began < 0.5
+        assert 0.4 <= now() - began < 0.5
     assert caught.value.last_report.status == "running"
     # The last poll found the service available, so that a further one was made, if any.
     assert 0.25 <= fake.requests[0].time - began <= 0.4
@@ -214,7 +215,7 @@ async def test_held_back_requests_end_at_once_and_leave_nothing_behind(fake, kin
             task = asyncio.create_task(calls[kind]())
             await asyncio.sleep(0.1)
             assert not task.done()
-            began = time.monotonic()
+            began = now()
             if ending == "close":
                 await client.aclose()
                 with pytest.raises(ClientStateError):
@@ -227,7 +228,7 @@ async def test_held_back_requests_end_at_once_and_leave_nothing_behind(fake, kin
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0):
                         await task
-            assert time.monotonic() - began < 0.1
+            assert now() - began < 0.1
         throttle = client._manager.throttle
         assert throttle.in_flight == 0
         assert not throttle._has_waiters()
@@ -283,7 +284,7 @@ async def test_batch_in_a_lasting_outage_ends_with_an_error_for_each_job(fake, m
     retry = RetryPolicy(attempts=attempts, initial=0.01, maximum=0.2)
     async with make_client(fake, retry=retry) as client:
         close_gate(client)
-        began = time.monotonic()
+        began = now()
         outcomes = await getattr(client, method)(IDS)
     errors = [outcome.error for outcome in outcomes.values()]
     assert all(isinstance(error, ServerError) for error in errors)
@@ -300,7 +301,7 @@ async def test_batch_that_begins_in_a_lasting_outage_is_sent_after_a_moment(fake
     async with make_client(fake, max_concurrency=1) as client:
         close_gate(client)
         await asyncio.sleep(0.3)
-        began = time.monotonic()
+        began = now()
         outcomes = await client.get_job_statuses(IDS)
     assert not any(outcome.ok for outcome in outcomes.values())
     assert fake.requests[0].time >= began + 0.05

@@ -2,8 +2,6 @@
 
 import importlib
 import inspect
-import json
-import subprocess
 import sys
 import typing
 
@@ -182,21 +180,3 @@ def test_annotations_resolve_to_the_public_classes():
     assert hints["last_report"] == sutro_async.JobStatusReport | None
     hints = typing.get_type_hints(sutro_async.SutroClient.__init__)
     assert hints["retry"] is sutro_async.RetryPolicy
-
-
-def test_importing_it_loads_no_extra_and_no_server():
-    code = "import sys, json, sutro_async; print(json.dumps(sorted(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    loaded = set(json.loads(result.stdout))
-    unwanted = {"fastapi", "starlette", "click", "rich", "pytest", "argparse"}
-    assert not loaded & unwanted
-    assert not {name for name in loaded if name.startswith("sutro_async.testing")}
-
-
-def test_a_log_without_a_handler_prints_nothing():
-    code = (
-        "import logging, sutro_async;"
-        "logging.getLogger('sutro_async').error('nobody asked for this')"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert result.stderr == b""

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from sutro_async._http._gate import OutageGate
 from sutro_async._http._rate import AdaptiveRate
-from tests.virtual_client import FixedWindow, Flaky, TokenBucket, VirtualClient
+from tests.virtual_client import (
+    FixedWindow,
+    Flaky,
+    TokenBucket,
+    VirtualClient,
+    check_that_it_finds_the_limit,
+)
 
 # Any time will do, except 0, which would hide a missing time. A whole second, so that a test can
 # say which requests fall into one.
@@ -367,8 +373,7 @@ def test_refusals_lower_it_and_good_answers_raise_it(events):
 # ---- what it comes to, with pace and pacer around it
 
 
-@pytest.mark.parametrize("share", [0.2, 0.5])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("share", "seed"), [(0.2, 1), (0.5, 2)])
 def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
     """The gate closes now and then, but must not hold back polls that would have succeeded."""
     client = VirtualClient(
@@ -379,7 +384,7 @@ def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
     assert all(job.has_report for job in client.jobs)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [1])
 def test_outage_gate_costs_no_waits_when_most_requests_fail_at_random(seed, monkeypatch):
     """Of 100 waits a few fail by chance for `max_outage` seconds, with and without the gate."""
 
@@ -406,19 +411,19 @@ def test_stray_refusals_do_not_slow_a_client():
     assert not client.lost
 
 
-@pytest.mark.parametrize("retry_after", [1.0, None])
-@pytest.mark.parametrize("limiter", [FixedWindow, TokenBucket])
-@pytest.mark.parametrize("jobs", [100, 1000, 5000])
-@pytest.mark.parametrize("limit", [5, 10, 50, 200])
+@pytest.mark.parametrize(
+    ("limit", "jobs", "limiter", "retry_after"),
+    [
+        (5, 100, FixedWindow, None),
+        (10, 1000, TokenBucket, 1.0),
+        (50, 1000, FixedWindow, 1.0),
+        (50, 1000, TokenBucket, None),
+        (200, 100, TokenBucket, None),
+    ],
+)
 def test_client_finds_the_limit_of_the_service(limit, jobs, limiter, retry_after):
-    client = VirtualClient(limiter(limit), jobs, retry_after=retry_after)
-    client.run(until=120)
-    answers = [answer for answer in client.answers if answer.answered_at >= 60]
-    good = sum(answer.is_good for answer in answers)
-    assert 1 - good / len(answers) <= 0.05
-    demand = jobs / 15  # each job is polled every 15 s
-    assert good / 60 >= 0.8 * min(limit, demand)
-    assert not client.lost
+    """The chaos suite has all combinations."""
+    check_that_it_finds_the_limit(limiter(limit), jobs, retry_after)
 
 
 @pytest.mark.parametrize("retry_after", [1.0, None])
@@ -430,10 +435,9 @@ def test_burst_of_finished_jobs_takes_at_most_twice_the_ideal_time(retry_after):
     assert client.now <= 2 * 2500 / 60
 
 
-@pytest.mark.parametrize("retry_after", [1.0, None])
-def test_client_follows_a_limit_that_changes(retry_after):
-    limiter = FixedWindow(200)
-    client = VirtualClient(limiter, 5000, retry_after=retry_after)
+def test_client_follows_a_limit_that_changes():
+    limiter = FixedWindow(100)
+    client = VirtualClient(limiter, 2000, retry_after=None)
     client.run(until=60)
     limiter.limit = 10
     client.run(until=180)
@@ -441,10 +445,10 @@ def test_client_follows_a_limit_that_changes(retry_after):
     good = sum(answer.is_good for answer in late)
     assert 1 - good / len(late) <= 0.05
     assert good / 60 >= 0.8 * 10
-    limiter.limit = 200
+    limiter.limit = 100
     client.run(until=360)
     late = [answer for answer in client.answers if answer.answered_at >= 300]
-    assert sum(answer.is_good for answer in late) / 60 >= 0.8 * 200
+    assert sum(answer.is_good for answer in late) / 60 >= 0.8 * 100
     assert not client.lost
 
 

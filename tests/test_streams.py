@@ -6,8 +6,6 @@ import gc
 import heapq
 import inspect
 import math
-import subprocess
-import sys
 import threading
 
 import attrs
@@ -355,37 +353,6 @@ def test_dropping_it_after_its_loop_was_closed_is_silent(fake_in_a_thread, name)
     loop.close()
     box.clear()
     gc.collect()  # an unraisable exception would fail the test
-
-
-@pytest.mark.parametrize("is_closed", [False, True])
-def test_the_end_of_the_program_is_silent(fake_in_a_thread, is_closed):
-    program = """
-import asyncio, sys
-from sutro_async import JobMonitor, PollPolicy, SutroClient
-
-streams = []
-
-async def step():
-    poll = PollPolicy(initial=0.01, maximum=0.01)
-    client = SutroClient(sys.argv[1], base_url=sys.argv[2], poll=poll)
-    monitor = await JobMonitor(client).__aenter__()
-    for owner, name in (client, "as_completed"), (client, "watch_jobs"), (monitor, "watch_jobs"):
-        streams.append(getattr(owner, name)(["done", "endless"]))
-        await anext(streams[-1])
-    await client._manager.transport.close()
-
-loop = asyncio.new_event_loop()
-loop.run_until_complete(step())
-for task in asyncio.all_tasks(loop):
-    task.cancel()
-loop.run_until_complete(asyncio.sleep(0.01))
-if len(sys.argv) > 3:
-    loop.close()
-"""
-    arguments = [fake_in_a_thread.api_key, fake_in_a_thread.url, *["close"][: int(is_closed)]]
-    command = [sys.executable, "-c", program, *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert result.stderr == ""
 
 
 @polls_in_background

@@ -38,8 +38,7 @@ async def test_each_poll_is_a_span_below_the_current_one_without_the_key():
     assert len(fake.requests) == 3
 
 
-async def test_a_wait_of_an_hour_is_one_span_with_few_events(fast_clock, monkeypatch):
-    monkeypatch.setattr("tests.fast_loop.SPEED", 5000)
+async def test_a_wait_of_an_hour_is_one_span_with_few_events(fast_clock):
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))

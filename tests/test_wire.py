@@ -1246,8 +1246,8 @@ def tree(arity, levels):
 @pytest.mark.parametrize(
     "body",
     [
-        b"[" + b",".join([b"1"] * 100_000) + b"]",
-        b'{"detail": [' + b",".join([b'{"msg": ""}'] * 20_000) + b"]}",
+        b"[" + b",".join([b"1"] * 50_000) + b"]",
+        b'{"detail": [' + b",".join([b'{"msg": ""}'] * 10_000) + b"]}",
         tree(3, 10),
         tree(5, 7),
         tree(10, 5),

@@ -228,3 +228,15 @@ class VirtualClient:
         if self._due and len(self._queue) + len(self._in_flight) < self._pacer.max_concurrency:
             events.append(self._due[0][0])
         return min(events)
+
+
+def check_that_it_finds_the_limit(limiter, jobs, retry_after):
+    """Check what a client makes of a limited service in the second of two minutes."""
+    client = VirtualClient(limiter, jobs, retry_after=retry_after)
+    client.run(until=120)
+    answers = [answer for answer in client.answers if answer.answered_at >= 60]
+    good = sum(answer.is_good for answer in answers)
+    assert 1 - good / len(answers) <= 0.05
+    demand = jobs / 15  # each job is polled every 15 s
+    assert good / 60 >= 0.8 * min(limiter.limit, demand)
+    assert not client.lost

@@ -7,6 +7,13 @@ import pytest
 from sutro_async import PollPolicy, RetryPolicy, SutroClient
 from tests.chaos._service import Bucket, Service, most_in_a_second
 from tests.chaos.conftest import nothing_left_behind
+from tests.virtual_client import (
+    FixedWindow,
+    Flaky,
+    TokenBucket,
+    VirtualClient,
+    check_that_it_finds_the_limit,
+)
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -123,3 +130,25 @@ async def test_call_is_answered_soon_while_thousands_of_polls_are_limited():
                 assert now() - began_at <= 3
             task.cancel()
             await asyncio.wait({task})
+
+
+# ---- in virtual time, without a network
+
+
+@pytest.mark.parametrize("retry_after", [1.0, None])
+@pytest.mark.parametrize("limiter", [FixedWindow, TokenBucket])
+@pytest.mark.parametrize("jobs", [100, 1000, 5000])
+@pytest.mark.parametrize("limit", [5, 10, 50, 200])
+async def test_client_finds_every_limit(limit, jobs, limiter, retry_after):
+    check_that_it_finds_the_limit(limiter(limit), jobs, retry_after)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
+    client = VirtualClient(
+        Flaky(share, seed), 100, retry_after=None, status_code=503, max_outage=120, seed=seed
+    )
+    client.run(until=900)
+    assert not client.lost
+    assert all(job.has_report for job in client.jobs)

@@ -23,7 +23,7 @@ from sutro_async.testing import FakeSutro
 # of its own.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PROGRAM = Path(__file__).parent.parent / "docs/examples/fastapi_dashboard/app.py"
+PROGRAM = Path(__file__).parents[2] / "docs/examples/fastapi_dashboard/app.py"
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 # The program at a pace that spares the tests the waiting: polls, and browsers that connect again.

@@ -13,7 +13,7 @@ import pytest
 
 import sutro_async
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / "sutro_async").is_dir(), reason="this is no checkout, so there is nothing to build"
@@ -83,7 +83,7 @@ def test_the_wheel_runs_on_what_it_says_and_needs_no_more(wheel):
 
 def test_each_supported_python_is_said_to_be_so(wheel):
     classifiers = metadata(wheel).get_all("Classifier")
-    for version in ("3.11", "3.12", "3.13"):
+    for version in ("3.11", "3.12", "3.13", "3.14", "3.15"):
         assert f"Programming Language :: Python :: {version}" in classifiers
     assert "Typing :: Typed" in classifiers
 

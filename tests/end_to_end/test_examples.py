@@ -15,7 +15,7 @@ from arq.connections import RedisSettings
 
 from sutro_async import PollPolicy
 
-DIRECTORY = Path(__file__).parent.parent / "docs" / "examples"
+DIRECTORY = Path(__file__).parents[2] / "docs" / "examples"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from sutro_async.testing import FakeSutro
 pytestmark = pytest.mark.skipif(
     find_spec("airflow") is None, reason="Airflow is not installed here; .ci/run has it"
 )
-EXAMPLE = Path(__file__).parent.parent / "docs" / "examples" / "airflow_trigger"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "airflow_trigger"
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from playwright.async_api import async_playwright
 from sutro_async.fastapi import jobs_router, sutro_lifespan
 from tests.asgi_server import serve
 from tests.conftest import FAST_POLL
-from tests.test_dashboard import launch_chromium
+from tests.end_to_end.test_dashboard import launch_chromium
 from tests.test_fastapi import browser_of
 
-PAGE = (Path(__file__).parent.parent / "docs/fastapi.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/fastapi.md").read_text(encoding="utf-8")
 
 
 def snippet(language, needle):
