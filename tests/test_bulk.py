@@ -516,6 +516,6 @@ async def test_an_error_in_a_sweep_that_nobody_expects_ends_the_batch(fake, monk
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
-def test_a_bad_bulk_from_is_refused(value):
+def test_a_bad_bulk_from_is_rejected(value):
     with pytest.raises(ValueError, match=r"PollPolicy\.bulk_from"):
         PollPolicy(bulk_from=value)

@@ -121,24 +121,24 @@ def silent_failure(service):
     service.add_job("job-2", ["failed"], metadata={"failure_reason": {}})
 
 
-def test_status_tells_the_reason_of_the_record(run, silent_failure):
+def test_status_shows_the_reason_of_the_record(run, silent_failure):
     assert run("status", "job-1", "job-2")[1] == "job-1  failed  no GPU\njob-2  failed\n"
 
 
-def test_status_as_json_tells_the_reason_of_the_record(run_json, silent_failure):
+def test_status_as_json_shows_the_reason_of_the_record(run_json, silent_failure):
     _, (first, second), _ = run_json("status", "job-1", "job-2")
     assert first["failure"]["message"] == "no GPU"
     assert (second["failure"]["message"], second["failure"]["details"]) == (None, {})
 
 
-def test_wait_tells_the_reason_of_the_record(run, silent_failure):
+def test_wait_shows_the_reason_of_the_record(run, silent_failure):
     output = run("wait", "job-1", "job-2")[1]
     assert "\njob-1 failed: no GPU\n" in output
     assert "job-2 failed:" not in output
     assert "retrieved" not in output
 
 
-def test_wait_as_json_tells_the_reason_of_the_record(run_json, silent_failure):
+def test_wait_as_json_shows_the_reason_of_the_record(run_json, silent_failure):
     ends = [each for each in run_json("wait", "job-1")[1] if each["event"] == "end"]
     assert [end["failure"]["message"] for end in ends] == ["no GPU"]
 
@@ -151,7 +151,7 @@ def test_a_record_that_cannot_be_read_costs_status_nothing(
     assert run("wait", "job-1")[0] == 1
 
 
-def test_a_wrong_key_is_told_once_and_not_shown(service, run, monkeypatch):
+def test_a_wrong_key_is_reported_once_and_not_shown(service, run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     status, output, errors = run("status", "a", "b")
     assert (status, output) == (3, "")
@@ -223,7 +223,7 @@ def test_the_key_can_be_in_a_file(service, run, monkeypatch, tmp_path):
         (b"sk_secret sk_wrong", "--key-file has white space or a control character inside"),
     ],
 )
-def test_a_file_without_a_key_is_refused(run, tmp_path, content, complaint):
+def test_a_file_without_a_key_is_rejected(run, tmp_path, content, complaint):
     key_file = tmp_path / "key"
     if content is not None:
         key_file.write_bytes(content)
@@ -335,7 +335,7 @@ def test_10_000_ids_on_standard_input(run, monkeypatch):
         assert requested == ids
 
 
-def test_nothing_more_is_asked_after_a_403(service, run, monkeypatch):
+def test_no_request_follows_a_403(service, run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(f"job-{n}" for n in range(5000))))
     service.fail_next(5000, status=403)
     status, output, errors = run("status", "-", "--json")
@@ -350,7 +350,7 @@ def test_a_byte_order_mark_is_no_part_of_an_id(service, run, monkeypatch):
     assert run("status", "-") == (0, "a  succeeded\n", "")
 
 
-def test_ids_that_are_typed_are_asked_for(service, run, monkeypatch):
+def test_a_terminal_as_standard_input_is_prompted_for_ids(service, run, monkeypatch):
     class Keyboard(io.StringIO):
         def isatty(self):
             return True
@@ -373,7 +373,7 @@ def test_ids_that_are_typed_are_asked_for(service, run, monkeypatch):
         ("-", None, "standard input is closed"),
     ],
 )
-def test_what_cannot_be_an_id_is_refused(run, monkeypatch, argument, stdin, complaint):
+def test_what_cannot_be_an_id_is_rejected(run, monkeypatch, argument, stdin, complaint):
     monkeypatch.setattr(sys, "stdin", None if stdin is None else io.StringIO(stdin))
     status, output, errors = run("status", argument)
     assert (status, output) == (2, "")
@@ -401,7 +401,7 @@ def test_ids_come_from_files_without_blank_lines_and_comments(service, run, monk
         (b"a\nb\x07\n", r"invalid job id 'b\\x07' on line 2 of '.*ids.txt'"),
     ],
 )
-def test_a_file_without_job_ids_is_refused(run, tmp_path, content, complaint):
+def test_a_file_without_job_ids_is_rejected(run, tmp_path, content, complaint):
     path = tmp_path / "ids.txt"
     if content is not None:
         path.write_bytes(content)
@@ -423,12 +423,12 @@ def test_a_file_named_as_a_job_gets_a_hint_before_any_request(run, tmp_path, mon
     assert errors.count("Hint") == 1
 
 
-def test_a_standard_input_that_is_no_text_is_refused(run, monkeypatch):
+def test_a_standard_input_that_is_no_text_is_rejected(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff\n"), encoding="utf-8"))
     assert run("status", "-")[2].startswith("Error: standard input is not text")
 
 
-def test_a_standard_input_that_cannot_be_read_is_refused(run, monkeypatch, tmp_path):
+def test_a_standard_input_that_cannot_be_read_is_rejected(run, monkeypatch, tmp_path):
     class Directory(io.StringIO):
         def __next__(self):
             raise OSError(errno.EISDIR, "Is a directory")
@@ -539,7 +539,7 @@ def test_wait_as_json_ends_each_job_once(service, run_json):
     assert "timed out after 0.8s: 1 of 3 jobs had not finished\n" in errors
 
 
-def test_a_time_out_is_kept_and_told(service, run):
+def test_a_timeout_is_accurate_and_reported(service, run):
     service.add_job("job-1", ["running"])
     began_at = time.monotonic()
     status, output, errors = run("wait", "job-1", "--raw", "--timeout", "0.2s")
@@ -555,7 +555,7 @@ def test_a_time_out_is_kept_and_told(service, run):
     )
 
 
-def test_a_time_out_tells_why_jobs_were_never_seen(service, run):
+def test_a_timeout_reports_why_jobs_were_never_seen(service, run):
     for job_id in ("a", "b"):
         service.add_job(job_id)
         service.fail_next(9999, status=503, job_id=job_id, body="Down for repairs")
@@ -568,7 +568,7 @@ def test_a_time_out_tells_why_jobs_were_never_seen(service, run):
     ]
 
 
-def test_a_time_out_before_any_answer_says_so(service, run):
+def test_a_timeout_before_any_answer_says_so(service, run):
     service.fail_next(1, delay=60)
     status, _, errors = run("wait", "a", "--timeout", "0.1")
     assert status == 124
@@ -578,7 +578,7 @@ def test_a_time_out_before_any_answer_says_so(service, run):
     )
 
 
-def test_a_time_out_tells_of_the_last_poll_of_a_job_that_was_seen_too(service, run):
+def test_a_timeout_reports_the_last_failed_poll_of_a_job_that_was_seen(service, run):
     service.add_job("a", ["running"])
     with once(
         lambda: len(service.requests) > 2, lambda: service.fail_next(9999, status=502, body="Down")
@@ -590,7 +590,7 @@ def test_a_time_out_tells_of_the_last_poll_of_a_job_that_was_seen_too(service, r
     assert errors.endswith("or with a longer --timeout.\n")
 
 
-def test_a_job_that_is_lost_on_the_way_is_told_in_its_line(service, run):
+def test_a_job_that_disappears_is_shown_in_its_line(service, run):
     service.add_job("job-1", ["running"])
     service.fail_next(1, status=410, job_id="gone")
     status, output, _ = run("wait", "gone", "job-1", "--timeout", "0.1")
@@ -600,13 +600,13 @@ def test_a_job_that_is_lost_on_the_way_is_told_in_its_line(service, run):
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "1d", "", "٣"])
-def test_a_time_out_that_is_none_is_refused(text, run):
+def test_an_invalid_timeout_text_is_rejected(text, run):
     status, _, errors = run("wait", "job-1", "--timeout", text)
     assert status == 2
     assert "is no time span such as 90, 10m or 1.5h" in errors
 
 
-def test_a_time_out_may_have_a_unit(service, run):
+def test_a_timeout_may_have_a_unit(service, run):
     service.add_job("job-1")
     for text in ("0", "90", "10m", "1.5h"):
         assert run("wait", "job-1", "--timeout", text)[0] == 0
@@ -832,19 +832,19 @@ def test_fake_says_how_to_reach_it_as_json(run_json, port):
     ]
 
 
-def test_a_fake_with_a_job_twice_is_refused(run):
+def test_a_fake_with_a_job_twice_is_rejected(run):
     status, _, errors = run("fake", "--job", "a=failed", "--job", "a=running")
     assert status == 2
     assert "there are two jobs 'a'" in errors
 
 
-def test_a_fake_whose_jobs_fail_for_no_reason_is_refused(run):
+def test_a_fake_whose_jobs_fail_for_no_reason_is_rejected(run):
     status, output, errors = run("fake", "--failure-reason", " ")
     assert (status, output) == (2, "")
     assert "say why, or leave the option out" in errors
 
 
-def test_a_port_in_use_is_refused(service, run):
+def test_a_port_in_use_is_rejected(service, run):
     port = service.url.rpartition(":")[2]
     status, output, errors = run("fake", "--port", port)
     assert (status, output) == (2, "")
@@ -902,7 +902,7 @@ def test_no_command_is_wrong_usage_and_shows_the_help(run):
 
 
 @pytest.mark.parametrize("arguments", [["dance"], ["status"], ["status", "a", "--fast"]])
-def test_wrong_usage_is_told_in_two_lines(arguments, run):
+def test_wrong_usage_is_reported_in_two_lines(arguments, run):
     status, output, errors = run(*arguments)
     assert (status, output) == (2, "")
     assert re.fullmatch(r"Error: .*\nSee `sutro-async.* --help`\.\n", errors)
@@ -957,7 +957,7 @@ def test_an_output_that_nobody_reads_ends_the_command(service, monkeypatch, caps
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_written_is_told(monkeypatch, capsys):
+def test_an_output_that_cannot_be_written_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", BrokenOutput(OSError(errno.ENOSPC, "No space left")))
     assert cli.main(["--version"]) == 2
     assert capsys.readouterr().err == "Error: the output cannot be written: No space left\n"

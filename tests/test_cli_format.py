@@ -420,11 +420,11 @@ def test_a_timeline_goes_by_seconds_or_by_requests(planned):
         "job-1=queued:-1,succeeded",
     ],
 )
-def test_a_timeline_that_makes_no_sense_is_refused(text, planned):
+def test_a_timeline_that_makes_no_sense_is_rejected(text, planned):
     errors = planned(text)
     assert errors.startswith(f"Error: {text!r} is no job: write it as job-1=queued:2,")
     assert "statuses are pending, submitted, queued, " in errors
 
 
-def test_an_id_that_no_job_can_have_is_refused(planned):
+def test_an_id_that_no_job_can_have_is_rejected(planned):
     assert planned("a\tb=queued").startswith("Error: invalid job id 'a\\tb' in --job")

@@ -56,19 +56,19 @@ def test_the_key_is_neither_shown_nor_copied():
 
 
 @pytest.mark.parametrize("session", ["x", 5, aiohttp.TCPConnector])
-def test_a_session_that_is_none_is_refused(session):
+def test_a_session_that_is_none_is_rejected(session):
     with pytest.raises(ConfigurationError, match=r"must be an aiohttp\.ClientSession"):
         SutroClient(KEY, session=session)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "30", True, None, 10**400])
-def test_a_bad_time_out_is_refused(timeout):
+def test_a_bad_timeout_is_rejected(timeout):
     with pytest.raises(ConfigurationError, match="timeout must be"):
         SutroClient(KEY, timeout=timeout)
 
 
 @pytest.mark.parametrize("option", [{"retry": 3}, {"poll": 1.0}, {"retry": PollPolicy()}])
-def test_a_policy_of_the_wrong_type_is_refused(option):
+def test_a_policy_of_the_wrong_type_is_rejected(option):
     with pytest.raises(ConfigurationError, match=r"must be a (Retry|Poll)Policy"):
         SutroClient(KEY, **option)
     with pytest.raises(ConfigurationError, match=r"must be a (Retry|Poll)Policy"):
@@ -83,7 +83,7 @@ def test_a_policy_of_the_wrong_type_is_refused(option):
     ],
     ids=repr,
 )
-async def test_an_invalid_id_is_refused_by_every_call_before_any_request(
+async def test_an_invalid_id_is_rejected_by_every_call_before_any_request(
     fake, client, job_id, error
 ):
     async with JobMonitor(client) as monitor:
@@ -167,7 +167,7 @@ async def test_a_close_that_is_cancelled_closes_the_connections_all_the_same(fak
     await stubborn
 
 
-def test_another_event_loop_is_refused_not_hung_in():
+def test_another_event_loop_is_rejected_not_hung_in():
     client = SutroClient(KEY, base_url="http://127.0.0.1:1", retry=RetryPolicy(attempts=1))
 
     async def use():
@@ -269,7 +269,7 @@ async def test_a_clone_has_options_of_its_own_and_keeps_the_others(fake):
         assert len(fake.requests) == 7
 
 
-def test_a_clone_with_a_bad_option_is_refused():
+def test_a_clone_with_a_bad_option_is_rejected():
     with pytest.raises(ConfigurationError, match="timeout must be"):
         SutroClient(KEY).with_options(timeout=0)
 

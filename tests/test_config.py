@@ -185,7 +185,7 @@ def test_the_environment_of_the_process_is_the_default(monkeypatch):
 
 
 @pytest.mark.parametrize("url", ["http://e.test", "nonsense"])
-def test_a_bad_environment_url_does_not_matter_to_whoever_passes_key_and_url(url):
+def test_an_invalid_environment_url_is_ignored_where_key_and_url_are_passed(url):
     settings = resolve_settings(KEY, "https://a.test", environ=environment(url=url))
     assert settings.base_url == "https://a.test/v1"
 
@@ -412,27 +412,27 @@ def test_a_url_that_was_set_nowhere_is_the_default(store, arguments, environ, st
 
 
 @bad_keys
-def test_a_malformed_argument_key_is_refused_unquoted(key, complaint):
+def test_a_malformed_argument_key_is_rejected_unquoted(key, complaint):
     assert refusal(key).startswith(f"api_key {complaint}")
 
 
 @bad_keys
-def test_a_malformed_environment_key_is_refused_unquoted(key, complaint):
+def test_a_malformed_environment_key_is_rejected_unquoted(key, complaint):
     assert refusal(key=key).startswith(f"SUTRO_API_KEY {complaint}")
 
 
 @bad_keys
-def test_a_malformed_key_in_the_file_is_refused_unquoted(store, key, complaint):
+def test_a_malformed_key_in_the_file_is_rejected_unquoted(store, key, complaint):
     store({"api_key": key})
     assert refusal().startswith(f"api_key in ~/.sutro/config.json {complaint}")
 
 
 @pytest.mark.parametrize("key", ["", b"sk_secret", 5, ["sk_secret"]], ids=repr)
-def test_an_argument_that_is_no_key_is_refused_though_the_environment_has_one(key):
+def test_an_argument_that_is_no_key_is_rejected_though_the_environment_has_one(key):
     assert refusal(key, key=OTHER_KEY).startswith("api_key must be a non-empty string")
 
 
-def test_an_empty_key_in_the_file_is_refused(store):
+def test_an_empty_key_in_the_file_is_rejected(store):
     store({"api_key": ""})
     assert refusal().startswith("api_key in ~/.sutro/config.json must be a non-empty string")
 
@@ -619,7 +619,7 @@ BAD_URLS = [
 
 
 @pytest.mark.parametrize(("url", "complaint"), BAD_URLS, ids=[ascii(url) for url, _ in BAD_URLS])
-def test_a_bad_url_is_refused(url, complaint):
+def test_a_bad_url_is_rejected(url, complaint):
     assert refusal(KEY, url).startswith(f"base_url {complaint}")
 
 

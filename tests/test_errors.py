@@ -301,7 +301,7 @@ def test_the_transient_statuses_are_exactly_the_documented_ones():
         (APIConnectionError("x", job_id="job-1", retryable=False), False),
         (APITimeoutError("x", job_id="job-1"), True),
     ],
-    ids=["any", "invalid-response", "connection", "untrusted-certificate", "time-out"],
+    ids=["any", "invalid-response", "connection", "untrusted-certificate", "timeout"],
 )
 def test_without_a_status_only_connection_errors_are_retryable(error, expected):
     assert error.retryable is expected
@@ -465,7 +465,7 @@ def test_whatever_the_service_says_the_message_is_one_short_line(error_with, tex
         lambda job_id: JobWaitTimeoutError(job_id=job_id, last_report=None, elapsed=1, timeout=1),
         lambda job_id: JobFailedError(failed(job_id=job_id)),
     ],
-    ids=["invalid-response", "status", "wait-time-out", "failed"],
+    ids=["invalid-response", "status", "wait-timeout", "failed"],
 )
 def test_a_hostile_job_id_is_escaped(error_for):
     message = str(error_for(HOSTILE))
@@ -504,7 +504,7 @@ def test_foreign_text_is_cut_at_300_characters(length, expected):
 @pytest.mark.parametrize(
     ("text", "expected"), [("x" * 10, "x" * 10), ("x" * 11, "x" * 9 + "…")], ids=["10", "11"]
 )
-def test_foreign_text_is_cut_where_it_is_told(text, expected):
+def test_foreign_text_is_truncated_where_it_is_shown(text, expected):
     assert one_line(text, limit=10) == expected
 
 
@@ -553,7 +553,7 @@ def test_a_dict_is_a_copy():
     assert error.body == {"detail": ["x"]}
 
 
-def test_what_a_subclass_adds_does_not_spoil_it():
+def test_what_a_subclass_adds_changes_nothing():
     class OurError(SutroError):
         def __init__(self):
             super().__init__("ours")

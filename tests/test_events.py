@@ -521,12 +521,12 @@ async def test_clones_share_the_observer(fake, client, recorder):
 
 
 @pytest.mark.parametrize("observer", ["f", 7])
-def test_an_observer_that_cannot_be_called_is_refused(observer):
+def test_an_observer_that_cannot_be_called_is_rejected(observer):
     with pytest.raises(ConfigurationError, match="plain callable"):
         SutroClient("key", observer=observer)
 
 
-def test_an_observer_that_is_a_coroutine_function_is_refused():
+def test_an_observer_that_is_a_coroutine_function_is_rejected():
     async def observer(event):
         pytest.fail("called")
 

@@ -207,7 +207,7 @@ async def test_the_whole_entry_lags_behind_and_the_record_does_not(clock):
 
 
 @pytest.mark.parametrize("lag", [-1, float("inf"), float("nan")])
-def test_a_bad_lag_is_refused(lag):
+def test_a_bad_lag_is_rejected(lag):
     with pytest.raises(ValueError, match="list_lag"):
         FakeSutro(list_lag=lag)
 

@@ -160,7 +160,7 @@ async def test_jobs_move_on_their_own(fake, caller):
     assert await caller.word("job-2") == "QUEUED"
 
 
-async def test_a_job_has_succeeded_unless_told_otherwise(fake, caller):
+async def test_a_job_succeeds_by_default(fake, caller):
     fake.add_job("job-1")
     assert await caller.word() == "SUCCEEDED"
 
@@ -173,7 +173,7 @@ async def test_reading_the_record_shows_the_current_step_and_stays_there(fake, c
     assert seen == ["QUEUED"] * 5 + ["RUNNING"] * 2 + ["SUCCEEDED"] * 2
 
 
-async def test_steps_by_seconds_follow_the_clock_whatever_is_asked(fake, caller, clock):
+async def test_steps_by_seconds_follow_the_clock_whatever_is_requested(fake, caller, clock):
     fake.add_job("job-1", [("queued", 2.0), ("running", 3), "succeeded"])
     words = {}
     for elapsed in (0.0, 1.9, 2.0, 4.9, 5.0, 99.0):
@@ -598,7 +598,7 @@ async def test_a_body_replaces_the_answer(fake, caller, options, expected):
     assert await caller.word() == "QUEUED"
 
 
-async def test_faults_come_in_order_and_as_often_as_asked(fake, caller):
+async def test_faults_come_in_order_and_as_often_as_requested(fake, caller):
     fake.add_job("job-1")
     fake.fail_next(2, status=503)
     fake.fail_next(status=429)
@@ -754,7 +754,7 @@ async def test_jobs_and_faults_outlive_a_restart(session):
         assert await Caller(fake, session).word() == "RUNNING"
 
 
-async def test_entering_twice_is_refused(fake, caller):
+async def test_entering_twice_is_rejected(fake, caller):
     fake.add_job("job-1")
     with pytest.raises(RuntimeError, match="is already running"):
         await fake.__aenter__()
@@ -916,7 +916,7 @@ def test_mistakes_in_a_fault(options, error, message):
         ("faild", "failed"),
     ],
 )
-def test_a_misspelt_status_is_refused_with_the_nearest_known_one(word, nearest):
+def test_a_misspelt_status_is_rejected_with_the_nearest_known_one(word, nearest):
     fake = FakeSutro()
     expected = rf"status '(?i:{word})': did you mean '{nearest}'\? Pass allow_unknown=True"
     for timeline in ([word], ["running", word], [("running", 1.0), word], [(word, 1.0), "failed"]):

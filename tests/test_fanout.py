@@ -1,4 +1,4 @@
-"""Many jobs at once: outcomes, everybody's errors, time-outs, limits, and what stays behind."""
+"""Many jobs at once: outcomes, batch-fatal errors, timeouts, limits, and what stays behind."""
 
 import asyncio
 import contextlib
@@ -103,7 +103,7 @@ async def test_as_completed_yields_each_job_once_as_it_ends(fake, client):
     assert seen == [("fast", 0.1), ("middle", 0.2), ("slow", 0.3)]
 
 
-async def test_one_bad_job_spoils_nothing(fake, client):
+async def test_one_failing_job_does_not_affect_the_others(fake, client):
     add_jobs(fake, ["good", "malformed", "failing", "lost"])
     fake.add_job("failed", ["running", "failed"], failure_reason="no GPU")
     fake.fail_next(1, status=410, job_id="lost")
@@ -127,7 +127,7 @@ async def test_one_bad_job_spoils_nothing(fake, client):
         outcomes["missing"].result()
 
 
-async def test_one_bad_job_spoils_no_plain_question(fake, client):
+async def test_one_failing_job_does_not_affect_single_requests(fake, client):
     add_jobs(fake, ["good", "malformed"])
     fake.fail_next(1, body=b"<html>", job_id="malformed")
     outcomes = await client.get_jobs(["good", "missing", "malformed"])
@@ -135,13 +135,13 @@ async def test_one_bad_job_spoils_no_plain_question(fake, client):
     assert isinstance(outcomes["missing"].error, JobNotFoundError)
 
 
-async def test_plain_questions_are_retried(fake, client):
+async def test_single_requests_are_retried(fake, client):
     add_jobs(fake)
     fake.fail_next(8, status=503)
     assert all(outcome.ok for outcome in (await client.get_job_statuses(MANY)).values())
 
 
-async def test_on_change_is_told_of_every_job(fake, client):
+async def test_on_change_is_called_for_every_job(fake, client):
     add_jobs(fake, ["a", "b"])
     seen = []
     await client.wait_for_jobs(
@@ -156,13 +156,13 @@ async def test_on_change_is_told_of_every_job(fake, client):
 
 
 @each_call
-async def test_nothing_asked_nothing_answered(fake, client, call):
+async def test_no_ids_give_no_results(fake, client, call):
     assert len(await call(client, [])) == 0
     assert not fake.requests
 
 
 @each_call
-async def test_a_job_named_twice_is_asked_about_once(fake, client, call):
+async def test_a_duplicate_id_is_requested_once(fake, client, call):
     add_jobs(fake, ["a", "b"], ["succeeded"])
     assert len(await call(client, ["a", "b", "a", "b", "a"])) == 2
     assert asked(fake) == {"a": 1, "b": 1}
@@ -183,7 +183,7 @@ async def test_a_single_id_is_a_mistake(fake, client, call, ids):
 
 
 @each_call
-async def test_a_bad_id_is_refused_before_any_request(fake, client, call):
+async def test_a_bad_id_is_rejected_before_any_request(fake, client, call):
     with pytest.raises(ValueError, match="job id"):
         await call(client, ["job-1", ".."])
     assert not fake.requests
@@ -196,7 +196,7 @@ async def test_as_completed_refuses_bad_arguments_when_it_is_called(client):
         client.as_completed(["job-1"], timeout=-1)
 
 
-# ---- everybody's errors
+# ---- batch-fatal errors
 
 
 @each_call
@@ -251,7 +251,7 @@ async def test_the_slot_of_a_refused_request_goes_to_nobody(fake):
     assert len(fake.requests) == 1
 
 
-async def test_what_had_ended_before_everybodys_error_is_yielded_first(fake):
+async def test_what_had_ended_before_a_batch_fatal_error_is_yielded_first(fake):
     add_jobs(fake, ["a", "b"], ["succeeded"])
     async with fake.client(max_concurrency=1) as client:
         seen = []
@@ -263,7 +263,9 @@ async def test_what_had_ended_before_everybodys_error_is_yielded_first(fake):
     assert seen in (["a"], ["a", "b"])
 
 
-async def test_everybodys_error_is_not_lost_to_a_time_out_while_the_consumer_is_busy(fake, client):
+async def test_a_batch_fatal_error_is_not_lost_to_a_timeout_while_the_consumer_is_busy(
+    fake, client
+):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, ["a", "b"], ["running"])
     fake.fail_next(1, status=401, job_id="a", delay=0.05)
@@ -273,7 +275,7 @@ async def test_everybodys_error_is_not_lost_to_a_time_out_while_the_consumer_is_
             await asyncio.sleep(0.6)
 
 
-async def test_a_closed_client_is_everybodys_error(fake, client):
+async def test_a_closed_client_is_a_batch_fatal_error(fake, client):
     add_jobs(fake, timeline=["running"])
     waiting = asyncio.create_task(client.wait_for_jobs(MANY))
     await asyncio.sleep(0.05)
@@ -384,7 +386,7 @@ async def test_a_timer_need_not_know_its_time(fake, client, monkeypatch):
 # ---- leaving
 
 
-async def test_breaking_out_leaves_nothing_behind(fake, client):
+async def test_breaking_out_leaks_nothing(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, MANY, ["running"])
     async with nothing_left_behind(client, fake):
@@ -429,7 +431,7 @@ async def test_an_iterator_that_is_kept_ends_with_aclose(fake, client):
 
 
 @each_call
-async def test_cancelling_leaves_nothing_behind(fake, call):
+async def test_cancelling_leaks_nothing(fake, call):
     add_jobs(fake, MANY, ["running"])
     fake.fail_next(5, delay=math.inf)
     async with fake.client(max_concurrency=5, poll=FAST_POLL) as client:
@@ -464,10 +466,10 @@ async def test_an_error_while_the_tasks_are_being_started_starts_no_more(fake, c
     assert len(asyncio.all_tasks()) == before
 
 
-# ---- the time-out
+# ---- the timeout
 
 
-async def test_at_the_time_out_every_unfinished_job_gets_its_outcome_at_the_same_moment(fake):
+async def test_at_the_timeout_every_unfinished_job_gets_its_outcome_at_the_same_moment(fake):
     add_jobs(fake, MANY, ["running"])
     add_jobs(fake, ["done"], ["succeeded"])
     fake.fail_next(1, delay=math.inf, job_id="job-3")
@@ -495,7 +497,7 @@ async def test_at_the_time_out_every_unfinished_job_gets_its_outcome_at_the_same
     assert isinstance(outcomes["job-4"].error.__cause__, ServerError)
 
 
-async def test_the_time_out_of_a_batch_leaves_nothing_behind(fake, client):
+async def test_the_timeout_of_a_batch_leaks_nothing(fake, client):
     add_jobs(fake, MANY, ["running"])
     async with nothing_left_behind(client, fake):
         began = now()
@@ -504,7 +506,7 @@ async def test_the_time_out_of_a_batch_leaves_nothing_behind(fake, client):
     assert not any(outcome.ok for outcome in outcomes.values())
 
 
-async def test_the_time_out_strikes_while_the_consumer_is_busy(fake, client):
+async def test_the_timeout_expires_while_the_consumer_is_busy(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, ["endless"], ["running"])
     async for outcome in client.as_completed(["done", "endless"], timeout=0.1):
@@ -525,7 +527,7 @@ async def test_an_end_that_was_seen_is_not_lost_to_an_on_change_that_hangs(fake,
     assert outcomes["done"].value.is_terminal
 
 
-async def test_zero_asks_exactly_once_about_each(fake, client):
+async def test_zero_polls_each_exactly_once(fake, client):
     add_jobs(fake, ["running"], ["running"])
     add_jobs(fake, ["done"], ["succeeded"])
     outcomes = await client.wait_for_jobs(["running", "done", "missing"], timeout=0)
@@ -537,7 +539,7 @@ async def test_zero_asks_exactly_once_about_each(fake, client):
     assert asked(fake) == {"running": 1, "done": 1, "missing": 1}
 
 
-async def test_waits_without_a_time_out_do_not_hasten_the_last_poll_of_others(fake):
+async def test_waits_without_a_timeout_do_not_hasten_the_last_poll_of_others(fake):
     ids = [f"job-{number}" for number in range(300)]
     add_jobs(fake, ids, ["running"])
     fake.add_job("done", [("running", 0.5), "succeeded"])
@@ -593,7 +595,7 @@ async def test_never_more_in_flight_than_max_concurrency(fake):
     assert fake.max_in_flight == 7
 
 
-async def test_one_429_rests_all_jobs_and_clones_but_no_other_client(fake):
+async def test_one_429_pauses_all_jobs_and_clones_but_no_other_client(fake):
     add_jobs(fake, timeline=["running"])
     fake.add_job("job-x", ["running"])
     fake.fail_next(1, status=429, headers={"Retry-After": "1"}, job_id="job-5")
@@ -639,7 +641,7 @@ async def test_a_retry_after_too_long_to_wait_for_is_that_jobs_outcome(fake):
 
 
 @pytest.mark.single_polls
-async def test_hundreds_of_waits_find_every_end_once(fake):
+async def test_hundreds_of_waits_find_every_completion_once(fake):
     ids = [f"job-{number}" for number in range(500)]
     add_jobs(fake, ids, ["succeeded"])
     fake.fail_next(100, delay=0.01)
@@ -653,6 +655,6 @@ async def test_hundreds_of_waits_find_every_end_once(fake):
     assert fake.max_in_flight == 20
 
 
-def test_an_outcome_is_typed_by_what_was_asked():
+def test_an_outcome_is_typed_by_its_request():
     outcome: JobOutcome[int] = JobOutcome(job_id="a", value=0)
     assert outcome.result() == 0

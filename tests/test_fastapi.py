@@ -526,7 +526,7 @@ async def test_each_error_is_answered_with_problem_details(error, status, retry_
 
 
 @pytest.mark.parametrize("host", ["[", "evil/x?y#", ""])
-async def test_a_strange_host_is_no_trouble(browser, host):
+async def test_an_unusual_host_is_accepted(browser, host):
     answer = await browser.get("/jobs/m%C3%BCll%3F/status", headers={"Host": host})
     assert answer.status_code == 404
     assert answer.json()["instance"] == "/jobs/m%C3%BCll%3F/status"
@@ -636,7 +636,7 @@ async def test_many_statuses_are_outcomes_in_order(fake, browser):
     assert None not in outcomes[1]["problem"].values()
 
 
-async def test_trouble_with_many_jobs_is_logged_once(fake, browser, caplog):
+async def test_a_failure_of_many_jobs_is_logged_once(fake, browser, caplog):
     fake.fail_next(1000, status=400)
     answer = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b", "c"]})
     assert [outcome["problem"]["status"] for outcome in answer.json()["outcomes"]] == [502] * 3
@@ -693,7 +693,7 @@ async def test_visitors_at_the_same_time_share_one_request(fake, browser):
         assert len(fake.requests) == before + 1
 
 
-async def test_what_is_everybodys_is_one_problem(fake, browser):
+async def test_a_batch_fatal_error_is_one_problem(fake, browser):
     fake.fail_next(2, status=401)
     answer = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b"]})
     assert answer.status_code == 502
@@ -741,7 +741,7 @@ async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
         "a" * 501,
     ],
 )
-async def test_a_job_id_that_cannot_be_one_asks_nothing(fake, browser, job_id):
+async def test_an_invalid_job_id_sends_no_request(fake, browser, job_id):
     for tail in ("", "/status", "/wait", "/events"):
         answer = await browser.get(f"/jobs/{job_id}{tail}")
         assert answer.status_code in {404, 422}
@@ -799,7 +799,7 @@ async def test_a_long_poll_gives_the_newest_report_when_time_is_up(fake, browser
 
 
 @pytest.mark.parametrize("timeout", [0, 0.3])
-async def test_a_long_poll_keeps_its_time_out_while_the_service_hangs(fake, browser, timeout):
+async def test_a_long_poll_keeps_its_timeout_while_the_service_hangs(fake, browser, timeout):
     fake.fail_next(1000, delay=math.inf)
     answer, seconds = await timed(browser, f"/jobs/job-1/wait?timeout={timeout}")
     assert timeout <= seconds <= timeout + 0.2
@@ -817,21 +817,21 @@ async def test_a_long_poll_without_a_report_says_what_the_service_said(fake, bro
 
 
 @pytest.mark.parametrize("timeout", ["-0.1", "60.1", "nan", "inf", "soon", ""])
-async def test_a_time_out_outside_0_to_60_is_a_422(fake, browser, timeout):
+async def test_a_timeout_outside_0_to_60_is_a_422(fake, browser, timeout):
     answer = await browser.get(f"/jobs/job-1/wait?timeout={timeout}")
     assert answer.status_code == 422
     assert not fake.requests
 
 
 @pytest.mark.parametrize("path", ["/jobs/job-1", "/jobs/job-1/wait", "/jobs/job-1/events"])
-async def test_a_time_out_around_a_request_strikes(fake, browser, path):
+async def test_a_timeout_around_a_request_expires(fake, browser, path):
     fake.fail_next(1000, delay=math.inf)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await browser.get(path)
 
 
-async def test_a_time_out_strikes_while_an_event_is_on_its_way(fake, app):
+async def test_a_timeout_expires_while_an_event_is_on_its_way(fake, app):
     fake.add_job("job-1", [f"step {number}" for number in range(100)], allow_unknown=True)
 
     async def never(message=None):
@@ -846,7 +846,7 @@ async def test_a_time_out_strikes_while_an_event_is_on_its_way(fake, app):
                 await app(scope, never, never)
 
 
-async def test_a_cancelled_task_that_asks_is_cancelled(fake, browser):
+async def test_a_cancelled_caller_is_cancelled(fake, browser):
     fake.add_job("job-1", ["running"])
     asking = asyncio.create_task(browser.get("/jobs/job-1/wait"))
     await asyncio.sleep(0.02)
@@ -902,7 +902,7 @@ async def test_a_cancellation_after_the_answer_passes_through(fake):
 # ---- events
 
 
-async def test_a_slow_visitor_is_told_the_newest_and_no_backlog(fake, client):
+async def test_a_slow_visitor_gets_the_newest_report_and_no_backlog(fake, client):
     words = [f"step-{number}" for number in range(20)]
     fake.add_job("job-1", [*words, "succeeded"], allow_unknown=True)
     async with JobMonitor(client) as monitor:

@@ -100,7 +100,7 @@ async def test_one_stream_carries_many_jobs(fake, server):
     await stream.close()
 
 
-async def test_a_browser_that_connects_again_after_the_end_is_told_to_stop(fake, server):
+async def test_a_browser_that_reconnects_after_the_end_gets_204(fake, server):
     fake.add_job("job-1")
     for path in ("/jobs/job-1/events", "/job-events?job_id=job-1"):
         stream = await EventStream.open(server, path, "Last-Event-ID: end\r\n")
@@ -119,7 +119,7 @@ async def test_a_missing_job_ends_its_stream_for_good(fake, server):
     await stream.close()
 
 
-async def test_trouble_that_may_pass_ends_a_stream_that_may_be_opened_again(fake):
+async def test_a_transient_failure_ends_a_stream_that_may_be_reopened(fake):
     fake.fail_next(1000, status=500, body=b"secret inner thoughts")
     app = make_app(fake, poll=PollPolicy(initial=0.01, max_outage=0.02))
     async with serve(app) as server:

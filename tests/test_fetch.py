@@ -49,7 +49,7 @@ async def test_a_broken_connection_is_retried(fake, client, fault):
     assert (await client.get_job("job-1")).is_terminal
 
 
-async def test_a_time_out_is_retried(fake):
+async def test_a_timeout_is_retried(fake):
     fake.add_job("job-1")
     fake.fail_next(2, delay=60)
     async with fake.client(timeout=0.03, retry=FAST_RETRY) as client:
@@ -64,7 +64,7 @@ async def test_a_malformed_body_is_not_retried(fake, client):
     assert len(fake.requests) == 1
 
 
-async def test_a_job_that_is_not_there_is_not_asked_for_again(fake, client):
+async def test_a_missing_job_is_not_requested_again(fake, client):
     with pytest.raises(JobNotFoundError, match="No job found with ID job-9"):
         await client.get_job("job-9")
     assert len(fake.requests) == 1
@@ -161,7 +161,7 @@ async def test_many_calls_at_once_do_not_mix_up_their_tries(fake, client):
 
 
 @pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
-async def test_cancelling_leaves_nothing_behind(fake, moment):
+async def test_cancelling_leaks_nothing(fake, moment):
     fake.add_job("job-1")
     options = {"max_concurrency": 1, "retry": RetryPolicy(initial=60, maximum=60)}
     async with fake.client(**options) as client:

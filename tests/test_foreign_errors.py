@@ -135,7 +135,7 @@ async def test_only_credentials_are_blamed_on_netrc(fake, call):
 
 
 @every_call
-async def test_a_cancellation_that_nobody_asked_for_is_raised(fake, call):
+async def test_a_stray_cancellation_is_raised(fake, call):
     outcome = await outcome_of(fake, call, asyncio.CancelledError())
     assert isinstance(outcome, asyncio.CancelledError | ClientStateError)
 

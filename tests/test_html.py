@@ -73,7 +73,7 @@ CLOUDFLARE = """<!DOCTYPE html>
         ('{"detail": "<html><title>Down</title>"}', None),
     ],
 )
-def test_page_is_told_as_its_title(text, description):
+def test_an_html_page_is_logged_as_its_title(text, description):
     assert describe_html(text) == description
 
 

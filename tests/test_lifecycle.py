@@ -81,7 +81,7 @@ async def test_a_result_that_arrives_as_the_client_closes_is_kept():
     assert task.cancelling() == 0
 
 
-async def test_closing_while_a_time_out_strikes_leaves_no_cancellation_behind():
+async def test_closing_while_a_timeout_expires_leaves_no_cancellation_behind():
     lifecycle = Lifecycle()
 
     async def run():
@@ -100,7 +100,7 @@ async def test_closing_while_a_time_out_strikes_leaves_no_cancellation_behind():
     assert task.cancelling() == 0
 
 
-def test_another_event_loop_is_refused():
+def test_another_event_loop_is_rejected():
     lifecycle = Lifecycle()
     asyncio.run(run_check(lifecycle))
     with pytest.raises(ClientStateError, match="event loop"):

@@ -502,7 +502,7 @@ async def test_a_cancellation_wins_over_closing(fake, client):
     assert step.cancelled()
 
 
-def test_another_event_loop_is_refused():
+def test_another_event_loop_is_rejected():
     client = SutroClient("key", base_url="http://localhost:1", retry=RetryPolicy(attempts=1))
 
     async def step():

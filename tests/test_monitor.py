@@ -95,7 +95,7 @@ async def test_the_pace_is_the_clients_or_its_own(fake):
             await monitor.wait("job-1")
 
 
-async def test_its_own_patience_decides_of_a_single_question_too(fake, client):
+async def test_its_own_max_retry_after_applies_to_a_single_request_too(fake, client):
     fake.fail_next(2, status=500)
     async with JobMonitor(client) as monitor:
         with pytest.raises(JobWaitTimeoutError):
@@ -126,7 +126,7 @@ async def test_the_last_watcher_to_leave_ends_the_loop(fake, client, monitor):
     assert polls(fake) == before
 
 
-async def test_breaking_out_of_a_watch_leaves_nothing_behind(fake, client, monitor):
+async def test_breaking_out_of_a_watch_leaks_nothing(fake, client, monitor):
     fake.add_job("job-1", ["running"])
     async with nothing_left_behind(client, fake):
         async for _ in monitor.watch("job-1", timeout=30):
@@ -171,10 +171,10 @@ async def test_watchers_that_come_and_go_at_every_moment_all_get_their_end(fake,
     assert len(monitor) == 0
 
 
-# ---- time-outs
+# ---- timeouts
 
 
-async def test_each_watcher_has_its_own_time_out(fake, monitor):
+async def test_each_watcher_has_its_own_timeout(fake, monitor):
     fake.add_job("job-1", ["running"])
     began = now()
 
@@ -190,7 +190,7 @@ async def test_each_watcher_has_its_own_time_out(fake, monitor):
     assert times == [pytest.approx(expected, abs=0.08) for expected in (0.1, 0.2, 0.3)]
 
 
-async def test_a_time_out_expires_while_the_service_hangs(fake, monitor):
+async def test_a_timeout_expires_while_the_service_hangs(fake, monitor):
     fake.fail_next(1, job_id="job-1", delay=math.inf)
     with pytest.raises(JobWaitTimeoutError) as caught:
         await monitor.wait("job-1", timeout=0.1)
@@ -198,7 +198,7 @@ async def test_a_time_out_expires_while_the_service_hangs(fake, monitor):
     assert caught.value.__cause__ is None
 
 
-async def test_a_time_out_names_the_failure_of_the_latest_poll(fake, monitor):
+async def test_a_timeout_names_the_failure_of_the_latest_poll(fake, monitor):
     fake.fail_next(1000, status=429)
     with pytest.raises(JobWaitTimeoutError, match="the last poll failed") as caught:
         await monitor.wait("job-1", timeout=0.1)
@@ -212,7 +212,7 @@ async def test_the_time_that_the_consumer_takes_counts(fake, monitor):
             await asyncio.sleep(0.15)
 
 
-async def test_zero_asks_exactly_once(fake, monitor):
+async def test_zero_polls_exactly_once(fake, monitor):
     fake.add_job("job-1", ["running", "succeeded"])
     seen = []
     with pytest.raises(JobWaitTimeoutError):
@@ -251,7 +251,7 @@ async def test_a_cancellation_comes_through_even_if_the_monitor_is_closed_with_i
         await wait
 
 
-async def test_an_end_that_is_told_as_the_time_out_strikes_is_not_lost(fake, client, monitor):
+async def test_a_completion_as_the_timeout_expires_is_not_lost(fake, client, monitor):
     fake.add_job("job-1", ["running"])
     fake.add_job("job-2")
     end = await client.get_job_status("job-2")
@@ -270,7 +270,7 @@ async def test_an_end_that_is_told_as_the_time_out_strikes_is_not_lost(fake, cli
 
 
 @pytest.mark.parametrize("timeout", [-1, "5", math.nan])
-async def test_a_time_out_that_is_none_is_refused(monitor, timeout):
+async def test_an_invalid_timeout_text_is_rejected(monitor, timeout):
     with pytest.raises(ValueError, match="timeout must be"):
         monitor.watch("job-1", timeout=timeout)
 
@@ -330,7 +330,7 @@ def test_ten_thousand_are_remembered_by_default():
 
 
 @pytest.mark.parametrize("keep", [-1, 1.5, "3", None, True])
-async def test_a_bad_keep_finished_is_refused(client, keep):
+async def test_a_bad_keep_finished_is_rejected(client, keep):
     with pytest.raises(ConfigurationError, match="keep_finished"):
         JobMonitor(client, keep_finished=keep)
 
@@ -369,7 +369,7 @@ async def test_a_job_can_be_watched_again_after_an_error(fake, monitor):
 
 
 @pytest.mark.parametrize("timeout", [None, 0])
-async def test_a_bad_id_is_refused_before_the_first_step(fake, monitor, timeout):
+async def test_a_bad_id_is_rejected_before_the_first_step(fake, monitor, timeout):
     with pytest.raises(ValueError, match="job id"):
         monitor.watch("..", timeout=timeout)
     with pytest.raises(ValueError, match="job id"):
@@ -381,7 +381,7 @@ async def test_a_bad_id_is_refused_before_the_first_step(fake, monitor, timeout)
 # ---- its life
 
 
-async def test_closing_wakes_everybody(fake, client):
+async def test_closing_wakes_all_waiters(fake, client):
     fake.add_job("job-1", ["running"])
     async with nothing_left_behind(client, fake):
         async with JobMonitor(client) as monitor:
@@ -467,7 +467,7 @@ async def test_it_is_true_even_if_it_polls_nothing(monitor):
     assert bool(monitor) is True
 
 
-async def test_its_repr_tells_how_busy_it_is(fake, client):
+async def test_its_repr_shows_how_many_jobs_it_polls(fake, client):
     fake.add_job("done")
     fake.add_job("endless", ["running"])
     async with JobMonitor(client) as monitor:

@@ -196,7 +196,7 @@ async def test_an_error_of_another_library_is_raised_as_it_is(client, monitor, r
 
 
 @pytest.mark.parametrize("job_id", ["", "..", "a\x00"])
-async def test_an_invalid_id_is_refused_before_any_request(fake, monitor, read, job_id):
+async def test_an_invalid_id_is_rejected_before_any_request(fake, monitor, read, job_id):
     with pytest.raises(ValueError, match="job id"):
         await read(monitor, job_id)
     with pytest.raises(TypeError, match="job id"):

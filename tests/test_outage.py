@@ -202,7 +202,7 @@ async def test_every_kind_of_wait_survives_an_outage(fake, kind):
 @pytest.mark.usefixtures("no_probes")
 @pytest.mark.parametrize("ending", ["cancel", "close", "timeout"])
 @pytest.mark.parametrize("kind", ["wait", "batch", "statuses"])
-async def test_held_back_requests_end_at_once_and_leave_nothing_behind(fake, kind, ending):
+async def test_held_back_requests_end_at_once_and_leak_nothing(fake, kind, ending):
     add_jobs(fake, ENDLESS)
     async with make_client(fake, retry=RetryPolicy(maximum=60)) as client:
         close_gate(client)

@@ -79,7 +79,7 @@ def test_the_bound_itself_is_allowed(policy, name, last_good, first_bad):
 
 
 @every_bound
-def test_a_value_beyond_the_bound_is_refused(policy, name, last_good, first_bad):
+def test_a_value_beyond_the_bound_is_rejected(policy, name, last_good, first_bad):
     with pytest.raises(ConfigurationError, match=rf"{policy.__name__}\.{name} must be at least"):
         policy(**{name: first_bad})
 
@@ -125,7 +125,7 @@ def test_the_message_says_what_is_allowed(make, message):
     ],
     ids=str,
 )
-def test_a_first_interval_above_the_longest_is_refused(options, numbers):
+def test_a_first_interval_above_the_longest_is_rejected(options, numbers):
     with pytest.raises(ConfigurationError, match=rf"initial must be at most .*got {numbers}: "):
         PollPolicy(**options)
     assert PollPolicy(initial=15).initial == 15
@@ -163,7 +163,7 @@ def test_any_real_number_is_a_number(policy, name, value):
 
 
 @every_field
-def test_nan_is_refused(policy, name):
+def test_nan_is_rejected(policy, name):
     with pytest.raises(ConfigurationError, match=rf"{name} .*, got nan"):
         policy(**{name: math.nan})
 
@@ -184,7 +184,7 @@ def test_the_message_on_infinity_says_that_it_must_be_finite(name):
 
 
 @every_field
-def test_minus_infinity_is_refused(policy, name):
+def test_minus_infinity_is_rejected(policy, name):
     with pytest.raises(ConfigurationError, match="got -inf"):
         policy(**{name: -math.inf})
 
@@ -206,7 +206,7 @@ def test_whole_numbers_of_attempts_are_allowed(attempts):
 
 
 @pytest.mark.parametrize("attempts", [1.5, 1.0000001, 99.9])
-def test_broken_numbers_of_attempts_are_refused(attempts):
+def test_broken_numbers_of_attempts_are_rejected(attempts):
     with pytest.raises(ConfigurationError, match="attempts must be a whole number"):
         RetryPolicy(attempts=attempts)
 

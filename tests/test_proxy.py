@@ -122,7 +122,7 @@ def test_plain_http_goes_through_no_proxy():
         ("ftp://bob:secret@a.test", "ftp proxies are not supported"),
     ],
 )
-def test_an_unusable_proxy_is_refused_without_its_password(url, message):
+def test_an_unusable_proxy_is_rejected_without_its_password(url, message):
     with pytest.raises(ConfigurationError, match=rf"^proxy .*{message}") as caught:
         proxy_of(proxy=url)
     with pytest.raises(ConfigurationError, match=rf"^HTTPS_PROXY .*{message}") as caught_too:
@@ -132,7 +132,7 @@ def test_an_unusable_proxy_is_refused_without_its_password(url, message):
 
 
 @pytest.mark.parametrize("proxy", ["", " ", 5, b"http://a.test", ["a.test"]], ids=repr)
-def test_an_argument_that_is_not_a_url_is_refused(proxy):
+def test_an_argument_that_is_not_a_url_is_rejected(proxy):
     with pytest.raises(ConfigurationError, match="proxy must be the URL of a proxy"):
         proxy_of(proxy=proxy)
 

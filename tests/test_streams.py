@@ -137,7 +137,7 @@ async def test_a_cancelled_step_loses_nothing(fake, name, moment):
 
 
 @every_stream
-async def test_nor_does_one_in_any_turn_of_the_event_loop(fake, client, name):
+async def test_nor_does_one_in_any_iteration_of_the_event_loop(fake, client, name):
     for turns in range(30):  # a poll takes about half of them
         job_id = f"job-{turns}"
         fake.add_job(job_id, ["queued"])
@@ -210,7 +210,7 @@ async def test_after_an_error_there_is_nothing(fake, client, name):
 
 @every_stream
 @pytest.mark.parametrize("use", ["step", "aclose"])
-def test_another_event_loop_is_refused(fake_in_a_thread, name, use):
+def test_another_event_loop_is_rejected(fake_in_a_thread, name, use):
     loops = [asyncio.new_event_loop() for _ in range(2)]
 
     async def begin():
@@ -633,7 +633,7 @@ async def test_a_reading_task_that_is_cancelled_from_outside_ends_the_stream(fak
 
 
 @pytest.mark.parametrize("call", ["get_jobs", "get_job_statuses", "monitor.watch_jobs"])
-async def test_an_asynchronous_iterable_is_refused_where_it_cannot_be_read(fake, client, call):
+async def test_an_asynchronous_iterable_is_rejected_where_it_cannot_be_read(fake, client, call):
     ids = submit(fake, 1)
     with pytest.raises(TypeError, match="as_completed and watch_jobs take an asynchronous one"):
         if call == "monitor.watch_jobs":

@@ -49,7 +49,7 @@ def make_client(base_url=None, **options):
 # ---- the request
 
 
-async def test_the_request_carries_the_key_and_asks_for_no_redirects(mocked):
+async def test_the_request_has_the_key_and_follows_no_redirects(mocked):
     mocked.get(URL_, payload=RUNNING)
     async with make_client() as client:
         await client.get_job_status("job-1")
@@ -150,7 +150,7 @@ async def drip(reader, writer):
         await asyncio.sleep(0.005)
 
 
-async def test_the_time_out_bounds_the_whole_request_however_the_bytes_drip():
+async def test_the_timeout_bounds_the_whole_request_however_the_bytes_drip():
     async with raw_server(drip) as server, make_client(server.url, timeout=0.1) as client:
         with pytest.raises(APITimeoutError):
             await client.get_job_status("job-1")
@@ -221,14 +221,14 @@ async def test_request_that_is_interrupted_at_any_await_releases_everything(is_t
     assert turns > 5
 
 
-async def test_standing_in_line_does_not_count_against_the_time_out(fake):
+async def test_queueing_does_not_count_against_the_timeout(fake):
     fake.add_job("job-1")
     fake.fail_next(6, delay=0.05)
     async with fake.client(timeout=0.15, max_concurrency=1, retry=ONCE) as client:
         await asyncio.gather(*(client.get_job_status("job-1") for _ in range(6)))
 
 
-async def test_an_answer_that_nobody_has_asked_for_is_not_taken_for_the_next():
+async def test_an_unsolicited_answer_is_not_taken_for_the_next():
     async def answer_twice(reader, writer):
         writer.write(answer(REPORT))
         await asyncio.sleep(0.001)  # or else they arrive as one, which aiohttp itself notices
@@ -389,7 +389,7 @@ async def test_a_certificate_that_does_not_verify_is_not_worth_a_retry(mocked):
 # ---- bodies
 
 
-async def test_other_trouble_with_tls_is_worth_a_retry(mocked):
+async def test_other_tls_failures_are_retried(mocked):
     key = aiohttp.client_reqrep.ConnectionKey("api.sutro.sh", 443, True, True, None, None, None)
     error = aiohttp.ClientConnectorSSLError(key, ssl.SSLError(1, "handshake failure"))
     mocked.get(URL_, exception=error)
@@ -475,7 +475,7 @@ async def test_the_status_of_an_error_counts_though_its_body_breaks_off():
             await client.get_job_status("job-1")
 
 
-async def test_an_error_whose_body_never_ends_is_a_time_out():
+async def test_an_error_whose_body_never_ends_is_a_timeout():
     async def send(reader, writer):
         writer.write(answer(b'{"detail": "no"', status=401, length=1000))
         await asyncio.sleep(60)
@@ -684,7 +684,7 @@ async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):
 
 
 @pytest.mark.parametrize("key", ["s", "job", "test", "running"])
-async def test_a_key_that_is_part_of_a_good_answer_does_not_spoil_it(key):
+async def test_a_key_within_a_good_answer_does_not_change_it(key):
     async with FakeSutro(api_key=key) as fake, fake.client() as client:
         fake.add_job("my running test-job", ["running"], name=f"a {key} b")
         assert (await client.get_job_status("my running test-job")).status == "running"
@@ -749,7 +749,7 @@ async def test_a_closed_session_is_named(fake):
             await client.get_job_status("job-1")
 
 
-def test_a_session_of_another_event_loop_is_refused_and_left_as_it_was():
+def test_a_session_of_another_event_loop_is_rejected_and_left_as_it_was():
     async def ask_with(session):
         client = SutroClient(KEY, base_url=server.url, session=session, retry=ONCE)
         with pytest.raises(ClientStateError, match="the session cannot be used"):
@@ -776,7 +776,7 @@ async def open_session():
     return aiohttp.ClientSession()
 
 
-async def test_a_session_with_credentials_of_its_own_is_refused(fake, monkeypatch, tmp_path):
+async def test_a_session_with_credentials_of_its_own_is_rejected(fake, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))

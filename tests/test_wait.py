@@ -368,7 +368,7 @@ async def test_the_time_that_the_consumer_takes_is_no_outage(fake):
         assert (await anext(reports)).is_terminal
 
 
-async def test_no_outage_at_all_can_be_asked_for(fake):
+async def test_no_outage_at_all_can_be_set(fake):
     fake.fail_next(1, status=500)
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0)) as client:
         with pytest.raises(ServerError):
@@ -448,7 +448,7 @@ async def test_not_found_is_raised_after_the_grace(fake):
     assert polls(fake)[-1] == pytest.approx(0.2, abs=0.05)
 
 
-async def test_no_grace_can_be_asked_for(fake):
+async def test_no_grace_can_be_set(fake):
     async with fake.client(poll=attrs.evolve(FAST_POLL, not_found_grace=0)) as client:
         with pytest.raises(JobNotFoundError):
             await client.wait_for_job("job-1")
@@ -489,11 +489,11 @@ async def test_a_404_is_no_outage(fake):
         assert (await client.wait_for_job("job-1")).is_terminal
 
 
-# ---- the time-out
+# ---- the timeout
 
 
 @pytest.mark.parametrize("timeout", [0.3, timedelta(seconds=0.3)], ids=["seconds", "timedelta"])
-async def test_a_time_out_strikes_while_the_wait_sleeps(fake, timeout):
+async def test_a_timeout_expires_while_the_wait_sleeps(fake, timeout):
     fake.add_job("job-1", ENDLESS)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
         with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
@@ -508,7 +508,7 @@ async def test_a_time_out_strikes_while_the_wait_sleeps(fake, timeout):
     assert 0.1 < polls(fake)[-1] < 0.3
 
 
-async def test_a_time_out_strikes_while_the_server_hangs(fake):
+async def test_a_timeout_expires_while_the_server_hangs(fake):
     fake.fail_next(9, delay=math.inf)
     async with fake.client() as client:
         async with nothing_left_behind(client, fake):
@@ -517,7 +517,7 @@ async def test_a_time_out_strikes_while_the_server_hangs(fake):
     assert caught.value.last_report is None
 
 
-async def test_a_time_out_strikes_while_the_wait_stands_in_line(fake):
+async def test_a_timeout_expires_while_the_wait_queues(fake):
     fake.add_job("job-1", ENDLESS)
     fake.fail_next(1, delay=math.inf)
     async with fake.client(max_concurrency=1) as client:
@@ -530,7 +530,7 @@ async def test_a_time_out_strikes_while_the_wait_stands_in_line(fake):
         await asyncio.gather(blocker, return_exceptions=True)
 
 
-async def test_a_time_out_strikes_during_a_pause(fake):
+async def test_a_timeout_expires_during_a_pause(fake):
     fake.add_job("job-1", ENDLESS)
     fake.fail_next(1, status=429, headers={"Retry-After": "30"})
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
@@ -544,7 +544,7 @@ async def test_a_time_out_strikes_during_a_pause(fake):
     assert caught.value.last_report.status == "running"
 
 
-async def test_a_wait_without_a_time_out_begins_after_the_pause(fake):
+async def test_a_wait_without_a_timeout_begins_after_the_pause(fake):
     fake.add_job("job-1")
     fake.fail_next(1, status=429, headers={"Retry-After": "5"})
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
@@ -606,7 +606,7 @@ async def test_a_last_poll_that_was_quicker_than_feared_is_followed_by_another(f
     assert 0.8 < polls(fake)[1] < 1
 
 
-async def test_a_time_out_strikes_while_the_service_fails(fake):
+async def test_a_timeout_expires_while_the_service_fails(fake):
     fake.fail_next(99, status=502)
     async with fake.client(poll=FAST_POLL) as client:
         with (
@@ -618,7 +618,7 @@ async def test_a_time_out_strikes_while_the_service_fails(fake):
     assert caught.value.last_report is None
 
 
-async def test_a_retry_after_beyond_the_time_out_is_honoured_up_to_it(fake):
+async def test_a_retry_after_beyond_the_timeout_is_honoured_up_to_it(fake):
     fake.add_job("job-1", ENDLESS)
     fake.fail_next(1, status=429, headers={"Retry-After": "60"})
     async with fake.client(poll=FAST_POLL) as client:
@@ -646,7 +646,7 @@ async def test_the_last_poll_leaves_a_slow_service_the_time_to_answer(fake):
     assert polls(fake)[1] == pytest.approx(1.6, abs=0.08)
 
 
-async def test_a_short_time_out_has_its_last_poll_at_half_time(fake):
+async def test_a_short_timeout_has_its_last_poll_at_half_time(fake):
     fake.add_job("job-1", ENDLESS)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
         with pytest.raises(JobWaitTimeoutError):
@@ -654,7 +654,7 @@ async def test_a_short_time_out_has_its_last_poll_at_half_time(fake):
     assert polls(fake) == [0, pytest.approx(0.095, abs=0.05)]
 
 
-async def test_a_pause_delays_a_short_wait_by_half_of_its_time_out(fake):
+async def test_a_pause_delays_a_short_wait_by_half_of_its_timeout(fake):
     fake.add_job("job-1", ENDLESS)
     fake.fail_next(1, status=429, headers={"Retry-After": "30"})
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
@@ -689,7 +689,7 @@ async def test_not_found_by_the_last_poll_says_so(fake):
             await client.wait_for_job("job-1", timeout=0.3)
 
 
-async def test_a_time_out_counts_from_the_first_step_of_a_watch(fake, client):
+async def test_a_timeout_counts_from_the_first_step_of_a_watch(fake, client):
     fake.add_job("job-1", ENDLESS)
     reports = client.watch_job("job-1", timeout=0.2)
     await asyncio.sleep(0.1)
@@ -699,28 +699,28 @@ async def test_a_time_out_counts_from_the_first_step_of_a_watch(fake, client):
 
 
 @pytest.mark.parametrize("timeout", [None, math.inf, 1e300, 10**400])
-async def test_no_time_out(fake, client, timeout):
+async def test_no_timeout(fake, client, timeout):
     fake.add_job("job-1", ["running", "succeeded"])
     assert (await client.wait_for_job("job-1", timeout=timeout)).is_terminal
 
 
-def test_a_time_out_of_more_than_thirty_years_is_none():
+def test_a_timeout_of_more_than_thirty_years_is_none():
     assert timeout_seconds(10**9) == 1e9
     assert timeout_seconds(10**9 + 1) is None
 
 
 @pytest.mark.parametrize("timeout", [-1, math.nan, "5", True, timedelta(seconds=-1)])
-async def test_a_time_out_that_is_none_is_refused(client, timeout):
+async def test_an_invalid_timeout_text_is_rejected(client, timeout):
     with pytest.raises(ValueError, match="timeout must be"):
         await client.wait_for_job("job-1", timeout=timeout)
     with pytest.raises(ValueError, match="timeout must be"):
         client.watch_job("job-1", timeout=timeout)
 
 
-# ---- a time-out of zero
+# ---- a timeout of zero
 
 
-async def test_zero_asks_exactly_once(fake, client):
+async def test_zero_polls_exactly_once(fake, client):
     fake.add_job("job-1", ENDLESS)
     with takes(0), pytest.raises(JobWaitTimeoutError) as caught:
         await client.wait_for_job("job-1", timeout=0)
@@ -749,7 +749,7 @@ async def test_zero_shows_the_first_report(fake, client):
     assert seen == ["running"]
 
 
-async def test_zero_does_not_ask_again_after_a_failure(fake, client):
+async def test_zero_does_not_poll_again_after_a_failure(fake, client):
     fake.fail_next(1, status=503)
     with pytest.raises(JobWaitTimeoutError) as caught:
         await client.wait_for_job("job-1", timeout=0)
@@ -831,7 +831,7 @@ async def test_what_on_change_raises_is_logged_and_does_not_end_the_wait(
     assert records[0].exc_info[0] is LookupError
 
 
-async def test_an_on_change_that_hangs_does_not_delay_the_time_out(fake, client, caplog):
+async def test_an_on_change_that_hangs_does_not_delay_the_timeout(fake, client, caplog):
     fake.add_job("job-1", ENDLESS)
     with takes(0.2), pytest.raises(JobWaitTimeoutError):
         await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
@@ -848,7 +848,7 @@ async def test_an_end_that_was_seen_is_not_lost_to_an_on_change_that_hangs(fake,
 
 
 @pytest.mark.parametrize("on_change", [5, "print", [print]])
-async def test_an_on_change_that_cannot_be_called_is_refused(fake, client, on_change):
+async def test_an_on_change_that_cannot_be_called_is_rejected(fake, client, on_change):
     with pytest.raises(TypeError, match="on_change must be callable"):
         await client.wait_for_job("job-1", on_change=on_change)
     with pytest.raises(TypeError, match="on_change must be callable"):
@@ -978,7 +978,7 @@ async def waiting_task(fake, client, moment):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_cancelling_a_wait_leaves_nothing_behind(fake, moment):
+async def test_cancelling_a_wait_leaks_nothing(fake, moment):
     async with fake.client(max_concurrency=1, poll=PollPolicy(initial=60, maximum=60)) as client:
         async with nothing_left_behind(client, fake):
             task = await waiting_task(fake, client, moment)
@@ -988,7 +988,7 @@ async def test_cancelling_a_wait_leaves_nothing_behind(fake, moment):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_closing_the_client_ends_a_wait_and_leaves_nothing_behind(fake, moment):
+async def test_closing_the_client_ends_a_wait_and_leaks_nothing(fake, moment):
     client = fake.client(max_concurrency=1, poll=PollPolicy(initial=60, maximum=60))
     async with nothing_left_behind(client, fake):
         task = await waiting_task(fake, client, moment)
@@ -1001,7 +1001,7 @@ async def test_closing_the_client_ends_a_wait_and_leaves_nothing_behind(fake, mo
     assert len(fake.requests) == requests
 
 
-async def test_breaking_out_of_a_watch_leaves_nothing_behind(fake, client):
+async def test_breaking_out_of_a_watch_leaks_nothing(fake, client):
     fake.add_job("job-1", ENDLESS)
     async with nothing_left_behind(client, fake):
         async for _ in client.watch_job("job-1", timeout=30):
@@ -1057,7 +1057,7 @@ async def test_a_watch_of_a_closed_client_raises(fake, client):
         await anext(reports)
 
 
-async def test_a_bad_id_is_refused_before_any_request(fake, client):
+async def test_a_bad_id_is_rejected_before_any_request(fake, client):
     with pytest.raises(ValueError, match="job id"):
         client.watch_job("..")
     with pytest.raises(ValueError, match="job id"):

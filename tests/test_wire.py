@@ -910,7 +910,7 @@ def test_as_many_values_are_read_as_fit_into_memory():
     assert parse_report("job-1", body).message == text.replace("\\", "")
 
 
-def test_more_values_are_refused_before_they_are_made():
+def test_more_values_are_rejected_before_they_are_made():
     reason = "more than 200,000 values"
     assert complaint(parse_report, "job-1", long_list(MOST_LISTS + 2)) == f"$: {reason}"
     assert complaint(parse_report, "job-1", long_list(10**5, b'""')) == f"$: {reason}"
@@ -1027,7 +1027,7 @@ def test_half_a_character_in_a_name_does_not_cost_the_status():
 
 
 @pytest.mark.parametrize("literal", ["1e-400", "0e400", "-0", "1E5", "1" * 4300])
-def test_odd_numbers_in_range_are_read(literal):
+def test_unusual_numbers_in_range_are_read(literal):
     body = f'{{"job_status": "running", "metadata": {{"n": {literal}}}}}'
     assert parse_report("job-1", body.encode()).metadata == {"n": json.loads(literal)}
 

@@ -404,7 +404,7 @@ def test_a_status_read_again_is_the_same(word):
         ).map(lambda value: json.dumps(value).encode()),
     ),
 )
-def test_any_other_answer_is_an_error_well_told(status, headers, body):
+def test_any_other_answer_is_an_error_with_a_reason(status, headers, body):
     error = parse_error("job-1", status, headers, body)
     assert isinstance(error, SutroError)
     assert is_well_told(error)

@@ -65,7 +65,7 @@ class Fault:
         error: What a question raises that is not asked again; None where it gets its answer. With
             `NEXT_RETRIED` that is the next question on the connection.
         status_code: That of the error.
-        strike: Does it.
+        inject: Does it.
         can_spread: Whether it can hit a later request too, for which nothing is promised.
     """
 
@@ -74,7 +74,7 @@ class Fault:
     promise: Promise
     error: type[APIError] | None
     status_code: int | None
-    strike: Callable[[Exchange], Awaitable[None]]
+    inject: Callable[[Exchange], Awaitable[None]]
     can_spread: bool = False
 
 
@@ -273,7 +273,7 @@ class Connection(asyncio.StreamReaderProtocol):
         if fault is None:
             exchange.send(exchange.truth())
         else:
-            await fault.strike(exchange)
+            await fault.inject(exchange)
 
 
 @attrs.frozen(kw_only=True)
@@ -348,7 +348,7 @@ class Exchange:
 
 # ---- the table
 
-Strike = Callable[[Exchange], Awaitable[None]]
+Injection = Callable[[Exchange], Awaitable[None]]
 
 
 def _fault(
@@ -358,11 +358,11 @@ def _fault(
     *,
     status_code: int | None = None,
     can_spread: bool = False,
-) -> Callable[[Strike], Strike]:
+) -> Callable[[Injection], Injection]:
     """Enter a function into the table."""
 
-    def enter(strike: Strike) -> Strike:
-        name = strike.__name__
+    def enter(inject: Injection) -> Injection:
+        name = inject.__name__
         assert name not in FAULTS, name
         FAULTS[name] = Fault(
             name=name,
@@ -370,10 +370,10 @@ def _fault(
             promise=promise,
             error=None if promise is Promise.UNNOTICED else error,
             status_code=status_code,
-            strike=strike,
+            inject=inject,
             can_spread=can_spread,
         )
-        return strike
+        return inject
 
     return enter
 
@@ -389,11 +389,11 @@ def _sends(
 ) -> None:
     """Enter a fault that is nothing but something to send."""
 
-    async def strike(x: Exchange) -> None:
+    async def inject(x: Exchange) -> None:
         send(x)
 
-    strike.__name__ = name
-    _fault(does, promise, error, status_code=status_code)(strike)
+    inject.__name__ = name
+    _fault(does, promise, error, status_code=status_code)(inject)
 
 
 # -- connections

@@ -127,10 +127,10 @@ def failing(
     """A fault that is not in the table, since what is promised of it depends on more."""
     headers = [] if retry_after is None else [f"Retry-After: {retry_after:g}"]
 
-    async def strike(x: Exchange) -> None:
+    async def inject(x: Exchange) -> None:
         x.send(body, *headers, status=status)
 
-    return attrs.evolve(FAULTS["status_503"], name=name, strike=strike, status_code=status)
+    return attrs.evolve(FAULTS["status_503"], name=name, inject=inject, status_code=status)
 
 
 def most_in_a_second(arrivals: Iterable[Arrival]) -> int:

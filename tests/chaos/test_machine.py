@@ -64,7 +64,7 @@ class Activity:
         reports: What it has been told, in order.
         ended: The jobs that it has ended for.
         said_before: How many words of each job it must not be told, since they were old.
-        struck_before: How many faults had struck each job when it began.
+        injected_before: How many faults had been injected for each job when it began.
         asked_before: How many requests there had been about each job when it began.
         is_shared: Whether it goes through the monitor.
         is_question: Whether it asks once, and so fails where a wait goes on.
@@ -78,7 +78,7 @@ class Activity:
     reports: list[JobStatusReport] = attrs.field(factory=list)
     ended: list[str] = attrs.field(factory=list)
     said_before: dict[str, int] = attrs.field(factory=dict)
-    struck_before: dict[str, int] = attrs.field(factory=dict)
+    injected_before: dict[str, int] = attrs.field(factory=dict)
     asked_before: dict[str, int] = attrs.field(factory=dict)
     is_shared: bool = False
     is_question: bool = False
@@ -130,7 +130,7 @@ class Machine(RuleBasedStateMachine):
         self.histories = {job_id: ["queued"] for job_id in self.newest}
         self.gone: set[str] = set()
         self.next_faults = []
-        self.struck = defaultdict(list)
+        self.injected = defaultdict(list)
         self.asked = defaultdict(int)
         self.running: list[Activity] = []
         self.runner = asyncio.Runner()
@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
             fault = self.next_faults.pop(0)
         else:
             return None
-        self.struck[job_id].append(fault)
+        self.injected[job_id].append(fault)
         return fault
 
     @rule(place=places, word=words)
@@ -194,7 +194,7 @@ class Machine(RuleBasedStateMachine):
             said_before={
                 job_id: 0 if is_shared else len(self.histories[job_id]) - 1 for job_id in job_ids
             },
-            struck_before={job_id: len(self.struck[job_id]) for job_id in job_ids},
+            injected_before={job_id: len(self.injected[job_id]) for job_id in job_ids},
             asked_before={job_id: self.asked[job_id] for job_id in job_ids},
         )
 
@@ -420,8 +420,8 @@ class Machine(RuleBasedStateMachine):
             assert job_id in self.gone
         else:
             assert activity.is_question
-            struck = self.struck[job_id][activity.struck_before[job_id] :]
-            assert type(error) in {fault.error for fault in struck}
+            injected = self.injected[job_id][activity.injected_before[job_id] :]
+            assert type(error) in {fault.error for fault in injected}
 
     def teardown(self):
         if not hasattr(self, "runner"):

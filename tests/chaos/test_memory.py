@@ -57,13 +57,13 @@ LARGE_BODIES = {
 def large_fault(name):
     """A fault that is not in the table, since it differs from others there in its size alone."""
 
-    async def strike(x):
+    async def inject(x):
         if name == "error_of_lists":
             x.send(b'{"detail": [' + b"[]," * 340_000 + b"0]}", status=502)
         else:
             x.send(LARGE_BODIES[name])
 
-    return attrs.evolve(FAULTS["error_of_brackets"], name=name, strike=strike)
+    return attrs.evolve(FAULTS["error_of_brackets"], name=name, inject=inject)
 
 
 LARGE_FAULTS = {name: large_fault(name) for name in [*LARGE_BODIES, "error_of_lists"]}

@@ -24,10 +24,10 @@ PAGE = b"<html><title>We are deploying</title></html>"
 def refusal(status):
     """Answer as a proxy does during a deployment; it is not in the table, since it may pass."""
 
-    async def strike(x):
+    async def inject(x):
         x.send(PAGE, status=status)
 
-    return attrs.evolve(FAULTS["gone"], name=f"refusal_{status}", strike=strike)
+    return attrs.evolve(FAULTS["gone"], name=f"refusal_{status}", inject=inject)
 
 
 async def wait(client, monitor):

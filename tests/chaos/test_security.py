@@ -58,7 +58,7 @@ async def test_a_redirect_takes_the_key_nowhere(status, method):
                 for name in ("Location", "Content-Location", "Refresh", "Link", "Alt-Svc")
             ]
 
-            async def strike(x, headers=headers):
+            async def inject(x, headers=headers):
                 x.send(x.truth(), *headers, status=status)
 
             fault = Fault(
@@ -67,7 +67,7 @@ async def test_a_redirect_takes_the_key_nowhere(status, method):
                 promise=Promise.FINAL,
                 error=APIStatusError,
                 status_code=status,
-                strike=strike,
+                inject=inject,
             )
             server = HostileServer(lambda _: "succeeded", lambda _, fault=fault: fault)
             async with server, make_client(server) as client:
@@ -145,7 +145,7 @@ async def connect(base_url):
         "https://api.sutro.sh//evil.test",
     ],
 )
-def test_a_url_that_can_be_read_in_two_ways_is_refused(base_url):
+def test_a_url_that_can_be_read_in_two_ways_is_rejected(base_url):
     with pytest.raises(ConfigurationError) as caught:
         SutroClient(KEY, base_url=base_url)
     assert KEY not in str(caught.value)
@@ -278,12 +278,12 @@ def with_echoes():
     faults = dict(FAULTS)
     for name, send in echoes().items():
 
-        async def strike(x, send=send):
+        async def inject(x, send=send):
             send(x)
             x.close()
 
         faults[name] = Fault(
-            name=name, does="", promise=Promise.FINAL, error=None, status_code=None, strike=strike
+            name=name, does="", promise=Promise.FINAL, error=None, status_code=None, inject=inject
         )
     return faults
 

@@ -86,7 +86,7 @@ def remade(trigger):
     return getattr(sys.modules[module], name)(**arguments)
 
 
-def test_what_may_pass_is_told_apart_from_what_may_not(dag, fake):
+def test_transient_failures_are_distinguished_from_final_ones(dag, fake):
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     from sutro_jobs import SutroJob, SutroJobTrigger
