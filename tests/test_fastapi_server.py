@@ -318,10 +318,10 @@ OUTAGES = {
     "limits": {"status": 429, "headers": {"Retry-After": "5"}},
 }
 DETAILS = {
-    "refuses": "The service gave no answer that can be used.",
+    "refuses": "The service sent no usable answer.",
     "hangs": "The service did not answer in time.",
-    "disconnects": "The service gave no answer that can be used.",
-    "limits": "The service gets more requests than it takes.",
+    "disconnects": "The service sent no usable answer.",
+    "limits": "The service rate-limits this server.",
 }
 
 

@@ -12,7 +12,7 @@ app.include_router(jobs_router())
 """
 
 try:
-    import fastapi.sse  # noqa: F401 - the part that came last
+    import fastapi.sse  # noqa: F401 - the newest module that is needed
 except ImportError as _error:
     raise ImportError(
         "sutro_async.fastapi needs FastAPI 0.135.2 or later: pip install 'sutro-async[fastapi]', or"

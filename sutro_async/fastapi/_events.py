@@ -1,6 +1,6 @@
-"""Jobs as server-sent events: a report at each change, a problem where there is none.
+"""Jobs as server-sent events: a report at each change, or a problem.
 
-While the service does not answer, there is nothing to report, and one event says so.
+While the service does not answer there are no reports, and one event says so.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sutro_async.fastapi._problems import log_problem, problem_details, service_
 __all__ = ["END", "events"]
 
 END: Final = "end"
-"""The id of the event after which there are no others."""
+"""The id of the last event of a stream."""
 
 _RECONNECT_AFTER: Final = 3000  # milliseconds
-# Seconds between two looks whether the service answers: while it does, and while it does not.
+# Seconds between two checks whether the service answers: while it does, and while it does not.
 _TICK: Final = 3.0
-_TICK_IN_TROUBLE: Final = 1.0
+_TICK_IN_OUTAGE: Final = 1.0
 
 
 async def events(
@@ -33,28 +33,28 @@ async def events(
     job_ids: Iterable[str],
     stats: Callable[[], ClientStats],
 ) -> AsyncIterator[ServerSentEvent]:
-    """Turn the outcomes of `JobMonitor.watch_jobs` into events, until all jobs have ended.
+    """Turn the outcomes of `JobMonitor.watch_jobs` into events, until all jobs have finished.
 
     Args:
         outcomes: The outcomes.
         job_ids: The jobs.
-        stats: Says whether the service answers.
+        stats: Returns the state of the client, and so whether the service answers.
     """
     yield ServerSentEvent(retry=_RECONNECT_AFTER)
-    # Each with its newest report.
+    # By job id, the newest report.
     unfinished: dict[str, JobStatusReport | None] = dict.fromkeys(job_ids)
-    is_settled = True  # whether requesting the events again would bring the same for each job
-    is_in_trouble = False
+    is_settled = True  # whether a new request for the events would get the same for each job
+    is_outage = False
     while unfinished:
-        tick = _TICK_IN_TROUBLE if is_in_trouble else _TICK
+        tick = _TICK_IN_OUTAGE if is_outage else _TICK
         new_outcomes = await _next_outcomes(outcomes, unfinished, tick)
         if not new_outcomes:
             trouble = service_trouble(stats())
-            if trouble is not None and not is_in_trouble:
-                is_in_trouble = True
+            if trouble is not None and not is_outage:
+                is_outage = True
                 yield ServerSentEvent(event="trouble", raw_data=trouble.model_dump_json())
-            elif trouble is None and is_in_trouble:
-                # Any report says so; without one, the first is still to come.
+            elif trouble is None and is_outage:
+                # Any report shows that the service answers again. Without one, the first will.
                 new_outcomes = [
                     JobOutcome(job_id=job_id, value=report)
                     for job_id, report in unfinished.items()
@@ -64,7 +64,7 @@ async def events(
             if outcome.value is not None:
                 event, data = "status", json.dumps(outcome.value.to_dict())
                 is_last = outcome.value.is_terminal
-                is_in_trouble = False
+                is_outage = False
             else:
                 assert outcome.error is not None  # noqa: S101 - one of the two is set
                 log_problem(outcome.error)
@@ -86,7 +86,7 @@ async def _next_outcomes(
     """Wait for the next outcome, or for an error that concerns all unfinished jobs.
 
     Returns:
-        Nothing if there was none for so many seconds.
+        The new outcomes; none if there was none for `seconds`.
     """
     step = asyncio.ensure_future(anext(outcomes))
     try:

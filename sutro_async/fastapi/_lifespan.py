@@ -45,20 +45,20 @@ def sutro_lifespan(
 
     The two are `sutro_client` and `sutro_monitor` in `request.state`, and in `app.state`.
 
-    As soon as the process gets SIGINT or SIGTERM, the monitor closes: those who wait for it get
+    As soon as the process gets SIGINT or SIGTERM, the monitor closes: its waits raise
     `ClientStateError`, and no event stream or long poll of `jobs_router` delays the server. Any
-    such signal that the app or the server handles counts as the end, whatever they make of it.
+    such signal that the app or the server handles counts as shutdown, even if they ignore it.
 
     Args:
-        client: What makes the client when the app starts, by default from the environment; or a
-            client that is there already, which is left open. Such a client belongs to one event
-            loop, so the app can run in that loop only.
-        poll: The pace of the monitor; None takes that of the client.
-        keep_finished: How many ended jobs the monitor remembers.
+        client: A callable that makes the client when the app starts, by default from the
+            environment; or an existing client, which is left open. An existing client belongs to
+            one event loop, so the app can run in that loop only.
+        poll: The polling policy of the monitor; None takes that of the client.
+        keep_finished: How many finished jobs the monitor remembers.
         close_on_signal: Whether a signal closes the monitor. False leaves signals alone; the
             monitor then closes with the app, after the server has waited for its connections.
-        lifespan: The app's own lifespan, entered once the two are there. What it yields is added to
-            the state.
+        lifespan: The app's own lifespan, entered after the two are open. What it yields is added
+            to the state.
     """
 
     @asynccontextmanager
@@ -86,17 +86,17 @@ def sutro_lifespan(
 
 
 def _remove(state: State, name: str, value: object) -> None:
-    """Remove what the lifespan has put there, unless another has put its own there since."""
+    """Remove a value of this lifespan, unless another lifespan has replaced it since."""
     if getattr(state, name, None) is value:
         delattr(state, name)
 
 
 @asynccontextmanager
 async def _open_until_stopped(monitor: JobMonitor) -> AsyncIterator[None]:
-    """Open the monitor, and close it at the end or when the process is told to stop.
+    """Open the monitor, and close it at the end or when the process gets a signal to stop.
 
-    A server waits for its connections before it ends the lifespan. To close the monitor only then
-    would be too late for the event streams among them, which end with it.
+    A server waits for its connections before it ends the lifespan. Event streams among them end
+    when the monitor closes, so closing it with the lifespan would be too late.
     """
     closing: list[asyncio.Task[None]] = []
     async with AsyncExitStack() as opened:
@@ -114,21 +114,21 @@ async def _open_until_stopped(monitor: JobMonitor) -> AsyncIterator[None]:
 
 @contextmanager
 def _on_signal_to_stop(callback: Callable[[], None]) -> Iterator[None]:
-    """Call back in the event loop when a signal to stop arrives, before the one who handles it."""
+    """Call `callback` in the event loop when a signal to stop arrives, before its own handler."""
     loop = asyncio.get_running_loop()
     is_active = True
     previous: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        # A handler that was set later passes signals on to this one for as long as it likes.
+        # A handler that was set later may pass signals on to this one even after the block.
         if is_active and not loop.is_closed():
             loop.call_soon_threadsafe(callback)
         previous[number](number, frame)
 
-    if threading.current_thread() is threading.main_thread():  # no other may handle signals
+    if threading.current_thread() is threading.main_thread():  # others cannot handle signals
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
-            # A signal that nobody handles is left to the system, which ends the process.
+            # A signal without a handler is left to the system, which ends the process.
             if callable(handler):
                 previous[number] = handler
                 signal.signal(number, handle)
@@ -142,34 +142,34 @@ def _on_signal_to_stop(callback: Callable[[], None]) -> Iterator[None]:
 
 
 async def get_sutro_client(connection: HTTPConnection) -> SutroClient:
-    """Give the client of the app: what stands behind `SutroDep`, to be overridden in tests.
+    """Return the client of the app; the dependency of `SutroDep`, to be overridden in tests.
 
     Raises:
-        RuntimeError: The app has no `sutro_lifespan`, or it does not run.
+        RuntimeError: The app has no `sutro_lifespan`, or it is not running.
     """
     client: SutroClient = _from_state(connection, "sutro_client")
     return client
 
 
 async def get_job_monitor(connection: HTTPConnection) -> JobMonitor:
-    """Give the monitor of the app: what stands behind `MonitorDep`, to be overridden in tests.
+    """Return the monitor of the app; the dependency of `MonitorDep`, to be overridden in tests.
 
     Raises:
-        RuntimeError: The app has no `sutro_lifespan`, or it does not run.
+        RuntimeError: The app has no `sutro_lifespan`, or it is not running.
     """
     monitor: JobMonitor = _from_state(connection, "sutro_monitor")
     return monitor
 
 
 def _from_state(connection: HTTPConnection, name: str) -> Any:  # noqa: ANN401 - by its name
-    # The first holds in a mounted app, which has an `app.state` of its own; the second in a test
-    # that enters the lifespan without a server, which would bring it to the requests.
+    # A mounted app has an `app.state` of its own, but the state of the request is there. A test
+    # that enters the lifespan without a server has `app.state` only: servers copy it to requests.
     for state in (connection.state, connection.app.state):
         if hasattr(state, name):
             return getattr(state, name)
     raise RuntimeError(
         f"there is no {name}: make the app with FastAPI(lifespan=sutro_lifespan()); in a test,"
-        " let the lifespan run, or override the dependency"
+        " run the lifespan, or override the dependency"
     )
 
 

@@ -1,4 +1,4 @@
-"""The jobs of one caller, out of those of the account."""
+"""The list of those jobs of the account that a caller may see."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sutro_async.fastapi._visible import job_not_found
 
 __all__ = ["list_visible_jobs"]
 
-# How many jobs of the account are looked at for one answer: ten requests to the service.
+# How many jobs of the account are read for one answer: ten requests to the service.
 _MOST_JOBS: Final = 1000
 _PAGE_SIZE: Final = 100
 
@@ -23,16 +23,16 @@ async def list_visible_jobs(
     before: str | None,
     limit: int,
 ) -> JobListModel:
-    """List the newest jobs that the caller may see, a page of the service's at a time.
+    """List the newest jobs that the caller may see, reading a page of the service at a time.
 
     Args:
         client: Lists the jobs of the account.
-        visible: Gives those of some ids that the caller may see.
+        visible: Takes job ids, and returns those that the caller may see.
         before: The job after which to begin, one that the caller may see; None for the newest.
         limit: How many jobs to return.
 
     Raises:
-        JobNotFoundError: The list has ended without the job after which to begin.
+        JobNotFoundError: The list does not have the job after which to begin.
         APIError: A page could not be read, retries included.
     """
     shown: list[Job] = []
@@ -62,7 +62,7 @@ async def list_visible_jobs(
 
 
 async def _next_page(jobs: Stream[Job]) -> list[Job]:
-    """Take as many jobs as one page of the service's has; fewer at the end of the list."""
+    """Return the next page of the service, which is shorter at the end of the list."""
     page: list[Job] = []
     async for job in jobs:
         page.append(job)

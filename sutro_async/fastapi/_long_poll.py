@@ -1,4 +1,4 @@
-"""The long poll: waits for a job until its visitor leaves."""
+"""The long poll: waits for a job, unless its visitor disconnects."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from sutro_async import (
     Stream,
 )
 
-__all__ = ["wait_until_left"]
+__all__ = ["wait_while_connected"]
 
-_SHORTEST_WAIT: Final = 0.1  # seconds; a first report needs some
+_SHORTEST_WAIT: Final = 0.1  # seconds, so that a first poll can finish
 
 
-async def wait_until_left(
+async def wait_while_connected(
     request: Request, monitor: JobMonitor, job_id: str, timeout: float
 ) -> JobStatusReport | None:
-    """Wait until a job has finished, for so many seconds; None if its visitor has left.
+    """Wait until a job has finished, for `timeout` seconds; None if its visitor has disconnected.
 
     Raises:
         SutroError: There was no report in that time.
     """
     reports = monitor.watch(job_id, timeout=max(timeout, _SHORTEST_WAIT))
     waiting = asyncio.create_task(_newest(reports))
-    leaving = asyncio.create_task(_disconnect(request))
+    disconnecting = asyncio.create_task(_wait_disconnected(request))
     try:
-        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, disconnecting}, return_when=asyncio.FIRST_COMPLETED)
         return waiting.result() if waiting.done() else None
     finally:
         waiting.cancel()
-        leaving.cancel()
-        await asyncio.gather(waiting, leaving, return_exceptions=True)
+        disconnecting.cancel()
+        await asyncio.gather(waiting, disconnecting, return_exceptions=True)
 
 
 async def _newest(reports: Stream[JobStatusReport]) -> JobStatusReport:
-    """Return the terminal report, or the newest if the time is up or the server stops."""
+    """Return the terminal report, or the newest if the timeout expires or the server stops."""
     newest = None
     try:
         async with reports:
@@ -54,6 +54,6 @@ async def _newest(reports: Stream[JobStatusReport]) -> JobStatusReport:
     return newest
 
 
-async def _disconnect(request: Request) -> None:
+async def _wait_disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

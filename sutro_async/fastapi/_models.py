@@ -1,6 +1,6 @@
-"""What the router answers, as pydantic models of the library's `to_dict()`.
+"""The answers of the router: pydantic models of what `to_dict()` of the library returns.
 
-Where a field has no description, it is that of the same field in `sutro_async.models`.
+Fields without a description are described in `sutro_async.models`.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ __all__ = [
 ]
 
 JSONObject = dict[str, Any]
-Status = Annotated[JobStatus, Field(description="Where the job stands.")]
-RawStatus = Annotated[str, Field(description="The service's own word for that.")]
-IsTerminal = Annotated[bool, Field(description="Whether the job has ended.")]
+Status = Annotated[JobStatus, Field(description="The status of the job.")]
+RawStatus = Annotated[str, Field(description="The status as the service sent it.")]
+IsTerminal = Annotated[bool, Field(description="Whether the job has finished.")]
 Dollars = Annotated[float, Field(description="US dollars.")]
 
 
 class FailureReasonModel(BaseModel):
     """Why a job failed."""
 
-    message: str | None = Field(description="The reason in words.")
-    additional_context: str | None = Field(description="What else is known of it.")
+    message: str | None = Field(description="The reason as text.")
+    additional_context: str | None = Field(description="More about the reason.")
     details: JSONObject = Field(description="The reason as the service sent it.")
 
 
 class JobStatusReportModel(BaseModel):
-    """How a job is doing."""
+    """The status of a job."""
 
     job_id: str
     status: Status
     raw_status: RawStatus
     is_terminal: IsTerminal
-    message: str = Field(description="What the service says of it; may be empty.")
-    metadata: JSONObject = Field(description="Further facts, as the service sent them.")
+    message: str = Field(description="The message of the service; may be empty.")
+    metadata: JSONObject = Field(description="The metadata as the service sent it.")
     failure: FailureReasonModel | None
 
 
@@ -87,26 +87,26 @@ class JobListModel(BaseModel):
         description="What to send as `before` to get the jobs after these; null if there are none."
     )
     is_truncated: bool = Field(
-        description="Whether older jobs may be missing: only the newest 1000 of the account count."
+        description="Whether older jobs may be missing: the newest 1000 of the account are read."
     )
 
 
 class JobProblem(BaseModel):
-    """What went wrong, as RFC 9457 tells it."""
+    """An error, as problem details (RFC 9457)."""
 
-    type: str = Field(description="A URI that stands for the kind of problem.")
-    title: str = Field(description="The kind of problem, in words.")
+    type: str = Field(description="A URI that identifies the kind of problem.")
+    title: str = Field(description="The kind of problem as text.")
     status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What it means here.")
-    instance: str | None = Field(default=None, description="The path that was asked for.")
-    job_id: str | None = Field(default=None, description="The job that it is about.")
+    detail: str = Field(description="A description of the problem.")
+    instance: str | None = Field(default=None, description="The path of the request.")
+    job_id: str | None = Field(default=None, description="The job that the problem concerns.")
     errors: list[JSONObject] | None = Field(
         default=None, description="What is wrong with the request, each with `loc` and `msg`."
     )
 
 
 class JobOutcomeModel(BaseModel):
-    """What came of one job of many: a report, or a problem."""
+    """The outcome of one job of many: a report or a problem."""
 
     job_id: str
     report: JobStatusReportModel | None = None
@@ -120,7 +120,7 @@ class JobOutcomesModel(BaseModel):
 
 
 class ServiceTrouble(BaseModel):
-    """Says that the service does not answer, so that nothing new is known of any job."""
+    """An outage: the service does not answer, so nothing new is known of any job."""
 
     since: datetime = Field(description="When the first request was sent that was not answered.")
-    detail: str = Field(description="What it means here.")
+    detail: str = Field(description="A description of the last failure.")

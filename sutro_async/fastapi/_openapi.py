@@ -1,7 +1,7 @@
-"""What the OpenAPI document says of the answers that FastAPI cannot know of.
+"""The answers that FastAPI cannot derive by itself, for the OpenAPI document.
 
-The schemas stand where they are used: by which names the document of an app has its models is
-decided only once all of them are known.
+Their schemas are written out where they are used, without references: FastAPI chooses the names of
+an app's models only once it knows all of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def problems(*statuses: int) -> Responses:
-    """Describe the answers with problem details: some statuses, and those of every route."""
+    """Describe the answers with problem details: `statuses`, and those of every route."""
     content = {PROBLEM_JSON: {"schema": _schema(JobProblem)}}
     responses: Responses = {
         status: {"description": HTTPStatus(status).phrase, "content": content}
@@ -55,12 +55,11 @@ def _schema(model: Any) -> dict[str, Any]:  # noqa: ANN401 - a model, or a union
 EVENTS: Final[Responses] = {
     200: {
         "description": (
-            "A `status` event with each report that differs from the one before, the first at once,"
-            " the one on the ended job last; or a `problem` event, after which nothing follows on"
-            " its job. The stream ends when there is nothing more to come on any job. Its last"
-            " event has the id `end`, unless it pays to connect again. A `trouble` event says that"
-            " the service has not answered for ten seconds; the next `status` event says that it"
-            " answers again."
+            "A `status` event with each report that differs from the one before: the first at once,"
+            " the terminal report last. A `problem` event is the last event of its job. The stream"
+            " ends when each job has had its last event. The last event of the stream has the id"
+            " `end`, unless it may help to reconnect. A `trouble` event says that the service has"
+            " not answered for ten seconds; the next `status` event says that it answers again."
         ),
         "content": {
             EventSourceResponse.media_type: {
@@ -77,7 +76,7 @@ EVENTS: Final[Responses] = {
             }
         },
     },
-    204: {"description": "Nothing follows the event `end`: do not connect again."},
+    204: {"description": "There are no events after `end`: do not reconnect."},
 }
 
 UNREADABLE_BODY: Final[Responses] = {

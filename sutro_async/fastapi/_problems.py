@@ -1,7 +1,7 @@
-"""Errors as problem details (RFC 9457): which status, and what may be said of them.
+"""Errors as problem details (RFC 9457): their statuses and texts.
 
-What the service sent with an error stays in the log. A visitor is told what it means here, in words
-of this module, so that nothing of the account behind the server gets out.
+What the service sent with an error is logged only. A visitor gets a fixed text of this module, so
+that nothing about the account of the server is disclosed.
 """
 
 from __future__ import annotations
@@ -72,42 +72,40 @@ class _Kind:
 
 
 _ACCESS_REFUSED: Final = _Kind(
-    502, "Access refused", "The service refuses this server access; its operator has to see to it."
+    502, "Access refused", "The service refuses access to this server; its operator has to fix it."
 )
-_INVALID_REQUEST: Final = _Kind(
-    422, "Invalid request", "The request cannot be understood; see `errors`."
-)
-_NO_REPORT: Final = _Kind(504, "No report", "No report on the job could be had in time.")
+_INVALID_REQUEST: Final = _Kind(422, "Invalid request", "The request is invalid; see `errors`.")
+_NO_REPORT: Final = _Kind(504, "No report", "The timeout expired before there was any report.")
 
 # The class that comes first in the method resolution order of an error decides.
 _KINDS: Final[dict[type[BaseException], _Kind]] = {
     JobNotFoundError: _Kind(404, "Job not found", "The service knows no such job."),
-    GoneError: _Kind(410, "Job gone", "The service has the job no more."),
+    GoneError: _Kind(410, "Job gone", "The service no longer has the job."),
     RateLimitError: _Kind(
-        503, "Rate limited", "The service gets more requests than it takes.", retry_after=5
+        503, "Rate limited", "The service rate-limits this server.", retry_after=5
     ),
     AuthenticationError: _ACCESS_REFUSED,
     PermissionDeniedError: _ACCESS_REFUSED,
     APITimeoutError: _Kind(504, "Service timeout", "The service did not answer in time."),
-    APIError: _Kind(502, "Service trouble", "The service gave no answer that can be used."),
+    APIError: _Kind(502, "Service failure", "The service sent no usable answer."),
     JobWaitTimeoutError: _Kind(
-        504, "Wait timeout", "The job had not ended when the time was up; it goes on."
+        504, "Wait timeout", "The timeout expired before the job had finished; it is still running."
     ),
     JobFailedError: _Kind(409, "Job failed", "The job failed."),
     JobCancelledError: _Kind(409, "Job cancelled", "The job was cancelled."),
-    JobUnsuccessfulError: _Kind(409, "Job unsuccessful", "The job ended without success."),
+    JobUnsuccessfulError: _Kind(409, "Job unsuccessful", "The job did not succeed."),
     ClientStateError: _Kind(
-        503, "Not watching", "This server cannot ask the service now.", retry_after=1
+        503, "Server unavailable", "This server cannot poll the service now.", retry_after=1
     ),
-    SutroError: _Kind(500, "Internal error", "This server has met an error of its own."),
+    SutroError: _Kind(500, "Internal error", "An internal error of this server."),
 }
 
 
 def install_error_handlers(app: FastAPI) -> None:
     """Let the app answer each `SutroError` that an endpoint raises with problem details.
 
-    The routes of `jobs_router` do so anyway. What the error says goes to the log, where the status
-    is 500 or above; the answer says what it means for the visitor.
+    The routes of `jobs_router` do so anyway. The answer has a fixed text for the kind of error. The
+    error itself is logged if the status is 500 or above.
     """
 
     async def answer(request: Request, error: Exception) -> Response:
@@ -118,25 +116,25 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def problem_response(request: Request, error: SutroError) -> Response:
-    """Answer a request that met an error."""
+    """Log an error, and make the response for it."""
     log_problem(error)
     reason = _reason(error)
     kind = _kind(error)
     retry_after = kind.retry_after
     # Not on a 404 or 410: a job that the caller may not see has to answer like a missing one.
-    may_pass = kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    if may_pass and isinstance(reason, APIStatusError) and reason.retry_after is not None:
+    is_server_error = kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if is_server_error and isinstance(reason, APIStatusError) and reason.retry_after is not None:
         retry_after = math.ceil(reason.retry_after)
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return _response(request, problem_details(error), headers)
 
 
 def problem_details(error: SutroError, *, job_id: str | None = None) -> JobProblem:
-    """Tell of an error.
+    """Describe an error.
 
     Args:
         error: The error.
-        job_id: The job that it is about, if the error does not know.
+        job_id: The job that it concerns, if the error does not name one.
     """
     kind = _kind(error)
     return JobProblem(
@@ -149,7 +147,7 @@ def problem_details(error: SutroError, *, job_id: str | None = None) -> JobProbl
 
 
 def service_trouble(stats: ClientStats) -> ServiceTrouble | None:
-    """Tell that the service does not answer; None if it does, or has not failed to for long."""
+    """Describe an outage of the service; None if there is none, or it began just now."""
     since = stats.unanswered_since
     if since is None or stats.unanswered_seconds < _TROUBLE_AFTER:
         return None
@@ -160,7 +158,7 @@ def service_trouble(stats: ClientStats) -> ServiceTrouble | None:
 
 
 def log_problem(error: SutroError) -> None:
-    """Log an error, once for each visitor who is told of it, unless it is theirs."""
+    """Log an error that is sent to a visitor, unless it is the visitor's own (4xx)."""
     kind = _kind(error)
     if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         level = logging.DEBUG if isinstance(error, ClientStateError) else logging.WARNING
@@ -168,9 +166,9 @@ def log_problem(error: SutroError) -> None:
 
 
 def validation_response(request: Request, error: RequestValidationError) -> Response:
-    """Answer a request that makes no sense.
+    """Make the response for an invalid request.
 
-    What was sent is not sent back, unlike in FastAPI's own answer: JSON cannot hold all of it.
+    Unlike FastAPI's own response it does not return the input, which JSON cannot always hold.
     """
     kind = _INVALID_REQUEST
     problem = JobProblem(
@@ -184,7 +182,7 @@ def validation_response(request: Request, error: RequestValidationError) -> Resp
 
 
 def _response(request: Request, problem: JobProblem, headers: dict[str, str]) -> Response:
-    # Not `request.url.path`, which some versions of Starlette cannot make of every Host.
+    # Not `request.url.path`, which raises in some versions of Starlette if the Host is malformed.
     problem = problem.model_copy(update={"instance": quote(request.scope["path"])})
     content: Any = problem.model_dump(mode="json", exclude_none=True)
     return JSONResponse(content, problem.status, headers, media_type=PROBLEM_JSON)

@@ -1,4 +1,4 @@
-"""What the routes have in common: how they answer errors, and how they end."""
+"""The classes of the routes: how they answer errors, and how they end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["JobsRoute", "ProblemsRoute", "StreamFinished"]
 
 
 class StreamFinished(Exception):  # noqa: N818 - a signal, not an error
-    """The browser connects again to a stream that has been told to its end."""
+    """The browser reconnects to a stream that has sent its last event."""
 
 
 class JobsRoute(APIRoute):
@@ -39,11 +39,11 @@ class JobsRoute(APIRoute):
         return handle_finished_stream
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """End in good order where the visitor has left, and where the server cancels the answer.
+        """End cleanly if the visitor has disconnected, or if the server cancels the answer.
 
-        uvicorn does so when its time to stop gracefully is up. The request is over then, whether
-        its cancellation goes on or not; but uvicorn would log a traceback of each that does. Any
-        other cancellation has a cause of its own, such as a timeout of the app.
+        uvicorn cancels answers when its `timeout_graceful_shutdown` expires. The request ends then
+        in any case, but uvicorn would log a traceback for each `CancelledError`. All other
+        cancellations are raised, such as that of a timeout of the app.
         """
         is_started = is_complete = False
 
@@ -72,7 +72,7 @@ class JobsRoute(APIRoute):
         receive: Receive,  # noqa: ARG002
         send: Send,  # noqa: ARG002
     ) -> None:
-        """Leave a request that the server has cancelled to the handlers of the app."""
+        """Raise for a request that the server has cancelled, for the handlers of the app."""
         raise error from None
 
 

@@ -14,7 +14,7 @@ from sutro_async import JobOutcome, JobStatusReport, Stream
 from sutro_async.fastapi._events import END, events
 from sutro_async.fastapi._lifespan import MonitorDep, SutroDep
 from sutro_async.fastapi._listing import list_visible_jobs
-from sutro_async.fastapi._long_poll import wait_until_left
+from sutro_async.fastapi._long_poll import wait_while_connected
 from sutro_async.fastapi._models import (
     JobListModel,
     JobModel,
@@ -41,7 +41,9 @@ from sutro_async.fastapi._visible import (
 
 __all__ = ["jobs_router"]
 
-_CLIENT_CLOSED_REQUEST: Final = 499  # a word of nginx, for the access log: nobody gets the answer
+_CLIENT_CLOSED_REQUEST: Final = (
+    499  # nginx's status for the access log; the visitor does not get it
+)
 
 
 def jobs_router(
@@ -51,25 +53,23 @@ def jobs_router(
 
     - `GET /jobs/{job_id}`: the record
     - `GET /jobs/{job_id}/status`: the status
-    - `GET /jobs/{job_id}/wait?timeout=25`: the status when it has ended, or the newest by then
-    - `GET /jobs/{job_id}/events`: server-sent events, each change until the end
+    - `GET /jobs/{job_id}/wait?timeout=25`: the terminal status, or the newest at the timeout
+    - `GET /jobs/{job_id}/events`: server-sent events, one for each change
     - `GET /job-events?job_id=…&job_id=…`: the same for up to 100 jobs, in one stream
     - `POST /jobs/statuses`: the statuses of up to 1000 jobs
     - `GET /jobs`: the jobs that the caller may see, newest first; only with `visible`
 
     The app needs `sutro_lifespan`.
 
-    Without `visible` these routes show every job of the account: put the authentication of the app
-    before them, as in
-    `app.include_router(jobs_router(), dependencies=[Depends(current_user)])`.
+    Without `visible` these routes show every job of the account: require the login of the app, as
+    in `app.include_router(jobs_router(), dependencies=[Depends(current_user)])`.
 
     Args:
-        visible: A FastAPI dependency that gives an async function, which is called with a frozenset
-            of job ids, and returns those of them that the caller may see. Each request calls it
-            once, with exactly the ids that its route uses, before anything is done with them. A
-            job that may not be seen answers like one that does not exist. If the function raises
-            or returns anything else, no job is shown: the answer is a 500, and the reason is
-            logged.
+        visible: A FastAPI dependency that gives an async function. It is called with a frozenset
+            of job ids, and returns those that the caller may see. Each request calls it once, with
+            exactly the ids that its route uses, before anything is done with them. A job that may
+            not be seen answers like one that does not exist. If the function raises or returns
+            anything else, no job is shown: the answer is a 500, and the reason is logged.
         problem_details: Whether errors are answered with problem details (RFC 9457). False leaves
             them, and requests that cannot be validated, to the exception handlers of the app.
     """
@@ -93,12 +93,12 @@ def _no_problems(*statuses: int) -> Responses:  # noqa: ARG001 - as `problems`
 
 
 async def _reject_trailing_slash() -> None:
-    """Answer 404 where the app would redirect: a job id that ends in a slash is another."""
+    """Answer 404 where the app would redirect: with the slash, it would be a different job id."""
     raise HTTPException(HTTPStatus.NOT_FOUND)
 
 
 def _add_single(router: APIRouter, visible: Callable[..., Any], describe: Describe) -> None:
-    """Add the routes that answer about one job."""
+    """Add the routes for one job."""
 
     async def visible_id(
         requested: Annotated[RequestedIds, Depends(requested_ids(visible, path_id))],
@@ -124,7 +124,7 @@ def _add_single(router: APIRouter, visible: Callable[..., Any], describe: Descri
     @router.get(
         "/jobs/{job_id}/wait",
         response_model=JobStatusReportModel,
-        response_description="The job has ended.",
+        response_description="The job has finished.",
         responses=describe(404, 410)
         | {202: {"model": JobStatusReportModel, "description": "The job is still running."}},
     )
@@ -135,9 +135,9 @@ def _add_single(router: APIRouter, visible: Callable[..., Any], describe: Descri
         monitor: MonitorDep,
         timeout: Annotated[float, Query(ge=0, le=60, description="Seconds.")] = 25,
     ) -> JSONObject | Response:
-        """Wait until a job has ended, or for so many seconds."""
+        """Wait until a job has finished or the timeout expires."""
         with uniform_not_found():
-            report = await wait_until_left(request, monitor, job_id, timeout)
+            report = await wait_while_connected(request, monitor, job_id, timeout)
         if report is None:
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
         if not report.is_terminal:
@@ -172,7 +172,7 @@ def _add_streams(router: APIRouter, visible: Callable[..., Any], describe: Descr
     async def stream_job_events(
         events: Annotated[AsyncIterator[ServerSentEvent], Depends(watch(path_id))],
     ) -> AsyncIterator[ServerSentEvent]:
-        """Watch a job until it has ended, as server-sent events."""
+        """Watch a job until it has finished, as server-sent events."""
         async for event in events:
             yield event
 
@@ -180,7 +180,7 @@ def _add_streams(router: APIRouter, visible: Callable[..., Any], describe: Descr
     async def stream_jobs_events(
         events: Annotated[AsyncIterator[ServerSentEvent], Depends(watch(query_ids))],
     ) -> AsyncIterator[ServerSentEvent]:
-        """Watch many jobs until all have ended, as server-sent events in one stream."""
+        """Watch many jobs until all have finished, as server-sent events in one stream."""
         async for event in events:
             yield event
 
@@ -199,7 +199,7 @@ def _with_hidden(
 
 
 def _add_many(router: APIRouter, visible: Callable[..., Any], describe: Describe) -> None:
-    """Add the route that answers about many jobs at once."""
+    """Add the route for many jobs at once."""
 
     @router.post(
         "/jobs/statuses",
@@ -210,7 +210,7 @@ def _add_many(router: APIRouter, visible: Callable[..., Any], describe: Describe
         requested: Annotated[RequestedIds, Depends(requested_ids(visible, body_ids))],
         monitor: MonitorDep,
     ) -> JobOutcomesModel:
-        """Ask how each of many jobs is doing."""
+        """Read the statuses of many jobs."""
         outcomes = await job_statuses(monitor, requested.shown)
         for job_id in requested.hidden:
             outcomes[job_id] = JobOutcome(job_id=job_id, error=job_not_found(job_id))

@@ -20,17 +20,17 @@ from sutro_async.fastapi._problems import log_problem, problem_details
 
 __all__ = ["job_statuses", "outcomes_model"]
 
-# Half of what a client sends at a time by default: polls get the rest.
+# Half of the default `max_concurrency` of a client; the rest is for polls.
 _CONCURRENCY: Final = 10
 
-# After so many in a row that concern the service or the key, the other jobs get the last of them.
+# After this many failures in a row of the service or the key, the other jobs get the last of them.
 _FATAL_FAILURES: Final = 3
 
 Outcome = JobOutcome[JobStatusReport]
 
 
 async def job_statuses(monitor: JobMonitor, job_ids: Iterable[str]) -> dict[str, Outcome]:
-    """Get the status of each job; while the service is unavailable, of a few of them.
+    """Get the status of each job; while the service is unavailable, only a few are requested.
 
     Raises:
         AuthenticationError: The key is wrong.
@@ -51,7 +51,7 @@ async def job_statuses(monitor: JobMonitor, job_ids: Iterable[str]) -> dict[str,
 
 
 class _Reads:
-    """Reads that some workers share."""
+    """The reads of some jobs, shared by several worker tasks."""
 
     def __init__(self, monitor: JobMonitor, job_ids: Iterable[str]) -> None:
         self.outcomes: dict[str, Outcome] = {}
@@ -84,7 +84,7 @@ class _Reads:
 
 
 def outcomes_model(outcomes: Iterable[Outcome]) -> JobOutcomesModel:
-    """Turn outcomes into the answer, and log their errors, one of each kind."""
+    """Turn outcomes into the answer, and log one error of each kind."""
     outcomes = list(outcomes)
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     for error in {type(error): error for error in errors}.values():

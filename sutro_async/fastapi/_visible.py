@@ -1,7 +1,7 @@
-"""Who may see which jobs: the app is asked before a route does anything with the ids of a request.
+"""Who may see which jobs: `visible` of the app is called before a route uses the ids of a request.
 
-An endpoint gets its ids from a dependency made here, and from nowhere else: so it has none that the
-app was not asked about.
+An endpoint gets its ids from a dependency made here, and from nowhere else: so `visible` has been
+called with all of them.
 """
 # Annotations are evaluated where they stand, since they name dependencies that are local.
 
@@ -73,7 +73,7 @@ Source = Callable[..., Awaitable[list[str]]]
 
 
 async def path_id(job_id: Annotated[IdText, Path(description="The id of a job.")]) -> list[str]:
-    """Give the id in the path."""
+    """Return the id in the path."""
     return [job_id]
 
 
@@ -82,7 +82,7 @@ async def query_ids(
         list[IdText], Query(min_length=1, max_length=100, description="The ids of the jobs.")
     ],
 ) -> list[str]:
-    """Give the ids in the query."""
+    """Return the ids in the query."""
     return job_id
 
 
@@ -93,11 +93,11 @@ async def body_ids(
             embed=True,
             min_length=1,
             max_length=1000,
-            description="The jobs; one named twice counts once.",
+            description="The ids of the jobs; duplicates count once.",
         ),
     ],
 ) -> list[str]:
-    """Give the ids in the body."""
+    """Return the ids in the body."""
     return job_ids
 
 
@@ -107,7 +107,7 @@ async def before_id(
         Query(description="List the jobs after this one, which is the `next` of another list."),
     ] = None,
 ) -> list[str]:
-    """Give the id at which a list continues."""
+    """Return the id after which a list continues."""
     return [] if before is None else [before]
 
 
@@ -119,11 +119,11 @@ _LOCATIONS: Final[dict[Source, tuple[str, str]]] = {
 }
 
 
-# ---- asking the app
+# ---- calling `visible`
 
 
 async def see_all() -> Callable[[frozenset[str]], Awaitable[frozenset[str]]]:
-    """Stand for `visible` where the app gives none: every caller may see every job."""
+    """Let every caller see every job: `visible` of an app that passes none."""
 
     async def visible(job_ids: frozenset[str]) -> frozenset[str]:
         return job_ids
@@ -147,8 +147,8 @@ def requested_ids(
         job_ids: Annotated[list[str], Depends(source)],
         monitor: MonitorDep,
     ) -> RequestedIds:
-        with _refusing_ids(_LOCATIONS[source]):
-            monitor.watch_jobs(job_ids)  # it checks them, and does no more before its first step
+        with _rejecting_invalid_ids(_LOCATIONS[source]):
+            monitor.watch_jobs(job_ids)  # it checks them; it sends nothing before its first step
         ids = tuple(dict.fromkeys(job_ids))
         return RequestedIds(ids=ids, visible=await check_visible(may_see, ids))
 
@@ -156,24 +156,23 @@ def requested_ids(
 
 
 async def check_visible(may_see: Callable[..., Any], job_ids: Collection[str]) -> frozenset[str]:
-    """Ask the app which of some jobs the caller may see; without jobs, it is not asked.
+    """Return those of some ids that the caller may see; without ids, the app is not called.
 
     Raises:
-        SutroError: What the app gave is no such function; or it raised, or returned anything but
-            some of the ids.
+        SutroError: `may_see` is no such function, raised, or returned anything but some of the ids.
     """
     if not job_ids:
         return frozenset()
-    asked = frozenset(job_ids)
+    requested = frozenset(job_ids)
     try:
-        answer = await may_see(asked)
+        answer = await may_see(requested)
         if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Collection):
             raise TypeError(  # noqa: TRY301 - treated as what the function raises
                 f"it must return a set or list of job ids, got {type(answer).__name__}"
             )
         found = frozenset(answer)
-        if not found <= asked:
-            raise ValueError("it returned something else than ids it was asked for")  # noqa: TRY301
+        if not found <= requested:
+            raise ValueError("it returned something that it was not called with")  # noqa: TRY301
     except Exception as error:
         _log.exception("`visible` of jobs_router failed, so no job is shown")
         raise SutroError("`visible` of jobs_router failed") from error
@@ -181,8 +180,8 @@ async def check_visible(may_see: Callable[..., Any], job_ids: Collection[str]) -
 
 
 @contextmanager
-def _refusing_ids(location: tuple[str, str]) -> Iterator[None]:
-    """Answer 422 where the library refuses an id."""
+def _rejecting_invalid_ids(location: tuple[str, str]) -> Iterator[None]:
+    """Answer 422 if the library rejects an id."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Workarounds for what uvicorn and FastAPI do: each with its source, and where it was tried."""
+"""Workarounds for uvicorn and FastAPI: each with its source, and the versions it was tried with."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import anyio
 __all__ = ["UVICORN_CANCELLATION", "is_cancelled_by_server", "suppress_broken_stream"]
 
 UVICORN_CANCELLATION: Final = "timeout graceful shutdown exceeded"
-"""Part of the message with which uvicorn cancels what is still open after its last timeout.
+"""Part of the message with which uvicorn cancels open requests when its shutdown timeout expires.
 
-There is nothing else to tell it from other cancellations by. It is in `Server.shutdown`:
+Nothing else distinguishes this cancellation from others. The message is in `Server.shutdown`:
 https://github.com/Kludex/uvicorn/blob/main/uvicorn/server.py. Tried with uvicorn 0.54; 0.22, 0.23,
-0.30, 0.35 and 0.40 have the same words. A test fails when they change. An answer that the server
-cancels is then cut off, with a traceback in its log, and nothing worse.
+0.30, 0.35 and 0.40 have the same text. A test fails when it changes. The only effect would be that
+an answer which the server cancels is cut off, with a traceback in its log.
 """
 
 
 def is_cancelled_by_server(cancellation: asyncio.CancelledError) -> bool:
-    """Whether uvicorn has cancelled the answer, because its time to stop is up."""
+    """Whether uvicorn has cancelled the answer, because its shutdown timeout has expired."""
     return UVICORN_CANCELLATION in str(cancellation)
 
 
 @contextmanager
 def suppress_broken_stream() -> Iterator[None]:
-    """Drop what FastAPI raises where somebody leaves with an event on its way to them.
+    """Suppress what FastAPI raises when a visitor disconnects while an event is being sent.
 
     FastAPI sends events through a stream of anyio, and lets its `BrokenResourceError` through:
     `_sse_producer_cm` in https://github.com/fastapi/fastapi/blob/master/fastapi/routing.py. Tried
@@ -40,7 +40,7 @@ def suppress_broken_stream() -> Iterator[None]:
         _, others = group.split(anyio.BrokenResourceError)
         if others is not None:
             raise others from None
-        # The break has taken the place of a cancellation, if that is what has ended the answer.
+        # If a cancellation has ended the answer, the broken stream has replaced it: raise it.
         cause = group.__context__
         if isinstance(cause, asyncio.CancelledError) and not is_cancelled_by_server(cause):
             raise cause from None
