@@ -359,7 +359,7 @@ def test_a_terminal_as_standard_input_is_prompted_for_ids(service, run, monkeypa
     monkeypatch.setattr(sys, "stdin", Keyboard("a\n"))
     status, output, errors = run("status", "-")
     assert (status, output) == (0, "a  succeeded\n")
-    assert errors == "Reading job ids, one to a line, until Ctrl-D.\n"
+    assert errors == "Reading job ids, one per line, until Ctrl-D.\n"
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_ids_come_from_files_without_blank_lines_and_comments(service, run, monk
     ("content", "complaint"),
     [
         (None, "'.*ids.txt' cannot be read: No such file or directory"),
-        (b"# none today\n", "there are no job ids: write one to a line"),
+        (b"# none today\n", "there are no job ids: write one per line"),
         (b"a\n\xff\n", "'.*ids.txt' is not text"),
         (b"a\nb\x07\n", r"invalid job id 'b\\x07' on line 2 of '.*ids.txt'"),
     ],
@@ -603,7 +603,7 @@ def test_a_job_that_disappears_is_shown_in_its_line(service, run):
 def test_an_invalid_timeout_text_is_rejected(text, run):
     status, _, errors = run("wait", "job-1", "--timeout", text)
     assert status == 2
-    assert "is no time span such as 90, 10m or 1.5h" in errors
+    assert "is not a duration such as 90, 10m or 1.5h" in errors
 
 
 def test_a_timeout_may_have_a_unit(service, run):
@@ -841,7 +841,7 @@ def test_a_fake_with_a_job_twice_is_rejected(run):
 def test_a_fake_whose_jobs_fail_for_no_reason_is_rejected(run):
     status, output, errors = run("fake", "--failure-reason", " ")
     assert (status, output) == (2, "")
-    assert "say why, or leave the option out" in errors
+    assert "--failure-reason must not be empty" in errors
 
 
 def test_a_port_in_use_is_rejected(service, run):

@@ -422,7 +422,7 @@ def test_a_timeline_goes_by_seconds_or_by_requests(planned):
 )
 def test_a_timeline_that_makes_no_sense_is_rejected(text, planned):
     errors = planned(text)
-    assert errors.startswith(f"Error: {text!r} is no job: write it as job-1=queued:2,")
+    assert errors.startswith(f"Error: invalid job {text!r}: write it as job-1=queued:2,")
     assert "statuses are pending, submitted, queued, " in errors
 
 

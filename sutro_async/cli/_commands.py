@@ -27,7 +27,7 @@ from sutro_async.testing import FakeSutro
 __all__ = ["cli", "run"]
 
 _PROGRAM: Final = "sutro-async"
-# Seconds, for one record and for all: the reason of a failure is not worth a long wait.
+# Seconds for one record and for all: the reason of a failure is not worth more.
 _RECORD_TIMEOUT: Final = 10.0
 _RECORDS_TIMEOUT: Final = 30.0
 _BULK_FROM: Final = 10  # jobs; a page of the list costs more than a poll
@@ -122,7 +122,7 @@ async def _add_reasons(client: SutroClient, entries: list[Entry]) -> None:
 
 
 @cli.command(epilog="Example: sutro-async job job-12345 --full")
-@click.option("--full", is_flag=True, help="Print the prompt, the schema and the like whole.")
+@click.option("--full", is_flag=True, help="Print long values, such as the prompt, in full.")
 @_jobs
 @output_options
 @service_options
@@ -141,12 +141,12 @@ def job(jobs: tuple[str, ...], *, full: bool, connect: Connect, output: Output) 
 
 @cli.command("list", epilog="Example: sutro-async list --unfinished --ids | sutro-async wait -")
 @click.option("--unfinished", is_flag=True, help="Leave out the jobs that have finished.")
-@click.option("--ids", "ids_only", is_flag=True, help="Print the ids alone, one to a line.")
+@click.option("--ids", "ids_only", is_flag=True, help="Print only the ids, one per line.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
     metavar="NUMBER",
-    help="Print so many jobs at most; by default all of the account.",
+    help="Print at most this many jobs; by default all of the account.",
 )
 @output_options
 @service_options
@@ -260,20 +260,20 @@ def wait(
     default=0,
     type=click.IntRange(0, 65_535),
     metavar="NUMBER",
-    help="The port to listen at; by default a free one.",
+    help="The port to listen on; by default a free one.",
 )
 @click.option(
     "--dialect",
     type=click.Choice(["mapping", "flat"]),
     default="mapping",
-    help="Answer as the deployed service does, or as its API reference has it.",
+    help="The form of the answers: of the deployed service, or of its API reference.",
 )
 @click.option(
     "--failure-reason",
     default="no GPU was free",
     show_default=True,
     metavar="TEXT",
-    help="Why those jobs fail that do.",
+    help="The reason of all jobs that fail.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the address as a JSON object.")
 def fake(
@@ -286,11 +286,11 @@ def fake(
 ) -> NoReturn:
     """Run a fake Sutro service on this machine, to play with.
 
-    It serves until Ctrl-C. The clocks of its jobs begin with it. Statuses without seconds go by
-    requests: each request for the status is answered with the next one.
+    It serves until Ctrl-C. The seconds of a timeline count from the start. Statuses without
+    seconds change with each request: it is answered with the next one.
     """
     if not failure_reason.strip():
-        raise click.UsageError("--failure-reason is empty: say why, or leave the option out")
+        raise click.UsageError("--failure-reason must not be empty")
     service = FakeSutro(dialect=dialect, port=port)
     planned = parse_jobs(jobs) or DEFAULT_JOBS
     for job_id, timeline in planned.items():

@@ -1,4 +1,4 @@
-"""What programs read: a JSON object for each job, event or record, and rows of CSV."""
+"""Output for programs: a JSON object for each job, event or record, and rows of CSV."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEFT_OUT: Final = frozenset({"body", "last_report", "report"})
 
 
 def write_json(fields: dict[str, Any], *, at_once: bool = False) -> None:
-    """Print an object on a line of its own; `at_once` if somebody waits for it."""
+    """Print an object on a line of its own; `at_once` flushes it."""
     print(json.dumps(fields), flush=at_once)
 
 

@@ -25,7 +25,7 @@ from sutro_async.events import ClientStats
 
 __all__ = ["Abandoned", "Board", "Entry", "Interrupted", "exit_status", "state_counts"]
 
-# What leaves more unknown goes first, so that 1 says that the result of every job is known.
+# The status that leaves more unknown comes first: 1 means that the result of each job is known.
 _PRECEDENCE: Final = (ExitStatus.API_ERROR, ExitStatus.TIMED_OUT, ExitStatus.JOB_UNSUCCESSFUL)
 
 

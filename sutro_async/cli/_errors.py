@@ -21,11 +21,11 @@ __all__ = [
     "status_of_error",
 ]
 
-# So many errors of one kind are printed one by one.
+# At most this many errors of one kind are printed one by one.
 _MAX_LINES: Final = 10
 
 _URL: Final = "the URL (SUTRO_API_URL, --base-url)"
-# By the names of errors. An error of configuration says itself what to set.
+# By the names of errors. The text of a configuration error already says what to set.
 _ADVICE: Final = {
     "AuthenticationError": f"Check the key (SUTRO_API_KEY, --key-file), and that it is for {_URL}.",
     "PermissionDeniedError": "Check that the key is that of the account of the job.",
@@ -53,14 +53,14 @@ _OPTIONS: Final = {
 
 
 class ExitStatus(enum.IntEnum):
-    """The exit statuses, which `docs/cli.md` explains; one after a signal is 128 and its number."""
+    """The exit statuses, explained in `docs/cli.md`; after a signal it is 128 plus its number."""
 
     OK = 0
     JOB_UNSUCCESSFUL = 1
     USAGE = 2
     API_ERROR = 3
-    TIMED_OUT = 124  # as of timeout(1)
-    BROKEN_PIPE = 141  # as a shell has it: 128 and SIGPIPE
+    TIMED_OUT = 124  # as timeout(1)
+    BROKEN_PIPE = 141  # as in a shell: 128 plus SIGPIPE
 
 
 def status_of_error(error: SutroError) -> ExitStatus:
@@ -73,7 +73,7 @@ def status_of_error(error: SutroError) -> ExitStatus:
 
 
 def error_text(error: SutroError) -> str:
-    """Return the text of an error in terms of the command: its options, no calls of Python."""
+    """Return the text of an error in terms of the command: with its options, without Python."""
     if isinstance(error, ConfigurationError):
         return _ARGUMENT.sub(lambda match: _OPTIONS[match[0]], str(error))
     if isinstance(error, JobWaitTimeoutError):
@@ -94,7 +94,7 @@ def print_error(*lines: str) -> None:
 
 
 def print_errors(errors: list[SutroError], number_of_jobs: int = 0) -> None:
-    """Print errors, and for each kind of them what to do; those of a timeout as one.
+    """Print errors, with advice for each kind; those of a timeout as one.
 
     Args:
         errors: The errors.

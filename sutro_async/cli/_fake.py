@@ -1,4 +1,4 @@
-"""A fake service: `fake` serves jobs as they are written in its arguments, `demo` waits for six."""
+"""A fake service: `fake` serves the jobs of its arguments, `demo` waits for six jobs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def parse_jobs(texts: Iterable[str]) -> Jobs:
     """Read jobs such as `job-1=queued:2,running:5,succeeded`.
 
     Raises:
-        click.UsageError: One cannot be read so, or two have the same id.
+        click.UsageError: One is invalid, or two have the same id.
     """
     jobs: Jobs = {}
     for text in texts:
@@ -50,8 +50,9 @@ def parse_jobs(texts: Iterable[str]) -> Jobs:
         has_seconds = {isinstance(step, tuple) for step in steps}
         if not job_id.strip() or not isinstance(last, str) or len(has_seconds) > 1 or None in steps:
             raise click.UsageError(
-                f"{text!r} is no job: write it as job-1=queued:2,running:.5,succeeded, with seconds"
-                f" for all statuses but the last, or for none; statuses are {', '.join(_WORDS)}"
+                f"invalid job {text!r}: write it as job-1=queued:2,running:.5,succeeded, with"
+                " seconds for all statuses but the last, or for none; statuses are"
+                f" {', '.join(_WORDS)}"
             )
         if check_id(job_id, "in --job") in jobs:
             raise click.UsageError(f"there are two jobs {job_id!r}: keep one")
@@ -115,7 +116,7 @@ The same in a program of yours, with the key in SUTRO_API_KEY:
 
 
 async def run_demo(output: Output) -> ExitStatus:
-    """Wait for six jobs, with two failed requests on the way, and show what happens."""
+    """Wait for six jobs, with two failed requests, and show what happens."""
     async with FakeSutro() as fake:
         _add_jobs(fake)
         fake.fail_next(1, status=503, headers={"Retry-After": "0.4"}, job_id="embed")

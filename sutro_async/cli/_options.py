@@ -1,4 +1,4 @@
-"""What options and arguments mean: times, job ids, the service to ask, and the output."""
+"""Options and arguments: times, job ids, the service, and the output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parse_time(
     match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh]?)", text.strip(), re.ASCII)
     if match is None:
         raise click.BadParameter(
-            f"{text!r} is no time span such as 90, 10m or 1.5h", context, parameter
+            f"{text!r} is not a duration such as 90, 10m or 1.5h", context, parameter
         )
     return float(match[1]) * _SECONDS[match[2]]
 
@@ -112,7 +112,7 @@ def read_ids(arguments: Iterable[str], stdin: TextIO | None) -> list[str]:
                     f"Hint: {argument!r} is also a file; to read job ids from it, use @{argument}"
                 )
     if not ids:
-        raise click.UsageError("there are no job ids: write one to a line")
+        raise click.UsageError("there are no job ids: write one per line")
     return list(ids)
 
 
@@ -134,7 +134,7 @@ def check_id(job_id: str, where: str) -> str:
 
 
 def _read_source(argument: str, stdin: TextIO | None) -> Iterator[str]:
-    """Read ids, one to a line; blank lines and those that begin with `#` are skipped."""
+    """Read ids, one per line; blank lines and those that begin with `#` are skipped."""
     source = "standard input" if argument == "-" else repr(argument[1:])
     try:
         with ExitStack() as stack:
@@ -148,7 +148,7 @@ def _read_source(argument: str, stdin: TextIO | None) -> Iterator[str]:
                     f"{source} is closed: name the jobs, or pipe their ids to it"
                 )
             if lines.isatty():
-                print_error("Reading job ids, one to a line, until Ctrl-D.")
+                print_error("Reading job ids, one per line, until Ctrl-D.")
             for number, line in enumerate(lines, start=1):
                 # Some programs begin a text with a byte order mark, which is no part of an id.
                 job_id = line.removeprefix("\ufeff").strip() if number == 1 else line.strip()

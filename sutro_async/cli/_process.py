@@ -64,9 +64,9 @@ def _signal_handler(handler: Callable[[int, FrameType | None], None]) -> Iterato
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Replace the streams that were closed from the start, and let standard output take any text.
+    """Replace streams that the process got closed, and let standard output print any text.
 
-    What is written to a closed stream is discarded; the exit status is the same.
+    Output to a closed stream is discarded; the exit status is the same.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A text of the service may have characters that the encoding of the locale lacks.
@@ -80,9 +80,9 @@ def standard_streams() -> Iterator[None]:
 
 
 def discard(stream: TextIO) -> None:
-    """Discard what is still to be written to a stream that cannot be written.
+    """Discard the buffered output of a stream that cannot be written.
 
-    Python would try again at its exit, and print a traceback.
+    Python would write it again at exit, and print a traceback.
     """
     with suppress(OSError), Path(os.devnull).open("w", encoding="utf-8") as sink:
         os.dup2(sink.fileno(), stream.fileno())

@@ -1,4 +1,4 @@
-"""A wait while it runs: a table that is redrawn in place, a line for each change, or JSON."""
+"""Output while a wait runs: a table that is redrawn in place, a line for each change, or JSON."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sutro_async.cli._text import count, duration, plural
 __all__ = ["JSONProgress", "LiveProgress", "Progress", "open_progress"]
 
 _MAX_WIDTH: Final = 120
-# Lines other than those of jobs: the header, what is left out, a blank one, two of the bar, the one
-# of the cursor, and one below, for when the drawing is erased: it must not have scrolled away.
+# Lines other than those of jobs: the header, the count of jobs left out, a blank one, two of the
+# bar, the one of the cursor, and one below, since a table that has scrolled cannot be erased.
 _OTHER_LINES: Final = 7
-# Cells of the columns beside the ids, and of the narrowest terminal that has room for them. The
-# last column takes what is left.
+# The widths of the columns beside the ids, and of the narrowest terminal that shows them, in cells.
+# The last column gets the rest.
 _WIDTHS: Final = {"Status": 10, "Elapsed": 7, "Reason": 14}
 _LEAST_WIDTHS: Final = {"Status": 0, "Elapsed": 40, "Reason": 60}
 _LEAST_BAR: Final = 10
@@ -89,7 +89,7 @@ class _LineProgress(Progress):
         if entry.reason:
             change = f"{change}: {entry.reason}"
         if self._shown.get(entry.job_id) == change:
-            return  # what has changed is not shown
+            return  # nothing that is printed has changed
         self._shown[entry.job_id] = change
         self._print(f"{padded(entry.job_id, self._id_width)}{GAP}{change}")
 
@@ -104,7 +104,7 @@ class _LineProgress(Progress):
 
 
 class LiveProgress(Progress):
-    """Shows the jobs that fit the screen, counts the others, and is erased at the end."""
+    """Draws a table of the jobs that fit the screen, counts the others; erased at the end."""
 
     tick = 0.125
 
@@ -126,8 +126,8 @@ class LiveProgress(Progress):
         self.refresh()
 
     def refresh(self) -> None:
-        # Hundreds of changes may come together, and nobody sees more than a few tables a second.
-        # One of thousands of jobs takes a while, in which no request is sent.
+        # Hundreds of changes may come together, and a few tables a second are enough. Drawing one
+        # of thousands of jobs takes a while, during which no request is sent.
         began_at = self._board.elapsed
         if began_at >= self._draw_at:
             self._live.refresh()
@@ -157,8 +157,8 @@ class LiveProgress(Progress):
             parts.append(Text(text, style="dim", no_wrap=True, overflow="ellipsis"))
         if self._board.outage:
             parts.append(Text(self._board.outage, style="bold", no_wrap=True, overflow="ellipsis"))
-        # The cursor stays on the last line, which is left empty: what is typed there, such as ^C,
-        # would wrap at the end of a full one, and throw the drawing out by a line.
+        # The cursor stays on the last line, which is left empty: typed text such as ^C would wrap
+        # at the end of a full line, and shift the table by a line.
         return Group(*parts, Text(), self._bar(entries, width), Text())
 
     def _choose(self, entries: list[Entry], id_width: int) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""What people read: statuses, summaries and records; rich lays them out to fit a terminal."""
+"""Output for people: statuses, summaries and records; rich lays them out to fit a terminal."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ Columns = dict[str, list[str]]
 """The texts of a table, by the titles of its columns; the first is that of the ids."""
 
 GAP: Final = "  "
-# The columns of numbers, in the order in which they are left out where there is no room.
+# The columns of numbers, in the order in which they are left out if there is no room.
 _NUMBERS: Final = ("Tokens", "Rows", "Cost", "Time")
 _LEAST_REASON: Final = 16
-# rich takes seconds for thousands of rows, and nobody compares them on a screen.
+# rich takes seconds to lay out thousands of rows.
 _MAX_ROWS: Final = 200
 _FOLDED_WIDTH: Final = 60
 _PRIORITIES: Final = {0: "0 (minutes)", 1: "1 (about an hour)"}
@@ -210,7 +210,7 @@ def _rich_table(columns: Columns, states: list[str], width: int) -> Table:
     """Make a table that folds ids and reasons, but cuts nothing."""
     widths = {title: max(map(cell_len, (title, *texts))) for title, texts in columns.items()}
     longest_id = widths.pop("Job")
-    if "Reason" in widths:  # which is folded before the ids, since they are copied
+    if "Reason" in widths:  # is folded before the ids, since users copy those
         widths["Reason"] = min(widths["Reason"], _LEAST_REASON)
     for title in _NUMBERS:
         if width - _sum(widths) < min(longest_id, width // 2):

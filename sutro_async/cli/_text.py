@@ -1,4 +1,4 @@
-"""Values as people read them: numbers, durations, money, times, and texts of the service."""
+"""Values as text for people: numbers, durations, money, times, and texts of the service."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def printable_lines(text: str) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    # A text of the service must not move the cursor, nor change the colours or the title.
+    # A text of the service must not move the cursor or change the colours or the title.
     return "".join(char if char.isprintable() else " " for char in text)
 
 

@@ -1,4 +1,4 @@
-"""The wait for many jobs: it is followed to its end, and then the records are read."""
+"""The command `wait`: shows the changes of many jobs, then reads their records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sutro_async.cli._show import Output, show_summary
 
 __all__ = ["wait_for_all"]
 
-# A summary is not worth a long wait: seconds for one request, and for one batch.
+# Seconds for one record and for one batch of them: the summary is not worth more.
 _RECORD_TIMEOUT: Final = 10.0
 _BATCH_TIMEOUT: Final = 30.0
 _BATCH_SIZE: Final = 100
@@ -50,7 +50,7 @@ async def wait_for_all(
             async with client.watch_jobs(board.job_ids, timeout=timeout) as outcomes:
                 try:
                     await _show_changes(client, outcomes, board, progress)
-                finally:  # after an interrupt, changes may have arrived that were not shown yet
+                finally:  # at an interrupt, changes may have arrived that are not shown yet
                     await _show_what_arrived(outcomes, board, progress)
             await _read_records(client, board, progress)
         except (asyncio.CancelledError, SutroError) as error:
@@ -76,7 +76,7 @@ async def _show_changes(
         try:
             async with tick:
                 outcome = await anext(outcomes, None)
-        except TimeoutError:  # the step was cancelled, which a stream survives
+        except TimeoutError:  # the step was cancelled; the stream continues
             if not tick.expired():
                 raise
             progress.refresh()
