@@ -4,8 +4,8 @@ Times are aware datetimes in UTC. Durations are seconds, measured on the monoton
 event loop. Events hold values alone: the key is in none of them, and their errors are copies
 without causes and frames, so they may be kept.
 
-The values of `endpoint`, `outcome` and `reason` are few and known in advance, which makes them fit
-for the labels of metrics; `typing.get_args` lists them. Job ids are not.
+`endpoint`, `outcome` and `reason` have few values, which are known in advance, so they can be
+labels of metrics; `typing.get_args` lists them. Job ids cannot.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ RequestOutcome = Literal[
     "cancelled",
     "unusable_session",
 ]
-"""What came of a request; `RequestEnded` explains the values."""
+"""The outcome of a request; `RequestEnded` explains the values."""
 
 PauseReason = Literal["retry_after", "outage"]
 """Why a client pauses; `ThrottlePaused` explains the values."""
@@ -79,13 +79,13 @@ class RequestEnded(Event):
 
     Attributes:
         endpoint: What was requested: `job-status`, `jobs` or `list-jobs`.
-        outcome: What came of it.
-        job_id: Of which job; None for list-jobs.
+        outcome: Its outcome.
+        job_id: The job; None for list-jobs.
         status_code: The HTTP status; None without an answer.
         error: The error; None if the outcome is `ok` or `cancelled`.
-        seconds: Seconds from sending it to the end.
-        queued_seconds: Seconds that it waited in the queues of the client before.
-        attempt: Which try of a call, or which poll of a wait, it was; from 1 on.
+        seconds: Seconds from sending it to its end.
+        queued_seconds: Seconds that it waited in the queues of the client before that.
+        attempt: The number of the try of a call, or of the poll of a wait; from 1 on.
     """
 
     endpoint: Endpoint
@@ -104,9 +104,9 @@ class PollFailed(Event):
 
     Attributes:
         job_id: The job.
-        error: Why.
-        failing_since: When the first of the polls failed that have failed in a row.
-        next_poll_in: Seconds until the next poll; None if there is none, so that the wait ends.
+        error: Why it failed.
+        failing_since: When the first poll of this series of failures failed.
+        next_poll_in: Seconds until the next poll; None if the wait ends with this failure.
     """
 
     job_id: str
@@ -117,11 +117,11 @@ class PollFailed(Event):
 
 @attrs.frozen(kw_only=True)
 class ThrottlePaused(Event):
-    """The client stopped sending requests, as the service asked for or is unavailable.
+    """The client paused, because of a `Retry-After` or of an outage of the service.
 
     Attributes:
-        reason: `retry_after`: the service named a time with a 429 or 503, until which no request is
-            sent; `outage`: polls are held back but for one probe at a time.
+        reason: `retry_after`: a 429 or 503 named a time until which no request is sent; `outage`:
+            polls are held back, except for one probe at a time.
         seconds: Seconds until the end, or longer if the service asks for more; None in an outage.
     """
 
@@ -149,7 +149,7 @@ class StatusChanged(Event):
     Attributes:
         job_id: The job.
         previous: The status before; None at first.
-        report: The report. Where a failed job has its reason in the record alone, it is not there
+        report: The report. If only the record says why a job failed, `report.failure` is not set
             yet.
     """
 
@@ -200,11 +200,11 @@ class ClientStats:
         paused_until: When the pause is going to end; None without one, and in an outage.
         last_answer_at: When the last good answer came; None if there was none.
         last_failure: The last failure that indicates the service: a connection error, a timeout, a
-            malformed answer, 429, or another status that is worth a retry; None if there was none.
+            malformed answer, 429, or another retryable status; None if there was none.
         last_failure_at: When that was.
         unanswered_since: Since when requests are in flight or have failed like that without an
-            answer in between; None while the service answers. In a healthy client it is the time of
-            the request in flight.
+            answer in between; None while the service answers. While all is well, it is when the
+            oldest request in flight was sent.
         unanswered_seconds: Seconds since then; 0 while the service answers.
     """
 

@@ -1,4 +1,4 @@
-"""`JobMonitor`: any number of readers of a job, which is requested once for all of them."""
+"""`JobMonitor`: any number of callers read a job, which is requested once for all of them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _CLOSED: Final = "the monitor was closed while this was running"
 
 
 class JobMonitor:
-    """Watches jobs for many readers at once, as a server does for its visitors.
+    """Watches jobs for many callers at once, as a server does for its visitors.
 
-    However many wait for a job or watch it, it is polled once for all of them, from the first
-    reader to the last. Each has a timeout of its own, and may leave at any time without affecting
-    the others. Likewise, those who get its status or record at the same time share one request.
+    However many callers wait for a job or watch it, it is polled once for all of them, until the
+    last one leaves. Each has a timeout of its own, and may leave at any time without affecting the
+    others. Likewise, callers that get its status or record at the same time share one request.
     Finished jobs are remembered, so that waiting for them or getting them again costs no request.
 
     Use it as `async with JobMonitor(client) as monitor`. It does not close the client.
 
     Args:
         client: The client to poll with.
-        poll: The pace; None takes that of the client.
-        keep_finished: How many finished jobs are remembered, by their reports and, in as many
-            again, by their records; the least recently used are forgotten first.
+        poll: The polling policy; None takes that of the client.
+        keep_finished: How many reports of finished jobs are remembered, and how many records; the
+            least recently used are forgotten first.
 
     Raises:
-        ConfigurationError: `keep_finished` is not a whole number from 0.
+        ConfigurationError: `keep_finished` is not a whole number, or is negative.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class JobMonitor:
             await self._reads.close(error)
 
     async def get_job_status(self, job_id: str) -> JobStatusReport:
-        """Get the status of a job, with one request for all who ask for it at the same time.
+        """Get the status of a job; callers at the same time share one request.
 
         A job that is remembered as finished costs no request. A caller that is cancelled does not
         affect the others. Timeout and retries of the request are those of the client.
@@ -108,7 +108,7 @@ class JobMonitor:
         return await self._reads.get_job_status(job_id)
 
     async def get_job(self, job_id: str) -> Job:
-        """Get the record of a job, with one request for all who ask for it at the same time.
+        """Get the record of a job; callers at the same time share one request.
 
         The record of a finished job is remembered, and costs no request. A caller that is cancelled
         does not affect the others. Timeout and retries of the request are those of the client.
@@ -151,9 +151,9 @@ class JobMonitor:
     def watch(
         self, job_id: str, *, timeout: float | timedelta | None = None
     ) -> Stream[JobStatusReport]:
-        """Iterate over the reports on a job: the newest at once, then each change, until its end.
+        """Iterate over the reports on a job: the newest at once, then each change.
 
-        A slow reader gets the newest report, not a backlog.
+        The terminal report is the last. A slow reader gets the newest report, not a backlog.
 
         Args:
             job_id: The job.

@@ -1,4 +1,4 @@
-"""When the service answered last, and since when it has not.
+"""When the service answered last, and since when it does not answer.
 
 Plain state: times are handed in, in seconds of one monotonic clock.
 """
@@ -14,7 +14,7 @@ __all__ = ["Health"]
 
 
 class Health:
-    """What the answers and failures of a client say about the service.
+    """Whether the service answers, as the requests of a client show.
 
     Attributes:
         last_answer_at: When the last good answer came; minus infinity before the first.
@@ -31,25 +31,25 @@ class Health:
         self.unanswered_since: float | None = None
 
     def note_sent(self, now: float) -> None:
-        """Take note of a request that is sent."""
+        """Note that a request was sent."""
         if self.unanswered_since is None:
             self.unanswered_since = now
 
     def note_success(self, now: float, *, others: int) -> None:
-        """Take note of a good answer, while other requests are in flight."""
+        """Note a good answer; `others` requests are still in flight."""
         self.last_answer_at = now
         self.unanswered_since = now if others else None
 
     def note_error(self, now: float, error: APIError, *, others: int) -> None:
-        """Take note of a request that failed, while other requests are in flight."""
+        """Note a failed request; `others` requests are still in flight."""
         if isinstance(error, APIStatusError) and not error.retryable:
-            self.unanswered_since = now if others else None  # the service is there
+            self.unanswered_since = now if others else None  # it did answer
             return
         self.last_failure = as_value(error)
         self.last_failure_at = now
 
     def note_cancelled(self, *, others: int) -> None:
-        """Take note of a request that ended early, while other requests are in flight."""
+        """Note a request that was cancelled; `others` requests are still in flight."""
         is_failing = self.last_failure_at >= (self.unanswered_since or 0.0)
         if not others and not is_failing:
             self.unanswered_since = None

@@ -177,7 +177,7 @@ class SessionManager:
             ClientStateError: The client or its session is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in is unusable.
         """
-        del due_at  # without an observer nobody wants to know
+        del due_at  # only an observer needs it
         throttle, health = self.throttle, self.health
         permit = await throttle.acquire(priority, send_by=send_by)
         health.note_sent(permit.sent_at)

@@ -27,7 +27,7 @@ from sutro_async.events import RequestEnded, RequestOutcome
 
 __all__ = ["ObservedManager"]
 
-# The first class that fits.
+# The first class that matches applies.
 _OUTCOMES: Final[tuple[tuple[type[SutroError], RequestOutcome], ...]] = (
     (RateLimitError, "rate_limited"),
     (ServerError, "server_error"),
@@ -79,7 +79,7 @@ class ObservedManager(SessionManager):
 
         def notify(outcome: RequestOutcome, status: int | None, error: SutroError | None) -> None:
             if sent_at is None:
-                return  # it was held back, or cancelled in the queue
+                return  # it was not sent: held back, or cancelled in the queue
             event = RequestEnded(
                 endpoint=endpoint.name,
                 outcome=outcome,

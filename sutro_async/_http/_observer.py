@@ -1,4 +1,4 @@
-"""Calls the observer of a client, which must not affect what it observes."""
+"""Calls the observer of a client, whose exceptions must not affect the client."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Observer:
             self._log(event, error)
 
     def _log(self, event: Event, error: BaseException) -> None:
-        """Log an exception; the next of its kind would come with the next event."""
+        """Log an exception, once for each kind: the next event would raise it again."""
         kind = (type(event), type(error))
-        # The bound keeps an observer that makes classes from filling the memory.
+        # The bound is for an observer that raises a new class each time.
         if kind in self._logged or len(self._logged) >= _MAX_KINDS:
             return
         self._logged.add(kind)

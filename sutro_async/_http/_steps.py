@@ -1,4 +1,4 @@
-"""The steps of a stream: closing the stream, or its client, ends the one that is running."""
+"""The steps of a stream: closing the stream or its client ends the running step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Steps"]
 
 
 class Steps:
-    """The steps of one stream, of which at most one runs.
+    """The steps of one stream; at most one runs at a time.
 
     Args:
         lifecycle: That of the client.
@@ -44,7 +44,7 @@ class Steps:
             self._running = None
 
     async def aclose(self) -> None:
-        """End the step that is running, if one is, with StopAsyncIteration."""
+        """End the running step, if there is one, with StopAsyncIteration."""
         self._is_closed = True
         if self._running is not None:
             step = self._running

@@ -25,7 +25,7 @@ class SharedReads:
     Args:
         manager: Sends the requests.
         options: How to send them.
-        finished: Remembers the terminal reports of waits, and gets those of reads that are as good.
+        finished: Remembers the terminal reports of waits, and of reads if they have a reason.
         maximum: How many records, and how many reports without a reason, are remembered.
     """
 
@@ -55,7 +55,7 @@ class SharedReads:
 
         Raises:
             APIError: There was no usable answer, retries included.
-            ClientStateError: The reads or the client were closed, or it is of another event loop.
+            ClientStateError: The reads or the client were closed, or it belongs to another loop.
         """
         report = self.recall(job_id)
         if report is None:
@@ -69,7 +69,7 @@ class SharedReads:
 
         Raises:
             APIError: There was no usable answer, retries included.
-            ClientStateError: The reads or the client were closed, or it is of another event loop.
+            ClientStateError: The reads or the client were closed, or it belongs to another loop.
         """
         job = self._records.recall(job_id)
         if job is None:
@@ -79,7 +79,7 @@ class SharedReads:
         return job
 
     async def close(self, error: Exception) -> None:
-        """End all reads, their callers with an error, and wait until no request runs.
+        """End all reads, raise an error to their callers, and wait until no request runs.
 
         Raises:
             BaseException: A request has raised one that must not be lost, and no caller got it.
@@ -95,7 +95,7 @@ class SharedReads:
             raise crash
 
     async def _share(self, endpoint: Endpoint[str, ReadT], job_id: str) -> ReadT:
-        """Wait for the request that runs, or for a new one."""
+        """Wait for the running request, or for a new one."""
         read: _Read[ReadT] | None = self._reads.get((endpoint, job_id))
         if read is None or read.task.done():
             read = self._begin(endpoint, job_id)
@@ -120,7 +120,7 @@ class SharedReads:
         return read
 
     async def _cancel(self, read: _Read[Any]) -> None:
-        """End a request whose last caller is cancelled; those who come now get one of their own."""
+        """End a request whose last caller is cancelled; a later caller gets a new one."""
         self._forget(read)
         read.task.cancel()
         await asyncio.wait({read.task})
@@ -156,12 +156,12 @@ class _Read(Generic[ReadT]):
 
     @property
     def crash(self) -> BaseException | None:
-        """What the request has raised, if it must not be lost, as that of `pytest.fail`."""
+        """What the request has raised, if it must not be lost, such as that of `pytest.fail`."""
         error = None if self.task.cancelled() else self.task.exception()
         return None if isinstance(error, Exception) else error
 
     def result(self) -> ReadT:
-        """Return the answer, or raise the error as the own of one caller."""
+        """Return the answer, or raise a copy of the error for this caller."""
         error = self.error if self.task.cancelled() else self.task.exception()
         if error is not None:
             raise own(error)

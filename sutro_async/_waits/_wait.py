@@ -88,7 +88,7 @@ class Wait:
         await self._steps.aclose()
 
     def abandon(self) -> None:
-        """Take note that nobody waits any more, unless the wait has ended before."""
+        """Note that the caller has left, unless the wait has ended before."""
         if self._poller is not None:
             self._poller.end()
 

@@ -1,4 +1,4 @@
-"""What can go wrong on purpose, and the bodies that come with an error status."""
+"""Failures on request, and the bodies of error answers."""
 
 import json
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class Fault:
 
         Raises:
             TypeError: An argument has the wrong type.
-            ValueError: An argument makes no sense.
+            ValueError: An argument is invalid.
         """
         endings: dict[Ending, bool] = {
             "disconnect": disconnect,
@@ -93,7 +93,7 @@ class FaultQueue:
 
     @property
     def left(self) -> int:
-        """How many requests are still to be spoilt."""
+        """How many requests are still to fail."""
         return sum(fault.times for fault in self._faults)
 
     def add(self, fault: Fault) -> None:
@@ -101,7 +101,7 @@ class FaultQueue:
         self._faults.append(fault)
 
     def take(self, endpoint: str, job_id: str) -> Fault | None:
-        """Use up the first fault that is meant for such a request, once."""
+        """Return the first fault for such a request, and count it."""
         for index, fault in enumerate(self._faults):
             if fault.endpoint in {None, endpoint} and fault.job_id in {None, job_id}:
                 again = [attrs.evolve(fault, times=fault.times - 1)] if fault.times > 1 else []
@@ -115,9 +115,9 @@ class FaultQueue:
 
 
 def error_body(status: int, job_id: str) -> bytes:
-    """Give the body that the service, or the proxy before it, sends with an error status.
+    """Return the body that the service, or the proxy before it, sends with an error status.
 
-    `job_id` is the job that was asked about, empty where the path names none.
+    `job_id` is the requested job, empty if the path names none.
     """
     phrase = responses.get(status, "Unknown Error")
     if status >= 500:

@@ -45,7 +45,7 @@ def record(request: web.Request, *, api_key: str, now: float) -> RecordedRequest
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in request.headers.items():
         if name.lower() == "authorization":
-            # Whole: a key that this server refuses may be a real one.
+            # All of it: a key that this server rejects may be a real one.
             headers.add(name, "Key [redacted]" if value.startswith("Key ") else _REDACTED)
         else:
             headers.add(name, value.replace(api_key, _REDACTED))
@@ -58,7 +58,7 @@ def record(request: web.Request, *, api_key: str, now: float) -> RecordedRequest
 
 
 def parse_path(path: str) -> tuple[str, str]:
-    """Give the endpoint and the job id that a path names; each empty where it names none."""
+    """Return the endpoint and the job id that a path names; each is empty if it names none."""
     match = _PATH.fullmatch(path)
     if match is None:
         return "", ""
@@ -66,7 +66,7 @@ def parse_path(path: str) -> tuple[str, str]:
 
 
 def make_response(status: int, body: bytes, headers: Mapping[str, str]) -> web.Response:
-    """Make a response that has the content type of its body, unless the headers name one."""
+    """Make a response with the content type of its body, unless the headers name one."""
     content_type = "text/html" if body.startswith(b"<") else "application/json"
     merged = CIMultiDict({"Content-Type": content_type})
     merged.update(headers)

@@ -1,4 +1,4 @@
-"""The fake's jobs: how one moves along its timeline, and what the service says of it. No HTTP here.
+"""The fake's jobs: their timelines, and what the service answers about them. No HTTP here.
 
 Every instant is a reading of `time.monotonic`, in seconds, passed in by the caller.
 """
@@ -14,7 +14,7 @@ import attrs
 Dialect = Literal["mapping", "flat"]
 Step = str | tuple[str, float]
 
-# The fake keeps its own lists: taken from the client, they would repeat the client's mistakes.
+# Lists of its own: lists of the client would hide the client's mistakes.
 _TERMINAL = frozenset({"succeeded", "failed", "cancelled", "canceled"})
 _STARTED = frozenset({"starting", "running", "succeeded", "failed"})
 _STATUSES = _TERMINAL | {
@@ -45,7 +45,7 @@ _FIELDS = frozenset(
         "job_cost",
         "num_rows",
         "cost_estimate",
-        # Not in the API reference, but seen in the field.
+        # Not in the API reference, but sent by the deployed service.
         "run_type",
         "datetime_added",
         "created_at",
@@ -63,10 +63,10 @@ _MESSAGES = {
 
 
 def require_text(value: object, what: str) -> str:
-    """Give `value` back if it is a text that says something.
+    """Return `value` if it is a string that is not blank.
 
     Raises:
-        TypeError: It is no string.
+        TypeError: It is not a string.
         ValueError: It is empty or blank.
     """
     if not isinstance(value, str):
@@ -80,7 +80,7 @@ def require_known(word: str, known: Collection[str], what: str) -> None:
     """Check that Sutro uses a word.
 
     Raises:
-        ValueError: It does not; the message names the nearest one that it does use.
+        ValueError: It does not; the message names the most similar word that it uses.
     """
     if word.lower() in known:
         return
@@ -93,10 +93,10 @@ def require_known(word: str, known: Collection[str], what: str) -> None:
 
 @attrs.define(kw_only=True)
 class Timeline:
-    """The statuses of one job, in order, and the instants at which they begin.
+    """The statuses of one job, in order, and the times at which they begin.
 
-    By seconds, every instant is known from the start. By requests, the instant of a step is added
-    when the step is served. So the reached steps are, in both ways, those that began by now.
+    With seconds, every time is known from the start. With requests, the time of a step is added
+    when the step is sent. In both cases the steps reached are those that began by now.
     """
 
     statuses: list[str]
@@ -130,19 +130,19 @@ class Timeline:
         return cls(statuses=[*statuses, _status(last, allow_unknown)], starts=starts)
 
     def reached(self, now: float) -> list[tuple[str, float]]:
-        """Give the steps that began by `now`, each a status and its instant; at least the first."""
-        # Not strict: by requests, the steps to come have no instant yet.
+        """Return the steps that began by `now`, each a status and its time; at least the first."""
+        # Not strict: with requests, later steps have no time yet.
         steps = zip(self.statuses, self.starts, strict=False)
         return [(status, start) for status, start in steps if start <= now]
 
     def advance(self, now: float) -> None:
-        """Count a status request: by requests, each but the first starts the next step."""
+        """Count a status request: with requests, each but the first starts the next step."""
         if self._first_served and len(self.starts) < len(self.statuses):
             self.starts.append(now)
         self._first_served = True
 
     def jump(self, status: str, now: float, *, allow_unknown: bool) -> None:
-        """Make `status` the last step, from `now` on; what was still to come is dropped."""
+        """Make `status` the last step, from `now` on; later steps are dropped."""
         reached = self.reached(now)
         self.statuses = [*(word for word, _ in reached), _status(status, allow_unknown)]
         self.starts = [*(start for _, start in reached), now]
@@ -166,7 +166,7 @@ def _timed_step(step: object, allow_unknown: bool) -> tuple[str, float]:
 
 
 class Unset:
-    """Stands for an argument that was not passed, where None is a value: JSON's null."""
+    """The default of arguments for which None is a value: JSON's null."""
 
     def __repr__(self) -> str:
         return "UNSET"
@@ -209,7 +209,7 @@ class FakeJob:
 
         Raises:
             TypeError: An argument has the wrong type, or cannot be sent as JSON.
-            ValueError: An argument makes no sense.
+            ValueError: An argument is invalid.
         """
         if require_text(job_id, "a job id") in {".", ".."}:
             raise ValueError(f"invalid job id {job_id!r}: it must be one segment of a URL's path")
@@ -239,7 +239,7 @@ class FakeJob:
         )
 
     def status_body(self, dialect: Dialect, now: float) -> dict[str, Any]:
-        """Give the body of `GET /job-status/{job_id}`."""
+        """Return the body of `GET /job-status/{job_id}`."""
         status, _ = self.timeline.reached(now)[-1]
         metadata: dict[str, Any] = {}
         if status == "failed" and self.status_reason and self.failure_reason is not None:
@@ -261,7 +261,7 @@ class FakeJob:
         return body | {name: value for name, value in overrides.items() if value is not UNSET}
 
     def record(self, dialect: Dialect, now: float) -> dict[str, Any]:
-        """Give the `job` in the body of `GET /jobs/{job_id}`."""
+        """Return the `job` in the body of `GET /jobs/{job_id}`."""
         reached = self.timeline.reached(now)
         status, _ = reached[-1]
         succeeded = status == "succeeded"
@@ -291,7 +291,7 @@ class FakeJob:
         } | self.fields
 
     def _rich_reason(self) -> object:
-        """Give the reason with its context in one object, if it is a text or an object."""
+        """Return the reason with its context in one object, if it is a text or an object."""
         if isinstance(self.failure_reason, str):
             return {"message": self.failure_reason} | self._context()
         if isinstance(self.failure_reason, dict):
@@ -312,8 +312,8 @@ class FakeJob:
 
 
 def _json_copy(value: object) -> Any:  # noqa: ANN401 - any JSON value
-    # Through JSON: it is checked here rather than in a handler, and a later change by the caller
-    # does not reach the fake.
+    # A copy by way of JSON is checked here and not in a handler, and later changes of the original
+    # do not affect it.
     return json.loads(json.dumps(value, default=_mapping_as_dict))
 
 

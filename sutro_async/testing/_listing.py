@@ -18,7 +18,7 @@ _POSITION = re.compile(_MARK + rb"([0-9]{1,18})")
 def list_answer(
     jobs: dict[str, FakeJob], query: str, record: Callable[[FakeJob], dict[str, Any]]
 ) -> tuple[int, dict[str, Any]]:
-    """Give status and body, the newest job first.
+    """Return status and body, the newest job first.
 
     A cursor is a position in the list, so that the last job of a page comes twice if a job is added
     before the next page.
@@ -26,7 +26,7 @@ def list_answer(
     Args:
         jobs: The jobs, the oldest first.
         query: The query of the request, as sent.
-        record: Gives the entry of a job.
+        record: Returns the entry of a job.
     """
     parameters = dict(parse_qsl(query, keep_blank_values=True))
     limit, cursor = parameters.get("limit"), parameters.get("cursor")

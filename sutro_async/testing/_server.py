@@ -18,9 +18,9 @@ from sutro_async.testing._jobs import UNSET, Dialect, FakeJob, Step, require_tex
 from sutro_async.testing._listing import list_answer
 
 _NO_FAULT = Fault()
-# Event loops disagree on a timer at infinity; nobody waits for this one.
+# Event loops disagree on an infinite timer. This one is longer than any test.
 _FOREVER = 1e7
-# Seconds that aiohttp waits for a handler. Those still at work were ended before.
+# Seconds that aiohttp waits for handlers; `__aexit__` has ended them before.
 _SHUTDOWN_TIMEOUT = 0.1
 
 
@@ -83,7 +83,7 @@ class FakeSutro:
         self._runner: web.AppRunner | None = None
         self._jobs: dict[str, FakeJob] = {}
         self._faults = FaultQueue()
-        # One connection answers one request at a time, so these are the requests in flight.
+        # A connection has one request at a time, so these are the requests in flight.
         self._busy: set[asyncio.Transport] = set()
 
     async def __aenter__(self) -> Self:
@@ -284,7 +284,7 @@ class FakeSutro:
         self.requests.append(record(request, api_key=self.api_key, now=now))
         endpoint, job_id = parse_path(request.raw_path)
         fault = self._faults.take(endpoint, job_id) or _NO_FAULT
-        # It is there: the handler of a lost connection is cancelled, even before its first step.
+        # Never None: the handler of a lost connection is cancelled, even before its first step.
         transport = cast("asyncio.Transport", request.transport)
         self._busy.add(transport)
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
@@ -299,7 +299,7 @@ class FakeSutro:
             if body is None:
                 body = error_body(status, job_id)
             response = make_response(status, body, fault.headers)
-            # That a client leaves while it is answered is no error of the server.
+            # A client that disconnects before the end is no error of the server.
             with suppress(ConnectionError):
                 await send(response, request, transport, fault.ending)
             return response
@@ -309,7 +309,7 @@ class FakeSutro:
     def _answer(
         self, request: web.Request, endpoint: str, job_id: str, fault: Fault
     ) -> tuple[int, bytes | None]:
-        """Give status and body as the service would; no body stands for the usual one."""
+        """Return status and body as the service would; None for the usual body of the status."""
         if not endpoint:
             return 404, None
         if request.method != "GET":
@@ -328,7 +328,7 @@ class FakeSutro:
         if endpoint == "jobs":
             body = {"job": job.record(self.dialect, now)}
         else:
-            # A response that will be cut has no content for the client.
+            # A truncated response does not deliver a status.
             if fault.ending == "whole":
                 job.timeline.advance(now)
             body = job.status_body(self.dialect, now)

@@ -14,14 +14,14 @@ from sutro_async.testing import FakeSutro
 
 @pytest_asyncio.fixture
 async def fake_sutro() -> AsyncIterator[FakeSutro]:
-    """Give a fake service without jobs, in the dialect of the deployed one."""
+    """Run a fake service without jobs, in the dialect of the deployed one."""
     async with FakeSutro() as fake:
         yield fake
 
 
 @pytest_asyncio.fixture
 async def sutro_client(fake_sutro: FakeSutro) -> AsyncIterator[SutroClient]:
-    """Give a client of `fake_sutro` that retries, polls and gives up within milliseconds."""
+    """Make a client of `fake_sutro` that retries, polls and gives up within milliseconds."""
     async with fake_sutro.client(
         retry=RetryPolicy(initial=0.01, maximum=0.05),
         poll=PollPolicy(initial=0.01, maximum=0.05, not_found_grace=0.02),
