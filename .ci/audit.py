@@ -1,7 +1,7 @@
-"""Run pip-audit, and tell "nothing is known" from "nothing could be asked".
+"""Run pip-audit, and distinguish "no known vulnerabilities" from "not audited".
 
-pip-audit itself is content when it could ask about nothing at all, for want of a network or of an
-index that knows about vulnerabilities.
+pip-audit itself also succeeds if it could audit nothing, because there is no network or the index
+has no data on vulnerabilities.
 """
 
 import json
@@ -15,19 +15,20 @@ def main() -> None:
     try:
         packages = json.loads(audit.stdout)["dependencies"]
     except ValueError:
-        if "ConnectionError" not in audit.stderr:  # it has died, and not of the lack of a network
-            sys.exit(audit.stderr or "pip-audit has said nothing")
+        if "ConnectionError" not in audit.stderr:  # the network is not the reason
+            sys.exit(audit.stderr or "pip-audit has printed nothing")
         packages = []
-    asked = [package for package in packages if "skip_reason" not in package]
-    bad = [package for package in asked if package["vulns"]]
+    audited = [package for package in packages if "skip_reason" not in package]
+    vulnerable = [package for package in audited if package["vulns"]]
     print(
-        f"{len(asked)} of {len(packages)} packages audited, {len(bad)} with known vulnerabilities"
+        f"{len(audited)} of {len(packages)} packages audited,"
+        f" {len(vulnerable)} with known vulnerabilities"
     )
-    for package in bad:
+    for package in vulnerable:
         print(package["name"], package["version"], [vuln["id"] for vuln in package["vulns"]])
-    if not asked:
+    if not audited:
         print("NOT AUDITED: the data of pip-audit cannot be reached from here")
-    sys.exit(bool(bad))
+    sys.exit(bool(vulnerable))
 
 
 if __name__ == "__main__":

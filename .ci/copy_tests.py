@@ -1,4 +1,4 @@
-"""Copy the tests and what they read to where the sources of the library are not.
+"""Copy the tests and what they read to a directory without the sources of the library.
 
 Usage: python .ci/copy_tests.py CHECKOUT DIRECTORY
 """
