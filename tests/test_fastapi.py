@@ -1041,7 +1041,7 @@ def test_the_test_in_the_documentation_passes():
     names = {}
     exec(compile(code, "docs/fastapi.md", "exec"), names)  # our own page
     with asyncio.Runner(loop_factory=FastLoop) as runner:
-        runner.run(names["test_the_end_of_a_job_is_shown"]())
+        runner.run(names["test_finished_job_is_returned"]())
 
 
 def test_each_type_of_problem_is_a_heading_of_the_documentation():

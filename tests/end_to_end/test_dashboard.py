@@ -316,8 +316,8 @@ async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(b
 
     async def serve_credulous_script(route):
         response = await route.fetch()
-        line = re.compile("(?m)^const cannotBeId = .*$")
-        script, found = line.subn("const cannotBeId = () => false;", await response.text())
+        line = re.compile("(?m)^const isInvalidId = .*$")
+        script, found = line.subn("const isInvalidId = () => false;", await response.text())
         assert found == 1
         await route.fulfill(response=response, body=script)
 

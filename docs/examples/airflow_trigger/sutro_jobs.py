@@ -1,9 +1,9 @@
-"""Wait for a Sutro job in Airflow, without keeping a worker busy.
+"""Wait for a Sutro job in Airflow, without occupying a worker.
 
     wait = SutroJob(task_id="wait", job_id="{{ ti.xcom_pull('submit') }}", seconds=7200)
 
-The operator hands its wait to Airflow's triggerer, where thousands of waits share one event loop,
-and here one client. The triggerer takes the key from SUTRO_API_KEY.
+The operator defers to Airflow's triggerer, where thousands of waits share one event loop and one
+client. The triggerer takes the key from SUTRO_API_KEY.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -28,7 +28,7 @@ converter = make_converter()
 
 
 class SutroJob(BaseOperator):
-    """Waits until a Sutro job has ended; returns its report as plain JSON.
+    """Waits until a Sutro job has finished; returns its report as plain JSON.
 
     Args:
         job_id: The job; may be a template.
@@ -44,7 +44,7 @@ class SutroJob(BaseOperator):
         self.seconds = seconds
 
     def execute(self, context: Context) -> None:  # noqa: ARG002 - as Airflow calls it
-        """Hand the wait to the triggerer."""
+        """Defer the wait to the triggerer."""
         self.defer(
             trigger=SutroJobTrigger(job_id=self.job_id, seconds=self.seconds),
             method_name="resume",
@@ -55,9 +55,10 @@ class SutroJob(BaseOperator):
         context: Context,  # noqa: ARG002 - likewise
         event: dict[str, Any],
     ) -> dict[str, Any]:
-        """Take up what the trigger has found; a job that failed does not get better by retries."""
+        """Return the report from the trigger. Airflow does not retry the task of a failed job."""
         if "error" in event:
-            raise (AirflowException if event["may_pass"] else AirflowFailException)(event["error"])
+            kind = AirflowException if event["is_transient"] else AirflowFailException
+            raise kind(event["error"])
         report = converter.structure(event["report"], JobStatusReport)
         try:
             report.raise_for_failure()
@@ -75,7 +76,7 @@ class SutroJobTrigger(BaseTrigger):
         self.seconds = seconds
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Tell how to make this trigger again, in another process."""
+        """Return how to make this trigger again, in another process."""
         cls = type(self)
         arguments = {"job_id": self.job_id, "seconds": self.seconds}
         return f"{cls.__module__}.{cls.__qualname__}", arguments
@@ -86,13 +87,14 @@ class SutroJobTrigger(BaseTrigger):
             async with _shared_client() as client:
                 report = await client.wait_for_job(self.job_id, timeout=self.seconds)
         except (APIError, JobWaitTimeoutError, ConfigurationError) as error:
-            may_pass = isinstance(error, JobWaitTimeoutError) or getattr(error, "retryable", False)
-            yield TriggerEvent({"error": str(error), "may_pass": may_pass})
+            is_timeout = isinstance(error, JobWaitTimeoutError)
+            is_transient = is_timeout or getattr(error, "retryable", False)
+            yield TriggerEvent({"error": str(error), "is_transient": is_transient})
         else:
             yield TriggerEvent({"report": report.to_dict()})
 
 
-# All triggers of a triggerer run in one event loop, and are to share one throttle.
+# All triggers of a triggerer run in one event loop; one client makes them share its limits.
 _client: SutroClient | None = None
 _users = 0
 

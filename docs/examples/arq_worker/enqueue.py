@@ -1,4 +1,4 @@
-"""Hand Sutro jobs to the worker, and print what became of them.
+"""Queue Sutro jobs for the worker, and print their results.
 
 python enqueue.py job-12345 job-12346
 """
@@ -15,18 +15,18 @@ from arq.worker import JobExecutionFailed
 
 from sutro_async import SutroError
 
-# As long as the worker keeps at it; arq itself would forget a job after a day.
+# As long as the worker keeps trying; by default, arq drops a job after a day.
 EXPIRES = timedelta(days=3)
 
 
 async def main(job_ids: list[str]) -> None:
-    """Queue a wait for each job, unless one waits already or its result is still kept."""
+    """Queue a wait for each job, unless one is queued already or its result is still stored."""
     redis = await create_pool(
         RedisSettings.from_dsn(os.environ.get("REDIS_URL", "redis://localhost"))
     )
     for job_id in job_ids:
         await redis.enqueue_job("wait_for_job", job_id, _job_id=job_id, _expires=EXPIRES)
-    # This part could be another program, on another machine, tomorrow.
+    # Another program, on another machine, could read the results later.
     for job_id in job_ids:
         try:
             report = await Job(job_id, redis).result()

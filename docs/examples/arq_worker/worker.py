@@ -13,23 +13,23 @@ from arq.connections import RedisSettings
 
 from sutro_async import JobStatusReport, JobWaitTimeoutError, SutroClient
 
-# Seconds. Long waits are made of short ones: when a worker dies without a word, Redis
-# believes it at work until the timeout of its task has passed.
+# Seconds. Long waits are made of short ones: when a worker is killed, arq starts its task again
+# only after the timeout of the task.
 SLICE = 240
 TASK_TIMEOUT = 300
-# Every slice counts as a try, and so does every restart of the worker: three days' worth.
+# Every slice counts as a try, and so does every restart of the worker. These are for three days.
 MAX_TRIES = 3 * 24 * 3600 // SLICE
 
 KEEP_RESULT = 7 * 24 * 3600
 
 
 async def wait_for_job(ctx: dict[str, Any], job_id: str) -> JobStatusReport:
-    """Wait for the end of a job; the report, or what is raised, is the result in Redis."""
+    """Wait until a job has finished; the report or the exception is the result in Redis."""
     client: SutroClient = ctx["client"]
     try:
         return await client.wait_for_job(job_id, timeout=SLICE)
     except JobWaitTimeoutError:
-        raise Retry from None  # it goes on: the next slice
+        raise Retry from None  # it is still running: wait for the next slice
 
 
 async def open_client(ctx: dict[str, Any]) -> None:
@@ -43,12 +43,12 @@ async def close_client(ctx: dict[str, Any]) -> None:
 
 
 class WorkerSettings:
-    """What the command `arq` looks at."""
+    """The settings that the command `arq` reads."""
 
     functions: ClassVar = [
         func(wait_for_job, timeout=TASK_TIMEOUT, max_tries=MAX_TRIES, keep_result=KEEP_RESULT)
     ]
     on_startup = open_client
     on_shutdown = close_client
-    max_jobs = 5000  # waiting costs next to nothing
+    max_jobs = 5000  # a wait takes little memory, and no connection between polls
     redis_settings = RedisSettings.from_dsn(os.environ.get("REDIS_URL", "redis://localhost"))

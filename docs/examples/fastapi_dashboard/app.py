@@ -1,4 +1,4 @@
-"""A dashboard of Sutro jobs: paste ids into a page, and see the jobs move to their end.
+"""A dashboard of Sutro jobs: paste ids into a page, and watch the jobs until they finish.
 
     python docs/examples/fastapi_dashboard/app.py
 
@@ -42,7 +42,7 @@ if IS_DEMO:
 
 @app.get("/settings")
 async def settings() -> dict[str, bool]:
-    """Tell the page what it may offer."""
+    """Return which features the page may offer."""
     return {"demo": IS_DEMO}
 
 

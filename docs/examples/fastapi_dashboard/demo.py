@@ -1,4 +1,4 @@
-"""Jobs to play with, for when there is no key for the real service."""
+"""Demo jobs, for when there is no key for the real service."""
 
 import itertools
 

@@ -10,8 +10,8 @@ const SIGNS = {
   problem: "!", unknown: "?",
 };
 
-// What the backend takes for no id; it would refuse the whole stream.
-const cannotBeId = (id) => id.length > 500 || /^\.{1,2}$|\p{C}|(?! )\p{Z}/u.test(id);
+// What the backend rejects as an id; it would reject the whole stream.
+const isInvalidId = (id) => id.length > 500 || /^\.{1,2}$|\p{C}|(?! )\p{Z}/u.test(id);
 
 const byId = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
@@ -28,7 +28,7 @@ let outage = null; // the `trouble` event that no `status` has ended yet
 
 // ---- jobs on the page
 
-// Returns the ids that found no room.
+// Returns the ids for which there was no room.
 function addJobs(ids) {
   const added = ids.filter((id, index) => !jobs.has(id) && ids.indexOf(id) === index);
   const room = MOST_JOBS - jobs.size;
@@ -90,7 +90,7 @@ function connect() {
   stream = new EventSource(`api/job-events?${query}`);
   stream.addEventListener("open", () => {
     failures = 0;
-    dropRetry(); // this stream asks for all jobs again
+    dropRetry(); // this stream requests all jobs again
     showConnection("live", "Live");
   });
   stream.addEventListener("status", (event) => {
@@ -104,7 +104,7 @@ function connect() {
   stream.addEventListener("problem", (event) => take({ problem: JSON.parse(event.data) }));
   stream.addEventListener("error", () => {
     showConnection("lost", "Connection lost, trying again…");
-    // The browser connects again by itself, unless it got an answer that is no event stream.
+    // The browser reconnects by itself, unless the answer was not an event stream.
     if (stream?.readyState === EventSource.CLOSED) {
       connectLater();
       findRefusal(stream);
@@ -121,8 +121,8 @@ function dropRetry() {
   retry = null;
 }
 
-// An EventSource does not say why it got no stream. If the backend refuses an id that the page let
-// through, there is no use in trying again before it is removed.
+// An EventSource does not say why it got no stream. If the backend rejects an id that the page has
+// accepted, retries fail until it is removed.
 async function findRefusal(refused) {
   const look = new AbortController();
   try {
@@ -134,7 +134,7 @@ async function findRefusal(refused) {
     hint(errors[0].msg, true);
     showConnection("lost", "Refused: remove the job id that is none");
   } catch {
-    // The backend is away; it will be tried again.
+    // The backend is unavailable; there will be a retry.
   } finally {
     look.abort();
   }
@@ -145,10 +145,10 @@ function take(change) {
   if (!job) return;
   const before = statusOf(job);
   Object.assign(job, change);
-  if (job.problem && !isSettled(job)) connectLater(); // nothing more on it comes in this stream
+  if (job.problem && !isSettled(job)) connectLater(); // this stream has no more events of it
   if (statusOf(job) !== before) {
     if (job.report) readRecord(job);
-    if (isSettled(job)) byId("news").textContent = `${job.id}: ${describe(job)}`;
+    if (isSettled(job)) byId("announcement").textContent = `${job.id}: ${describe(job)}`;
     sortJobs();
   }
   render(job);
@@ -160,7 +160,7 @@ function take(change) {
 // ---- the record, which holds what a status does not: rows, tokens, cost, times
 
 async function readRecord(job) {
-  if (job.id.includes("/")) return; // it is no single segment of a path
+  if (job.id.includes("/")) return; // it is not a single segment of a path
   const status = statusOf(job);
   let isToBeRepeated;
   try {
@@ -230,7 +230,7 @@ function clock(seconds) {
   return hours ? `${hours}:${two(minutes)}:${two(rest)}` : `${minutes}:${two(rest)}`;
 }
 
-// What concerns all jobs that are still open is said once, and not on each card.
+// A problem of all unfinished jobs is shown once, and not on each card.
 function commonTrouble() {
   const open = [...jobs.values()].filter((job) => !isSettled(job));
   if (open.length === 0) return "";
@@ -335,7 +335,7 @@ function hint(text, isBad) {
   byId("hint").toggleAttribute("data-bad", isBad);
 }
 
-// ---- what a person does
+// ---- user actions
 
 byId("add").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -344,7 +344,7 @@ byId("add").addEventListener("submit", (event) => {
     byId("ids").focus();
     return;
   }
-  const impossible = ids.find(cannotBeId);
+  const impossible = ids.find(isInvalidId);
   hint(impossible ? `“${impossible}” cannot be a job id.` : HINT, Boolean(impossible));
   if (impossible) return;
   byId("ids").value = addJobs(ids).join("\n");
@@ -370,4 +370,4 @@ setInterval(() => {
 fetch("settings").then((response) => response.json()).then(({ demo }) => {
   byId("demo").hidden = byId("empty-demo").hidden = !demo;
 });
-addJobs(new URLSearchParams(location.search).getAll("job_id").filter((id) => id && !cannotBeId(id)));
+addJobs(new URLSearchParams(location.search).getAll("job_id").filter((id) => id && !isInvalidId(id)));
