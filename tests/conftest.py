@@ -44,7 +44,7 @@ def pytest_addoption(parser):
     )
 
 
-# Of whoever runs the tests: none of their business.
+# Of the person who runs the tests: tests must not depend on it.
 ENVIRONMENT = (
     *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
@@ -215,7 +215,7 @@ def run_json(run):
 
 
 class _ClientResponse(aiohttp.ClientResponse):
-    """Supplies what aiohttp asks for since 3.14 and aioresponses 0.7.9 does not know."""
+    """Adds the argument that aiohttp needs since 3.14 and aioresponses 0.7.9 does not pass."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, stream_writer=mock.Mock(), **kwargs)
@@ -232,7 +232,7 @@ def mocked(monkeypatch) -> Iterator[aioresponses]:
 
 @asynccontextmanager
 async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
-    """Check that what the block does leaves no task, no connection in use and no timer behind."""
+    """Check that the block leaks no task, no connection in use and no timer."""
     tasks = asyncio.all_tasks()
     timers = scheduled_timers()
     yield

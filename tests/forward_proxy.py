@@ -30,7 +30,7 @@ class ForwardProxy:
 
     @property
     def connects(self) -> list[str]:
-        """The hosts and ports that tunnels were asked for."""
+        """The hosts and ports of the requested tunnels."""
         return [head.split()[1].decode() for head in self.heads]
 
 

@@ -1,4 +1,4 @@
-"""A server that sends exactly the bytes it is told to, for what no polite server would do."""
+"""A server that sends exactly the given bytes, for responses that no server framework allows."""
 
 import asyncio
 import ssl
@@ -52,7 +52,7 @@ async def raw_server(
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            # Not close(): that waits for the rest of an answer that nobody reads any more.
+            # Not close(): that waits for the rest of an answer that is no longer read.
             writer.transport.abort()
             with suppress(ConnectionError):
                 await writer.wait_closed()

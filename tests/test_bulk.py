@@ -1,4 +1,4 @@
-"""Bulk: list-jobs as a hint which jobs have changed. Reports and ends stay what they were."""
+"""Bulk polling: list-jobs is a hint which jobs have changed; reports and results are the same."""
 
 import asyncio
 import json
@@ -106,11 +106,11 @@ def report(word):
         ("running", "succeeded", None, Hint.CHANGED),
         ("running", "succeeded", "running", Hint.CHANGED),
         ("hibernating", "sleeping", "hibernating", Hint.CHANGED),
-        # It has not moved since the job was polled, so it lags behind.
+        # Its entry has not changed since the job was polled, so the list lags.
         ("running", "queued", "queued", Hint.NONE),
     ],
 )
-def test_the_word_of_the_list_is_compared_with_the_newest_report(seen, word, before, expected):
+def test_the_status_in_the_list_is_compared_with_the_newest_report(seen, word, before, expected):
     assert hint(report(seen), word, before) is expected
 
 
@@ -245,7 +245,7 @@ async def test_a_job_that_disappears_from_the_list_is_polled_as_ever(fake):
 
 
 async def test_a_list_that_lags_behind_a_change_leaves_the_job_to_its_polls(fake):
-    """It says queued for good, where the status has been running for long."""
+    """The list shows queued forever, while the status is running."""
     add_jobs(fake, seconds=6.0)
     serve(fake, *(entry(job_id, "QUEUED") for job_id in IDS))
     async with fake.client(poll=BULK) as client:
@@ -491,7 +491,7 @@ async def test_sweeps_that_are_held_back_in_an_outage_are_no_failures_of_the_lis
     assert not any("one by one" in message for message in messages)
 
 
-# ---- leaving
+# ---- cancelling and closing
 
 
 async def test_cancelling_during_a_sweep_releases_all_resources(fake):
@@ -504,7 +504,7 @@ async def test_cancelling_during_a_sweep_releases_all_resources(fake):
         await asyncio.wait({waiting})
 
 
-async def test_an_error_in_a_sweep_that_nobody_expects_ends_the_batch(fake, monkeypatch):
+async def test_an_unexpected_error_in_a_sweep_ends_the_batch(fake, monkeypatch):
     def fail(*_):
         raise LookupError("a mistake")
 

@@ -268,7 +268,7 @@ async def test_an_exception_when_it_is_cancelled_is_logged(fake, client, caplog,
     assert isinstance(result, ENDS[ending])
     message = "job 'job-1': on_change failed when it was cancelled"
     assert [each.message for each in caplog.records].count(message) == 1
-    gc.collect()  # an exception that nobody has looked at would be logged by asyncio
+    gc.collect()  # asyncio would log an exception that was never retrieved
     assert not [each for each in caplog.records if each.name == "asyncio"]
 
 

@@ -116,7 +116,7 @@ def test_status_as_json_is_an_object_a_job(service, run_json):
 
 @pytest.fixture
 def silent_failure(service):
-    """A failed job of which only the record tells the reason, as the deployed service has it."""
+    """A failed job whose reason is only in the record, as with the deployed service."""
     service.add_job("job-1", ["failed"], failure_reason="no GPU", status_reason=False)
     service.add_job("job-2", ["failed"], metadata={"failure_reason": {}})
 
@@ -373,7 +373,7 @@ def test_a_terminal_as_standard_input_is_prompted_for_ids(service, run, monkeypa
         ("-", None, "standard input is closed"),
     ],
 )
-def test_what_cannot_be_an_id_is_rejected(run, monkeypatch, argument, stdin, complaint):
+def test_an_invalid_id_is_rejected(run, monkeypatch, argument, stdin, complaint):
     monkeypatch.setattr(sys, "stdin", None if stdin is None else io.StringIO(stdin))
     status, output, errors = run("status", argument)
     assert (status, output) == (2, "")
@@ -423,7 +423,7 @@ def test_a_file_named_as_a_job_gets_a_hint_before_any_request(run, tmp_path, mon
     assert errors.count("Hint") == 1
 
 
-def test_a_standard_input_that_is_no_text_is_rejected(run, monkeypatch):
+def test_a_standard_input_that_is_not_text_is_rejected(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff\n"), encoding="utf-8"))
     assert run("status", "-")[2].startswith("Error: standard input is not text")
 
@@ -645,7 +645,7 @@ def test_a_key_that_is_revoked_on_the_way_ends_the_wait_with_what_is_known(servi
     assert "HTTP 401" in errors
 
 
-def test_a_key_that_is_wrong_from_the_start_leaves_nothing_to_show(service, run, monkeypatch):
+def test_with_a_wrong_key_nothing_is_shown(service, run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     assert run("wait", "job-1")[:2] == (3, "")
 
@@ -768,7 +768,7 @@ def test_an_interrupt_shows_what_is_known(service, run, as_json, number, exit_st
         assert re.search(r"^a    succeeded\nb    running\n\n2 jobs in", output, re.MULTILINE)
 
 
-def test_an_interrupt_after_the_end_of_all_jobs_shows_them(service, run, monkeypatch):
+def test_an_interrupt_after_all_jobs_have_finished_shows_them(service, run, monkeypatch):
     service.add_job("a", ["failed"], failure_reason="no GPU")
     hang_up_records(service, monkeypatch)
     with once(lambda: any("/jobs/" in r.path for r in service.requests), press_ctrl_c):
@@ -838,7 +838,7 @@ def test_a_fake_with_a_job_twice_is_rejected(run):
     assert "there are two jobs 'a'" in errors
 
 
-def test_a_fake_whose_jobs_fail_for_no_reason_is_rejected(run):
+def test_an_empty_failure_reason_is_rejected(run):
     status, output, errors = run("fake", "--failure-reason", " ")
     assert (status, output) == (2, "")
     assert "--failure-reason must not be empty" in errors
@@ -950,7 +950,7 @@ class BrokenOutput(io.StringIO):
 @pytest.mark.parametrize(
     "arguments", [["--version"], ["--help"], ["wait", "a"], ["status", "a", "--json"], ["fake"]]
 )
-def test_an_output_that_nobody_reads_ends_the_command(service, monkeypatch, capsys, arguments):
+def test_a_closed_output_ends_the_command(service, monkeypatch, capsys, arguments):
     service.add_job("a", ["running"])
     monkeypatch.setattr(sys, "stdout", BrokenOutput(BrokenPipeError()))
     assert cli.main(arguments) == 141
@@ -963,7 +963,7 @@ def test_an_output_that_cannot_be_written_is_reported(monkeypatch, capsys):
     assert capsys.readouterr().err == "Error: the output cannot be written: No space left\n"
 
 
-def test_errors_that_nobody_reads_are_dropped(monkeypatch):
+def test_errors_to_a_closed_stream_are_dropped(monkeypatch):
     monkeypatch.setattr(sys, "stderr", BrokenOutput(BrokenPipeError()))
     assert cli.main(["dance"]) == 2
 

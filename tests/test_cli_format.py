@@ -1,4 +1,4 @@
-"""What the command makes of values: text, tables, JSON and CSV, errors and exit statuses."""
+"""How the command formats values: text, tables, JSON and CSV, errors and exit statuses."""
 
 import asyncio
 import csv

@@ -1,4 +1,4 @@
-"""The live view, on a screen of our own."""
+"""The live view, on an emulated screen."""
 
 import io
 import re
@@ -212,7 +212,7 @@ def test_it_is_drawn_a_few_times_a_second_however_much_happens(watch):
     assert "running" in note(at=1.2)[1]
 
 
-def test_the_raw_word_is_shown_where_it_is_wanted(watch):
+def test_the_raw_status_is_shown_on_request(watch):
     assert "  RUNNING  " in watch(["a"], raw=True)(report("a"), at=1)[1]
 
 
@@ -378,7 +378,7 @@ def test_status_and_job_have_colours_on_a_terminal(service, make_terminal):
     assert "Job            job-2" in terminal.lines
 
 
-def test_an_output_that_nobody_reads_ends_a_table(service, make_terminal, monkeypatch):
+def test_a_closed_output_ends_the_live_table(service, make_terminal, monkeypatch):
     service.add_job("job-1")
     terminal = make_terminal()
 

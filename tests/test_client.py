@@ -1,4 +1,4 @@
-"""The client as a whole: its life, its options, its clones."""
+"""The client as a whole: its life cycle, options and clones."""
 
 import asyncio
 import copy
@@ -26,7 +26,7 @@ from tests.conftest import nothing_left_behind
 KEY = "sk_very_secret"
 
 
-# ---- what it is made of
+# ---- construction
 
 
 async def test_it_works_in_both_dialects_and_with_either_prefix(fake):
@@ -101,7 +101,7 @@ async def test_an_invalid_id_is_rejected_by_every_call_before_any_request(
     assert not fake.requests
 
 
-# ---- its life
+# ---- life cycle
 
 
 def test_it_can_be_made_without_an_event_loop():

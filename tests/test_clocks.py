@@ -281,7 +281,7 @@ async def test_a_single_call_does_not_wait_for_an_absurd_retry_after(fake, heade
 
 
 async def test_a_retry_after_may_be_as_long_as_the_interval(fake):
-    """So that a policy with long intervals does not poll a service that has asked for peace."""
+    """So a policy with long intervals does not poll during the pause that the service asked for."""
     fake.add_job("job-1")
     fake.fail_next(1, status=503, headers={"Retry-After": "86400"})
     poll = PollPolicy(initial=600, maximum=600, max_outage=math.inf)

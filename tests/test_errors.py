@@ -415,7 +415,7 @@ def test_the_message_says_which_job_and_what(error, message):
     ],
     ids=["empty", "empty-message", "blank-message", "null-message", "null-and-empty"],
 )
-def test_a_reason_that_says_nothing_gives_way_to_the_message(failure):
+def test_the_message_replaces_an_empty_reason(failure):
     assert str(JobFailedError(failed("out of GPUs", failure))) == (
         "job 'job-1' failed: out of GPUs"
     )

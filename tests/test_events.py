@@ -111,7 +111,9 @@ async def test_each_try_of_a_call_is_an_event(fake, client, recorder):
         ({"delay": 60}, ("timeout", None, APITimeoutError)),
     ],
 )
-async def test_what_came_of_a_request_is_one_of_few_words(fake, client, recorder, fault, expected):
+async def test_the_outcome_of_a_request_is_one_of_few_values(
+    fake, client, recorder, fault, expected
+):
     outcome, status_code, error = expected
     fake.add_job("job-1")
     fake.fail_next(**fault)
@@ -162,7 +164,7 @@ async def test_what_is_cancelled_in_the_queue_is_none(fake, recorder):
     assert recorder.outcomes == [("job-status", "cancelled", None, 1)]
 
 
-async def test_time_in_the_queue_is_told_from_time_in_flight(fake, recorder):
+async def test_time_in_the_queue_and_in_flight_are_separate(fake, recorder):
     for number in range(3):
         fake.add_job(f"job-{number}", ["succeeded"])
     fake.fail_next(6, delay=1, status=404)
@@ -235,7 +237,7 @@ KINDS = list(waits_of(SutroClient("key"), None))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_kind_of_wait_tells_of_changes_failures_and_its_end(
+async def test_every_kind_of_wait_sends_events_for_changes_failures_and_its_end(
     fake, client, recorder, kind
 ):
     fake.add_job("good", ["queued", "queued", "running", "succeeded"])
@@ -324,7 +326,7 @@ async def test_of_watchers_who_share_a_wait_the_last_one_ends_it(fake, client, r
     assert len(recorder.of(StatusChanged)) == 2
 
 
-async def test_a_wait_that_the_end_of_the_client_ends_is_abandoned(fake, recorder):
+async def test_a_wait_ended_by_closing_the_client_is_abandoned(fake, recorder):
     for job_id in ("a", "b", "c"):
         fake.add_job(job_id, ["running"])
     client = fake.client(poll=FAST_POLL, observer=recorder.append)
@@ -468,7 +470,7 @@ async def test_a_pause_of_a_client_that_closes_ends_with_it(fake, recorder):
     assert recorder[-1] == ThrottleResumed(reason="retry_after", seconds=pytest.approx(1, abs=0.1))
 
 
-async def test_a_new_pause_is_told_from_one_whose_end_is_overdue(fake, recorder, monkeypatch):
+async def test_a_new_pause_is_distinguished_from_an_overdue_one(fake, recorder, monkeypatch):
     fake.add_job("job-1", ["running"])
     async with fake.client(retry=ONCE, observer=recorder.append) as client:
         throttle = client._manager.throttle
@@ -593,7 +595,7 @@ async def test_an_observer_may_ask_what_the_client_is_doing(fake):
     assert seen[-1][1].waiting == 0
 
 
-# ---- what events are
+# ---- the event classes
 
 
 def all_events(cls=Event):

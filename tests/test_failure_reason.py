@@ -223,7 +223,7 @@ async def test_cancelling_while_the_record_is_read_releases_all_resources(fake, 
             await wait
 
 
-async def test_a_watch_cancelled_while_the_record_is_read_goes_on(fake, client):
+async def test_a_watch_cancelled_while_the_record_is_read_continues(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
     reports = client.watch_job("job-1")

@@ -25,7 +25,7 @@ async def test_polls_of_a_batch_leave_in_the_order_in_which_they_are_due(fake):
     counts = Counter()
     for job_id in polled(fake, "large"):
         counts[job_id] += 1
-        # Nobody is more than one poll ahead; those in flight may overtake each other.
+        # No job is more than one poll ahead; polls in flight may overtake each other.
         if counts[job_id] > 1:
             assert sum(counts[each] < counts[job_id] - 1 for each in LARGE) <= 5
     assert set(counts.values()) == {4}

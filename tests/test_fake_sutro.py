@@ -43,7 +43,7 @@ RECORD_FIELDS = {
 
 
 class Clock:
-    """Stands in for time.monotonic."""
+    """Replaces time.monotonic."""
 
     def __init__(self):
         self.now = 1000.0
@@ -304,7 +304,7 @@ async def test_a_reason_stays_hidden_until_the_job_has_failed(fake, caller):
     assert (await caller.record())["failure_reason"] == {"message": "no GPU"}
 
 
-async def test_a_word_of_a_newer_server_is_sent(fake, caller):
+async def test_a_status_of_a_newer_server_is_sent(fake, caller):
     fake.add_job("job-1", ["Paused"], allow_unknown=True)
     assert await caller.word() == "PAUSED"
     assert (await caller.record())["datetime_started"] is None
@@ -352,7 +352,7 @@ async def test_times_of_the_record_by_status(fake, caller, status, started, comp
     assert (record["datetime_completed"] is not None) is completed
 
 
-async def test_a_job_that_goes_on_is_no_longer_completed(fake, caller):
+async def test_a_job_set_to_run_again_is_no_longer_completed(fake, caller):
     fake.add_job("job-1", ["failed"], failure_reason="no GPU")
     assert (await caller.record())["datetime_completed"] is not None
     fake.set_status("job-1", "running")
@@ -761,7 +761,7 @@ async def test_entering_twice_is_rejected(fake, caller):
     assert await caller.word() == "SUCCEEDED"
 
 
-async def test_a_port_in_use_is_an_oserror_and_leaves_nothing(fake):
+async def test_a_port_in_use_is_an_oserror_and_leaks_nothing(fake):
     other = FakeSutro(port=URL(fake.url).port)
     with pytest.raises(OSError, match="in use"):
         await other.__aenter__()
@@ -903,7 +903,7 @@ def test_mistakes_in_a_fault(options, error, message):
     assert fake.faults_left == 0
 
 
-# ---- unknown words
+# ---- unknown statuses and fields
 
 
 @pytest.mark.parametrize(
@@ -936,7 +936,7 @@ def test_a_misspelt_status_is_rejected_with_the_nearest_known_one(word, nearest)
         *("succeeded", "failed", "cancelled", "canceled", "unknown", "RUNNING", "Unknown"),
     ],
 )
-def test_every_known_word_is_taken_in_any_case(word):
+def test_every_known_status_is_accepted_in_any_case(word):
     fake = FakeSutro()
     fake.add_job("job-1", [word])
     fake.set_status("job-1", word)

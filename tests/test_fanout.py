@@ -1,4 +1,4 @@
-"""Many jobs at once: outcomes, batch-fatal errors, timeouts, limits, and what stays behind."""
+"""Many jobs at once: outcomes, batch-fatal errors, timeouts, limits, and leak checks."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ def add_jobs(fake, job_ids=MANY, timeline=("queued", "running", "succeeded")):
 
 
 def asked(fake):
-    """How often each job was asked about."""
+    """How often each job was requested."""
     paths = [request.path for request in fake.requests]
     ids = [path.rpartition("/")[2] for path in paths if "/list-jobs" not in path]
     return {job_id: ids.count(job_id) for job_id in ids}
@@ -152,7 +152,7 @@ async def test_on_change_is_called_for_every_job(fake, client):
     assert [status for job_id, status in seen if job_id == "b"] == statuses
 
 
-# ---- what may be asked for
+# ---- valid and invalid job ids
 
 
 @each_call
@@ -242,7 +242,7 @@ async def test_403_is_the_outcome_of_its_job_after_a_good_answer(fake, call, ref
     assert sum(outcome.ok for outcome in outcomes.values()) == 1 + len(MANY) - refused
 
 
-async def test_the_slot_of_a_refused_request_goes_to_nobody(fake):
+async def test_a_rejected_request_releases_its_slot(fake):
     add_jobs(fake)
     fake.fail_next(999, status=401)
     async with fake.client(max_concurrency=1) as client:
@@ -383,7 +383,7 @@ async def test_a_timer_need_not_know_its_time(fake, client, monkeypatch):
     assert all(outcome.ok for outcome in outcomes.values())
 
 
-# ---- leaving
+# ---- cancelling and closing
 
 
 async def test_breaking_out_leaks_nothing(fake, client):

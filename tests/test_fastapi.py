@@ -1,4 +1,4 @@
-"""The FastAPI integration without a server: its life, dependencies, problems and answers."""
+"""The FastAPI integration without a server: lifespan, dependencies, problems and answers."""
 
 import asyncio
 import gc
@@ -288,7 +288,7 @@ def test_a_signal_after_the_loop_reaches_the_server(heard, ends_after):
     assert not told
 
 
-async def test_a_signal_that_nobody_handles_is_left_alone(app):
+async def test_a_signal_without_a_handler_is_left_alone(app):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     async with app.router.lifespan_context(app):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -311,7 +311,7 @@ async def test_without_close_on_signal_signals_are_left_alone(fake, heard):
         await waiting
 
 
-async def test_a_handler_that_somebody_else_has_set_since_stays(app, heard):
+async def test_a_handler_set_later_is_kept(app, heard):
     async with app.router.lifespan_context(app):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
@@ -790,7 +790,7 @@ async def timed(browser, path):
     return answer, min(times)
 
 
-async def test_a_long_poll_gives_the_newest_report_when_time_is_up(fake, browser):
+async def test_a_long_poll_returns_the_newest_report_when_the_timeout_expires(fake, browser):
     fake.add_job("job-1", ["queued", "running"])
     answer, seconds = await timed(browser, "/jobs/job-1/wait?timeout=0.2")
     assert 0.2 <= seconds <= 0.4
@@ -917,7 +917,7 @@ async def test_a_slow_visitor_gets_the_newest_report_and_no_backlog(fake, client
     assert rest[-1].id == "end"
 
 
-async def test_events_tell_of_trouble_once_and_of_its_end(fake, client, fast_clock):
+async def test_a_trouble_event_is_sent_once_and_ended_by_a_status(fake, client, fast_clock):
     fake.add_job("job-1", ["running"])
     stats = client.stats()
     in_trouble = attrs.evolve(
@@ -967,7 +967,7 @@ async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for():
     assert caught.group_contains(LookupError, match="no such thing")
 
 
-# ---- what the router says of itself
+# ---- the OpenAPI document
 
 
 def test_the_document_describes_every_route(app):

@@ -1,4 +1,4 @@
-"""The router on a real server: streams, visitors who leave, and a server that stops."""
+"""The router on a real server: streams, visitors who disconnect, and graceful shutdown."""
 
 import asyncio
 import math
@@ -142,7 +142,7 @@ async def test_an_idle_stream_is_kept_alive(fake, server, monkeypatch):
     await stream.close()
 
 
-# ---- visitors who leave
+# ---- visitors who disconnect
 
 
 @with_and_without_middleware
@@ -196,7 +196,7 @@ async def test_a_client_that_loses_patience_ends_the_polling(fake, app, server):
 
 @with_and_without_middleware
 @pytest.mark.parametrize("path", ["/jobs/job-1", "/jobs/job-1/status"])
-async def test_a_visitor_who_leaves_takes_the_answer_from_nobody(fake, server, path):
+async def test_a_visitor_who_disconnects_does_not_affect_the_others(fake, server, path):
     fake.add_job("job-1", ["running"])
     fake.fail_next(1, delay=0.3)
     leaving = []
@@ -231,7 +231,7 @@ async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, 
         await until(lambda: len(app.state.sutro_monitor) == 0)
 
 
-# ---- a server that stops
+# ---- graceful shutdown
 
 
 async def test_a_server_that_gets_no_signal_ends_them_when_its_patience_ends(fake, caplog):
@@ -251,7 +251,7 @@ async def test_a_server_that_gets_no_signal_ends_them_when_its_patience_ends(fak
     assert not [record for record in caplog.records if "without" in record.getMessage()]
 
 
-async def test_the_words_of_the_servers_cancellation_are_those_that_the_router_looks_for():
+async def test_the_message_of_the_servers_cancellation_is_the_one_that_the_router_expects():
     """If this fails with a new uvicorn, see `sutro_async/fastapi/_workarounds.py`."""
     messages = []
     is_open = asyncio.Event()
@@ -326,7 +326,7 @@ DETAILS = {
 
 
 @pytest.mark.parametrize("kind", OUTAGES)
-async def test_a_stream_tells_of_a_service_that_does_not_answer_and_of_its_return(fake, kind):
+async def test_a_stream_reports_an_outage_and_its_end(fake, kind):
     loop = asyncio.get_running_loop()
     for job_id in "abcdef":
         fake.add_job(job_id, ["running"])
@@ -369,7 +369,7 @@ async def test_a_stream_tells_of_a_service_that_does_not_answer_and_of_its_retur
         await stream.close()
 
 
-async def test_trouble_before_the_first_report_ends_with_it(fake):
+async def test_an_outage_before_the_first_report_ends_with_the_report(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     fake.fail_next(10_000, status=503)
     async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
@@ -381,7 +381,7 @@ async def test_trouble_before_the_first_report_ends_with_it(fake):
         await stream.close()
 
 
-async def test_a_service_that_is_slow_or_refuses_once_is_no_trouble(fake):
+async def test_a_single_slow_or_failed_request_is_no_outage(fake):
     fake.add_job("job-1", [("running", 60), "succeeded"])
     async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
         stream = await EventStream.open(server, "/jobs/job-1/events")

@@ -1,4 +1,4 @@
-"""Who may see which jobs: every route asks the app first, and hides what it must not show."""
+"""Who may see which jobs: every route calls `visible` first, and hides all other jobs."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("fast_clock")
 MINE = {"mine-job", "missing1"}  # the service does not know the second
 THEIRS, ABSENT, MISSING = "theirs-1", "absent-1", "missing1"
 
-# How each route of the router is asked about one job: method, path, body. None if it takes no id.
+# The request for one job, of each route of the router: method, path, body. None if it takes no id.
 ROUTES = {
     ("GET", "/jobs/{job_id}"): ("/jobs/{}", None),
     ("GET", "/jobs/{job_id}/status"): ("/jobs/{}/status", None),
@@ -111,7 +111,7 @@ def test_every_route_is_known_to_these_tests(answer):
     )
 
 
-def test_no_endpoint_takes_ids_but_by_the_dependency_that_asks(answer):
+def test_every_endpoint_gets_its_ids_from_the_checking_dependency(answer):
     """Each parameter of a route that can hold an id is one of a dependency of `_visible`."""
 
     def parameters(dependant, *, is_checked=False):
@@ -144,7 +144,7 @@ async def test_a_hidden_job_answers_as_one_that_does_not_exist(fake, browser, an
 
 
 @EVERY_ROUTE
-async def test_a_visible_job_is_shown_after_one_question(fake, browser, answer, route):
+async def test_a_visible_job_is_shown_after_one_call_of_visible(fake, browser, answer, route):
     order = []
 
     async def visible(job_ids):
@@ -187,7 +187,7 @@ async def test_a_login_guard_in_the_dependency_comes_first(fake, browser, answer
 
 
 @EVERY_ROUTE
-async def test_an_invalid_id_is_a_422_without_a_question(fake, browser, answer, route):
+async def test_an_invalid_id_is_a_422_without_a_call_of_visible(fake, browser, answer, route):
     for job_id in ("a\x00b", "\u202e", "a" * 501):
         assert (await ask(browser, route, job_id)).status_code == 422
     assert not answer.asked
@@ -208,7 +208,7 @@ async def test_other_methods_say_nothing_of_a_job(fake, browser, answer, route, 
 
 
 @pytest.mark.parametrize("path", sorted(path for _, path in UNUSED))
-async def test_a_trailing_slash_says_nothing_of_a_job(fake, browser, answer, path):
+async def test_a_trailing_slash_does_not_show_a_job(fake, browser, answer, path):
     responses = [
         await browser.get(path.replace("{job_id}", job_id)) for job_id in ("mine-job", THEIRS)
     ]
@@ -218,7 +218,7 @@ async def test_a_trailing_slash_says_nothing_of_a_job(fake, browser, answer, pat
     assert not fake.requests
 
 
-# ---- which ids are asked for
+# ---- which ids `visible` gets
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ async def test_a_trailing_slash_says_nothing_of_a_job(fake, browser, answer, pat
         ("theirs-1%252F", "theirs-1%2F"),
     ],
 )
-async def test_the_id_is_asked_for_exactly_as_it_is_sent_to_the_service(
+async def test_visible_gets_the_id_exactly_as_it_is_sent_to_the_service(
     fake, browser, answer, written, job_id
 ):
     async def visible(job_ids):
@@ -267,7 +267,7 @@ async def test_other_places_of_the_request_do_not_count(fake, browser, answer):
     assert not any(THEIRS in request.path for request in fake.requests)
 
 
-async def test_duplicates_are_asked_for_once(fake, browser, answer):
+async def test_visible_gets_duplicates_once(fake, browser, answer):
     ids = ["mine-job", THEIRS, "mine-job", THEIRS]
     events = await browser.get("/job-events", params={"job_id": ids})
     assert events.text.count("event: problem") == 1
@@ -277,7 +277,7 @@ async def test_duplicates_are_asked_for_once(fake, browser, answer):
     assert answer.asked == [{"mine-job", THEIRS}] * 2
 
 
-async def test_the_last_of_two_fields_of_a_body_is_asked_for_and_used(fake, browser, answer):
+async def test_the_last_of_two_fields_of_a_body_is_checked_and_used(fake, browser, answer):
     body = f'{{"job_ids": ["mine-job"], "job_ids": ["{THEIRS}"]}}'
     headers = {"Content-Type": "application/json"}
     response = await browser.post("/jobs/statuses", content=body, headers=headers)
@@ -318,7 +318,7 @@ async def test_in_a_stream_the_hidden_ones_are_problems(fake, browser):
     assert not any(THEIRS in request.path for request in fake.requests)
 
 
-async def test_a_browser_that_connects_again_after_the_end_is_asked_about_too(browser, answer):
+async def test_a_browser_that_reconnects_after_the_end_is_checked_too(browser, answer):
     for job_id in ("mine-job", THEIRS):
         path = f"/jobs/{job_id}/events"
         assert (await browser.get(path, headers={"Last-Event-ID": "end"})).status_code == 204
@@ -593,7 +593,7 @@ async def test_it_looks_at_the_newest_thousand_jobs_of_the_account(fake, owner, 
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
 
 
-async def test_an_empty_list_asks_nobody(answer):
+async def test_an_empty_list_does_not_call_visible(answer):
     from sutro_async.testing import FakeSutro
 
     async with FakeSutro() as fake, browsing(make_app(fake, make_router(answer))) as browser:

@@ -121,7 +121,7 @@ async def test_it_is_raised_even_if_it_is_false(fake, call):
 
 @every_call
 @pytest.mark.parametrize("make", [StopIteration, StopAsyncIteration])
-async def test_it_is_not_taken_for_the_end_of_a_stream(fake, call, make):
+async def test_it_does_not_end_a_stream_as_if_exhausted(fake, call, make):
     outcome = await outcome_of(fake, call, make("oops"))
     assert isinstance(outcome, ClientStateError)
     assert str(outcome).startswith("the session cannot be used: ")

@@ -1,4 +1,4 @@
-"""What a message says of an HTML page."""
+"""How a message describes an HTML page."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Errors that are kept: they hold nothing alive, and do not grow."""
+"""Errors that are kept: they hold no references to frames, and do not grow."""
 
 import asyncio
 import gc

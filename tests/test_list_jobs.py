@@ -1,4 +1,4 @@
-"""`list_jobs`: pages, ids that come twice, cursors, failures, and every way to leave it."""
+"""`list_jobs`: pages, duplicate ids, cursors, failures, and every way to close it."""
 
 import asyncio
 import json
@@ -438,7 +438,7 @@ async def test_only_one_task_may_step_it(fake, client):
     assert await ids_of(stream) == ["job-0"]
 
 
-# ---- its end
+# ---- closing
 
 
 @pytest.mark.parametrize("moment", ["in the queue", "in flight", "in back-off"])

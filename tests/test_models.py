@@ -63,7 +63,7 @@ def job(**fields):
 # ---- statuses
 
 
-def test_the_statuses_are_the_words_of_the_service():
+def test_the_statuses_are_those_of_the_service():
     assert {status.name: status.value for status in JobStatus} == {
         "PENDING": "pending",
         "SUBMITTED": "submitted",

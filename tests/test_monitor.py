@@ -105,7 +105,7 @@ async def test_its_own_max_retry_after_applies_to_a_single_request_too(fake, cli
             await monitor.wait("job-1", timeout=0)
 
 
-# ---- leaving
+# ---- watchers that leave
 
 
 async def test_the_last_watcher_to_leave_ends_the_loop(fake, client, monitor):
@@ -275,7 +275,7 @@ async def test_an_invalid_timeout_text_is_rejected(monitor, timeout):
         monitor.watch("job-1", timeout=timeout)
 
 
-# ---- ended jobs
+# ---- finished jobs
 
 
 async def test_a_finished_job_costs_no_request(fake, monitor):
@@ -321,7 +321,7 @@ async def test_keeping_none_forgets_at_once(fake, client):
     assert polls(fake) == 2
 
 
-async def test_the_latest_report_of_a_job_that_nobody_watches(monitor):
+async def test_the_latest_report_of_a_job_without_watchers(monitor):
     assert monitor.latest("job-1") is None
 
 
@@ -378,7 +378,7 @@ async def test_a_bad_id_is_rejected_before_the_first_step(fake, monitor, timeout
     assert not fake.requests
 
 
-# ---- its life
+# ---- opening and closing
 
 
 async def test_closing_wakes_all_waiters(fake, client):

@@ -1,4 +1,4 @@
-"""Reads by a monitor: one request for all who ask at the same time, none for a finished job."""
+"""Reads by a monitor: concurrent callers share one request, a finished job needs none."""
 
 import asyncio
 import contextlib
@@ -204,7 +204,7 @@ async def test_an_invalid_id_is_rejected_before_any_request(fake, monitor, read,
     assert not fake.requests
 
 
-# ---- leaving
+# ---- callers that are cancelled
 
 
 async def test_a_cancelled_caller_does_not_affect_the_others(fake, monitor, read):
@@ -292,7 +292,7 @@ async def test_a_request_that_is_cancelled_from_outside_ends_the_calls(fake, mon
     assert not call.cancelling()
 
 
-# ---- its life
+# ---- opening and closing
 
 
 async def test_closing_wakes_all_callers(fake, client, read):

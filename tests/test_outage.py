@@ -1,4 +1,4 @@
-"""What an outage of the service comes to for calls, waits and batches of one client."""
+"""An outage of the service: calls, waits and batches of one client."""
 
 import asyncio
 import itertools
@@ -330,7 +330,7 @@ async def test_batch_in_a_lasting_outage_finds_out_that_it_is_over(fake):
     assert len(fake.requests) == len(IDS)
 
 
-async def test_batch_that_meets_an_outage_goes_on_when_the_service_is_back(fake):
+async def test_batch_continues_after_an_outage(fake):
     add_jobs(fake, ["succeeded"])
     fake.fail_next(7, status=503)  # five that close the gate, and two probes
     async with make_client(fake, retry=RetryPolicy(initial=0.005, maximum=5)) as client:

@@ -552,7 +552,7 @@ def test_last_poll_that_was_faster_than_expected_is_followed_by_another():
     assert pace.next_poll_at == math.inf
 
 
-def test_poll_at_the_end_of_an_outage_is_not_taken_for_the_last_before_the_deadline():
+def test_poll_at_the_end_of_an_outage_is_not_the_last_before_the_deadline():
     pace = make_pace(timeout=60, max_outage=10)
     fail(pace, 0, retry_after=60)
     assert pace.send_by == about(10)
@@ -1201,7 +1201,7 @@ class Simulation:
 
 
 def hold_back_polls(pace, times):
-    """Hold the next poll back so many times, and then let it resume."""
+    """Hold the next poll back a number of times, and then let it resume."""
     holds = []
     for _ in range(times):
         now = pace.next_poll_at

@@ -381,7 +381,7 @@ def test_second_pause_starts_again_at_one():
     assert pacer.window == 1
 
 
-# ---- what the gate is told
+# ---- which outcomes the gate counts
 
 UNAVAILABLE = {
     "timed out": timed_out,
@@ -460,7 +460,7 @@ def test_good_answer_opens_the_gate():
 
 
 @each(NEUTRAL)
-def test_error_that_says_nothing_neither_closes_nor_opens_the_gate(make_error):
+def test_error_that_does_not_indicate_the_service_leaves_the_gate_as_it_is(make_error):
     pacer = make_pacer()
     fail_for_two_jobs(pacer, make_error)
     assert not pacer.gate.is_closed

@@ -191,7 +191,9 @@ def test_minus_infinity_is_rejected(policy, name):
 
 @every_field
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["huge", "minus-huge"])
-def test_an_integer_that_is_no_float_is_allowed_or_refused_but_no_crash(policy, name, value):
+def test_an_integer_out_of_range_for_float_is_accepted_or_rejected_without_a_crash(
+    policy, name, value
+):
     try:
         policy(**{name: value})
     except ConfigurationError:

@@ -1,4 +1,4 @@
-"""Proxies: which one is used, what they get to see, and what is said of them."""
+"""Proxies: which one is used, what is sent to it, and what errors and logs say about it."""
 
 import asyncio
 import logging
@@ -241,7 +241,7 @@ async def test_a_proxy_that_refuses_is_named(status):
 
 
 @pytest.mark.parametrize("status", REFUSALS)
-async def test_a_wait_does_not_go_on_when_the_proxy_refuses(status):
+async def test_a_wait_ends_when_the_proxy_refuses(status):
     async with forward_proxy(1, status=status) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         async with SutroClient(KEY, base_url=URL, proxy=url) as client:
@@ -318,7 +318,9 @@ async def test_ssl_cert_file_is_trusted(authority, trusted):
 
 
 async def test_ssl_cert_dir_is_honoured(authority, monkeypatch, tmp_path):
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))  # without the hashed names, it trusts nobody
+    monkeypatch.setenv(
+        "SSL_CERT_DIR", str(tmp_path)
+    )  # without the hashed names, no certificate is trusted
     async with tls_server(authority, name="127.0.0.1") as server:
         async with SutroClient(KEY, base_url=server.url, retry=ONCE) as client:
             with pytest.raises(APIConnectionError, match="certificate"):

@@ -127,7 +127,7 @@ def test_refusals_of_a_second_are_one_event():
 
 
 @pytest.mark.parametrize("sent", [-60, -1, 0])
-def test_refusal_of_a_request_from_before_it_was_lowered_says_nothing(sent):
+def test_refusal_of_a_request_sent_before_the_rate_was_lowered_is_ignored(sent):
     rate = limited()
     succeed(rate, 1)
     limit = rate.limit
@@ -370,7 +370,7 @@ def test_refusals_lower_it_and_good_answers_raise_it(events):
             lowered_at, has_success = now, False
 
 
-# ---- what it comes to, with pace and pacer around it
+# ---- together with pace and pacer
 
 
 @pytest.mark.parametrize(("share", "seed"), [(0.2, 1), (0.5, 2)])
@@ -452,7 +452,7 @@ def test_client_follows_a_limit_that_changes():
     assert not client.lost
 
 
-def test_client_that_is_not_refused_is_not_slowed():
+def test_client_that_is_not_rate_limited_is_not_slowed():
     client = VirtualClient(FixedWindow(10**6), 5000, retry_after=1.0, latency=0.02)
     client.run(until=5)
     # Twenty at once, each for 0.02 s.

@@ -1,4 +1,4 @@
-"""An observer that blocks the event loop, on the real clock: it takes time and changes nothing."""
+"""An observer that blocks the event loop, on the real clock: it only delays."""
 
 import asyncio
 import time

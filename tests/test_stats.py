@@ -1,4 +1,4 @@
-"""What `client.stats()` says: before, during and after."""
+"""`client.stats()`, before, during and after calls, waits and outages."""
 
 import asyncio
 import threading
@@ -122,7 +122,7 @@ async def test_a_pause_that_is_over_is_none(fake):
     assert stats.pause_reason is stats.paused_since is stats.paused_until is None
 
 
-async def test_a_pause_of_thousands_of_years_has_an_end_of_the_calendar(fake):
+async def test_a_pause_of_thousands_of_years_ends_with_the_calendar(fake):
     fake.add_job("job-1")
     fake.fail_next(status=429, headers={"Retry-After": "1" + 12 * "0"})
     retry = RetryPolicy(attempts=1, max_retry_after=float("inf"))

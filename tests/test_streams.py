@@ -1,4 +1,4 @@
-"""`Stream`: each of them goes on after a cancelled step, is for one task, and can be closed."""
+"""`Stream`: each continues after a cancelled step, is for one task, and can be closed."""
 
 import asyncio
 import contextlib
@@ -290,7 +290,7 @@ polls_in_background = pytest.mark.parametrize("name", IN_BACKGROUND)
 
 
 def step_once(loop, fake, name):
-    """Step a stream in an event loop that then stands still."""
+    """Step a stream in an event loop that is stopped then."""
 
     async def step():
         client = fake.client(poll=FAST_POLL)
@@ -428,7 +428,7 @@ async def test_a_stream_may_be_dropped_at_any_point_of_the_code(fake, monkeypatc
     assert not dropped
 
 
-async def test_a_job_that_nobody_watches_any_more_is_not_polled(fake):
+async def test_a_job_without_watchers_is_not_polled(fake):
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running"])
     policy = PollPolicy(initial=0.05, factor=1, jitter=0)

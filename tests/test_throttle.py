@@ -56,7 +56,7 @@ def start(throttle, priority, count=1, **options):
 
 
 async def steps(count=5):
-    """Let the tasks do what they can do at once."""
+    """Let the tasks run until all of them wait."""
     for _ in range(count):
         await asyncio.sleep(0)
 

@@ -120,7 +120,7 @@ async def test_requests_one_after_the_other_share_a_connection(fake):
     assert len(ports) == 1
 
 
-# ---- answers that are none
+# ---- responses that are not answers
 
 
 async def test_refused(unused_tcp_port):
@@ -321,7 +321,7 @@ async def test_aiohttp_repeats_a_request_on_a_session_that_was_passed_in(lose, c
     assert type(caught.value.__cause__) is cause
 
 
-async def test_polls_go_on_when_a_kept_connection_is_lost():
+async def test_polls_continue_when_a_kept_connection_is_lost():
     async with (
         raw_server(answer(REPORT), disconnect, answer(SUCCEEDED)) as server,
         SutroClient(KEY, base_url=server.url, poll=FAST_POLL) as client,

@@ -1,4 +1,4 @@
-"""One wait: its pace, what it survives, when it ends, and what it leaves behind."""
+"""One wait: its pace, transient failures, how it ends, and that it leaks nothing."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ def takes(seconds, tolerance=0.1):
     assert seconds - 0.001 <= elapsed <= seconds + tolerance
 
 
-# ---- the end
+# ---- completion
 
 
 @pytest.mark.parametrize("dialect", ["mapping", "flat"])
@@ -74,7 +74,7 @@ async def test_the_terminal_report_is_returned(dialect, end):
 
 
 @pytest.mark.parametrize("word", ["cancelling", "brand-new-word", "pending"])
-async def test_no_other_word_ends_a_wait(fake, client, word):
+async def test_no_other_status_ends_a_wait(fake, client, word):
     fake.add_job("job-1", [word, word, "succeeded"], allow_unknown=True)
     assert (await client.wait_for_job("job-1")).status is JobStatus.SUCCEEDED
     assert len(fake.requests) == 3
@@ -163,7 +163,7 @@ async def test_a_policy_of_its_own_is_used(fake):
                 pass
 
 
-# ---- trouble on the way
+# ---- transient failures
 
 
 def http_date(seconds):
@@ -198,7 +198,7 @@ async def test_a_wait_survives(fake, fault, when):
     assert fake.faults_left == 0
 
 
-async def test_a_wait_survives_that_the_server_is_away(unused_tcp_port):
+async def test_a_wait_survives_a_server_that_is_down(unused_tcp_port):
     async with FakeSutro(port=unused_tcp_port) as fake:
         client = fake.client(poll=FAST_POLL)
         wait = asyncio.create_task(client.wait_for_job("job-1"))
@@ -211,7 +211,7 @@ async def test_a_wait_survives_that_the_server_is_away(unused_tcp_port):
         await client.aclose()
 
 
-async def test_a_wait_survives_any_mix_for_nearly_as_long_as_the_policy_allows(fake):
+async def test_a_wait_survives_any_mix_of_failures_for_nearly_max_outage(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     policy = PollPolicy(initial=0.01, maximum=0.06, max_outage=4)
     async with fake.client(poll=policy, timeout=0.05) as client:
@@ -244,7 +244,7 @@ async def test_the_back_off_starts_small_whatever_the_interval_has_become(fake, 
         await anext(reports)
         fake.fail_next(7, status=500)
         await anext(reports)
-    # The first poll of the step, seven failures, and then the pace goes on where it was.
+    # The first poll of the step, seven failures, and then the pace continues where it was.
     assert slept == [2, 0.5, 1, 2, 4, 8, 15, 15, 15]
 
 
@@ -412,7 +412,7 @@ async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, word)
     assert caught.value.__cause__ is None
 
 
-async def test_an_unrecognised_word_is_a_sighting(fake):
+async def test_an_unrecognised_status_counts_as_a_sighting(fake):
     fake.add_job("job-1", ["running", *["hibernating"] * 20, "succeeded"], allow_unknown=True)
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.05)) as client:
         seen = [report async for report in client.watch_job("job-1")]
@@ -729,7 +729,7 @@ async def test_zero_polls_exactly_once(fake, client):
     assert len(fake.requests) == 1
 
 
-async def test_zero_gets_the_end_of_a_job_that_has_ended(fake, client):
+async def test_zero_returns_the_report_of_a_finished_job(fake, client):
     fake.add_job("job-1")
     assert (await client.wait_for_job("job-1", timeout=0)).is_terminal
 
@@ -953,7 +953,7 @@ async def test_closing_the_client_in_on_change_is_no_deadlock(fake, client):
             await client.wait_for_job("job-1", on_change=lambda _: client.aclose())
 
 
-# ---- leaving
+# ---- cancelling and closing
 
 
 MOMENTS = ["in flight", "asleep", "in back-off", "in line", "in a pause"]
@@ -1068,7 +1068,7 @@ async def test_a_bad_id_is_rejected_before_any_request(fake, client):
 # ---- the log
 
 
-async def test_changes_are_logged_and_so_are_survived_failures(fake, client, caplog):
+async def test_changes_and_transient_failures_are_logged(fake, client, caplog):
     caplog.set_level(logging.INFO, "sutro_async")
     fake.add_job("job-1", ["queued", "queued", "succeeded"])
     fake.fail_next(1, status=502)
@@ -1122,7 +1122,7 @@ async def test_only_the_first_failure_of_an_outage_is_a_warning(fake, client, ca
     assert failures == ["WARNING", "DEBUG", "DEBUG", "DEBUG"] * 2
 
 
-async def test_an_unrecognised_word_is_warned_of_once(fake, client, caplog):
+async def test_an_unrecognised_status_is_a_warning_once(fake, client, caplog):
     fake.add_job(
         "job-1", ["unknown", "dreaming", "sleeping", "dreaming", "succeeded"], allow_unknown=True
     )
@@ -1140,7 +1140,7 @@ async def test_an_unrecognised_word_is_warned_of_once(fake, client, caplog):
     )
 
 
-async def test_of_an_endless_word_the_log_shows_the_beginning(fake, client, caplog):
+async def test_the_log_truncates_a_long_status(fake, client, caplog):
     caplog.set_level(logging.INFO, "sutro_async")
     fake.add_job("job-1", ["x" * 1000, "succeeded"], allow_unknown=True)
     await client.wait_for_job("job-1")

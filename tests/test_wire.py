@@ -263,12 +263,12 @@ def test_every_example_is_tested():
         assert path.stem.removeprefix("job-status__") in source
 
 
-# ---- words
+# ---- statuses
 
 
 @pytest.mark.parametrize("fold", [str.lower, str.upper, str.title, str.swapcase])
 @pytest.mark.parametrize("word", WORDS)
-def test_a_word_is_known_in_any_case_and_kept_as_sent(word, fold):
+def test_a_status_is_recognised_in_any_case_and_kept_as_sent(word, fold):
     sent = fold(word)
     for report in (report_of(sent), report_of({"job-1": sent})):
         assert report.status is WORDS[word]
@@ -280,7 +280,7 @@ def test_a_word_is_known_in_any_case_and_kept_as_sent(word, fold):
 @pytest.mark.parametrize(
     "word", ["paused", " running", "running\n", "done", "success", "JobStatus.RUNNING", "日本"]
 )
-def test_a_strange_word_is_unknown_and_kept_as_sent(word):
+def test_an_unrecognised_status_is_unknown_and_kept_as_sent(word):
     report = report_of(word)
     assert report.status is JobStatus.UNKNOWN
     assert not report.is_terminal
@@ -843,7 +843,7 @@ def test_an_answer_without_a_record_means_that_there_is_no_job(body, message):
     assert error.message == message
 
 
-# ---- bodies that are no honest JSON
+# ---- malformed and hostile JSON
 
 MALFORMED = {
     "empty": (b"", "not JSON: '' (Expecting value)"),
@@ -1254,7 +1254,7 @@ def tree(arity, levels):
     ],
     ids=["list", "list-of-msg", "deep-lists", "lists-of-lists", "wide-lists"],
 )
-def test_a_huge_list_of_complaints_costs_little_more_than_its_json(body):
+def test_a_huge_list_of_error_details_costs_little_more_than_its_json(body):
     def seconds(read):
         began = time.process_time()
         read()

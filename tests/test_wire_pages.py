@@ -200,7 +200,7 @@ def test_an_id_can_come_twice_on_a_page():
     assert parse_statuses(body).statuses == (("job-1", "RUNNING"), ("job-1", "failed"))
 
 
-# ---- bodies that are no page
+# ---- bodies that are not a page
 
 
 @both_readers
@@ -329,7 +329,7 @@ def test_any_body_is_read_or_reported(body):
         assert len(problem) < 1000
 
 
-# ---- words, and answers with other statuses
+# ---- statuses of jobs, and answers with other HTTP statuses
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_any_body_is_read_or_reported(body):
         ("cancelling", "cancelled", False),
     ],
 )
-def test_words_are_the_same_whatever_their_case_and_spelling(word, other, expected):
+def test_statuses_are_the_same_whatever_their_case_and_spelling(word, other, expected):
     assert is_same_status(word, other) is expected
     assert is_same_status(other, word) is expected
 

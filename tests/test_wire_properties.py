@@ -306,7 +306,7 @@ def test_no_other_value_costs_a_record_its_status(word, fields):
     assert survives(job)
 
 
-# ---- honest bodies
+# ---- correct bodies
 
 
 @reproducible
@@ -423,7 +423,7 @@ def test_any_other_answer_is_an_error_with_a_reason(status, headers, body):
 
 @reproducible
 @given(st.one_of(st.text(), st.text(st.characters()), st.text("./%\\a\n é")))
-def test_any_text_is_one_safe_segment_or_refused(job_id):
+def test_any_text_is_one_safe_segment_or_rejected(job_id):
     try:
         path = job_path(job_id)
     except ValueError:

@@ -20,7 +20,7 @@ MAX_RETRY_AFTER = 60.0
 
 
 class FixedWindow:
-    """Accepts so many requests in each second of its clock."""
+    """Accepts a number of requests in each second of its clock."""
 
     def __init__(self, limit):
         self.limit = limit
@@ -35,7 +35,7 @@ class FixedWindow:
 
 
 class TokenBucket:
-    """Accepts so many requests a second, and a burst after a lull."""
+    """Accepts a number of requests a second, and a burst after a lull."""
 
     def __init__(self, limit, burst=None):
         self.limit = limit
@@ -66,7 +66,7 @@ class Flaky:
 
 @attrs.frozen
 class Answer:
-    """What came of one request."""
+    """The outcome of one request."""
 
     sent_at: float
     answered_at: float

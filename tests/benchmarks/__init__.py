@@ -1,1 +1,1 @@
-"""Benchmarks for people, run by hand: `python -m tests.benchmarks.requests` and its siblings."""
+"""Benchmarks, run by hand: `python -m tests.benchmarks.requests` and the others."""

@@ -1,4 +1,4 @@
-"""Measures in a new child process, with the source tree of one's choice."""
+"""Measures in a new child process, with a given source tree."""
 
 from __future__ import annotations
 

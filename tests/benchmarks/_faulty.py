@@ -44,7 +44,7 @@ class Record(NamedTuple):
 
 
 class Bucket:
-    """A token bucket: so many requests a second, and so many at once."""
+    """A token bucket: a rate of requests a second, and a burst."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self.rate = rate
@@ -63,7 +63,7 @@ class Bucket:
 
 
 class Service(asyncio.Protocol):
-    """Answers status requests, in whatever way it is told to."""
+    """Answers status requests, in the way that was set."""
 
     records: ClassVar[list[Record]] = []
     form: ClassVar[str] = ""
@@ -121,7 +121,7 @@ def bound_socket(port: int) -> socket.socket:
 
 
 class Control:
-    """Tells the service what to do, by requests on a port of its own."""
+    """Controls the service by requests on a port of its own."""
 
     def __init__(self) -> None:
         # It never listens, but keeps the port while connections are refused.
@@ -174,7 +174,7 @@ async def serve() -> None:
 
 
 def told(control: str, path: str, **options: object) -> Any:
-    """Tell the service something, and return what it says."""
+    """Send a command to the service, and return its answer."""
     with urllib.request.urlopen(f"{control}/{path}?{urlencode(options)}") as response:
         return json.load(response)
 

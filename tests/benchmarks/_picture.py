@@ -1,4 +1,4 @@
-"""Draws requests a second over time, as an SVG that stands alone or inside a page of the docs."""
+"""Draws requests a second over time, as an SVG, in a file of its own or in a page of the docs."""
 
 from __future__ import annotations
 

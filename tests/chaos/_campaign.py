@@ -1,4 +1,4 @@
-"""Jobs with a known end behind a server that breaks one request in so many."""
+"""Jobs with a known result, on a server that breaks a fraction of the responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MIXABLE: Final = [fault for fault in FAULTS.values() if not fault.can_spread]
 
 @attrs.define
 class _Life:
-    """A job: the words that it is still to say, and what came of its newest request."""
+    """A job: the statuses that are still to come, and the outcome of its newest request."""
 
     words: list[str]
     requests: int = 0
@@ -27,7 +27,7 @@ class _Life:
 
 
 class Campaign:
-    """Tells how the jobs are doing, chooses the faults, and judges what the library made of it.
+    """Gives the statuses of the jobs, chooses the faults, and checks what the library returns.
 
     What is chosen depends on the seed, the job and the number of its request alone, so that it is
     the same in each run, in whatever order the requests arrive.
@@ -55,7 +55,7 @@ class Campaign:
         self._lives: dict[str, _Life] = {}
 
     def tell(self, job_id: str) -> str:
-        """Give the true word for the status of a job; the next one will be the one after it."""
+        """Return the true status of a job, and advance it to the next one."""
         words = self._lives[job_id].words
         return words.pop(0) if len(words) > 1 else words[0]
 
@@ -85,7 +85,7 @@ class Campaign:
         self.ends[end.status if isinstance(end, JobStatusReport) else type(end).__name__] += 1
 
     def judge_record(self, job_id: str, end: Job | SutroError) -> None:
-        """Check the answer to a question for the record of a job that has ended."""
+        """Check what a call for the record of a finished job has returned."""
         life = self._lives[job_id]
         fault = life.fault
         if fault is not None and fault.promise in {Promise.FINAL, Promise.SURVIVED}:
@@ -94,14 +94,14 @@ class Campaign:
             self._complain(job_id, f"has the record {end!r}, and not {life.words}")
 
     def has_ended(self, job_id: str) -> bool:
-        """Whether the job has said its last word, and no fault has ended its wait."""
+        """Whether the job has reached its last status, and no fault has ended its wait."""
         life = self._lives[job_id]
         return len(life.words) == 1 and (
             life.fault is None or life.fault.promise is not Promise.FINAL
         )
 
     def forget(self, job_id: str) -> None:
-        """Forget a job that nobody will ask about again."""
+        """Forget a job that is not requested again."""
         del self._lives[job_id]
 
     def _judge_error(self, job_id: str, end: object, fault: Fault) -> None:

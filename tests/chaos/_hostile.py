@@ -1,4 +1,4 @@
-"""A server that breaks what it can, and the table of the ways in which it does.
+"""A server with broken responses of every kind, and the table of these faults.
 
 It is made of raw sockets, since no HTTP server would send most of this. Each fault is a function of
 one exchange, entered into `FAULTS` together with what the library promises in the face of it. The
@@ -85,7 +85,7 @@ FAULTS: Final[dict[str, Fault]] = {}
 
 
 class HostileServer:
-    """Answers honestly, unless it is told to do otherwise.
+    """Answers correctly, unless a fault is set.
 
     Args:
         tell: Gives the true word for the status of a job; called for each honest answer.
@@ -286,7 +286,7 @@ class Exchange:
     is_record: bool
 
     def truth(self) -> bytes:
-        """The body of an honest answer."""
+        """The body of a correct answer."""
         return self.body(self.server.tell(self.job_id))
 
     def lie(self, **more: object) -> bytes:

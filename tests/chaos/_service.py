@@ -31,7 +31,7 @@ class Arrival:
 
 
 class Bucket:
-    """A token bucket: so many requests a second, and so many at once."""
+    """A token bucket: a rate of requests a second, and a burst."""
 
     def __init__(self, rate: float, burst: float) -> None:
         self._rate = rate
@@ -95,11 +95,11 @@ class Service(HostileServer):
         self.fault = None
 
     def since(self, begin: float, end: float = math.inf) -> list[Arrival]:
-        """What came between two times."""
+        """The requests between two times."""
         return [each for each in self.arrivals if begin <= each.at < end]
 
     async def _note_connection(self, sock, address) -> None:
-        # Nobody else sees a connection that is refused.
+        # A refused connection is counted nowhere else.
         if self._listener is None:
             self._note("", is_good=False)
         await self._connect(sock, address)

@@ -1,4 +1,4 @@
-"""What can be wrong with a server's certificate."""
+"""Servers with invalid certificates."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
 
 
 def client_context() -> ssl.SSLContext:
-    """A context that trusts the one authority and nobody else."""
+    """A context that trusts only this authority."""
     context = ssl.create_default_context()
     _AUTHORITY.configure_trust(context)
     return context

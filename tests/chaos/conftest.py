@@ -1,4 +1,4 @@
-"""What the tests under fire share: fast paces, and proof that nothing was left behind."""
+"""What the tests with faults share: fast polling, and leak checks."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ def open_files() -> int:
 
 @asynccontextmanager
 async def nothing_left_behind():
-    """Check that the block leaves no task, no timer and no file descriptor of ours behind."""
+    """Check that the block leaks no task, no timer and no file descriptor."""
     loop = asyncio.get_running_loop()
     tasks, timers, files = asyncio.all_tasks(), set(loop._scheduled), open_files()
     yield

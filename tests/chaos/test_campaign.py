@@ -1,4 +1,4 @@
-"""Thousands of jobs, one request in five broken, each in a way of its own."""
+"""Thousands of jobs, with one response in five broken, each in a different way."""
 
 import asyncio
 
@@ -39,7 +39,7 @@ async def run_campaign(campaign: Campaign, jobs: int) -> None:
             for job_id in ids[2::3]:
                 group.create_task(judge(job_id, monitor.wait(job_id)))
         assert sum(campaign.ends.values()) == jobs
-        # A question fails where a wait goes on, so that this part is judged by other promises.
+        # A single call fails where a wait continues, so it is checked differently.
         successes = [job_id for job_id in ids if campaign.has_ended(job_id)]
         for job_id, outcome in (await client.get_jobs(successes)).items():
             campaign.judge_record(job_id, outcome.value or outcome.error)

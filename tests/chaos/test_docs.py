@@ -1,4 +1,4 @@
-"""The table in the documentation is the table of the tests."""
+"""The table of faults in the documentation is that of the tests."""
 
 import re
 from pathlib import Path

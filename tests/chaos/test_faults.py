@@ -1,4 +1,4 @@
-"""Each fault by itself: a question, a record, a wait, and what comes after."""
+"""Each fault by itself, in a status call, a record call and a wait, and the request after it."""
 
 import asyncio
 
@@ -17,7 +17,7 @@ every_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys(
 
 
 class Script:
-    """Breaks the next so many requests, and none after that."""
+    """Breaks a number of responses, and none after that."""
 
     def __init__(self, fault, times):
         self.fault = fault
@@ -70,7 +70,7 @@ async def test_call(fault, method):
             else:
                 await assert_error(fault, ask("job-1"))
             assert not client._manager.transport._session.connector._acquired
-            # What is left of the fault on its connection is nobody's answer.
+            # What is left of the fault on its connection is not taken for an answer.
             script.times = 0
             await let_leftovers_come()
             if fault.promise is Promise.NEXT_RETRIED:
@@ -128,7 +128,7 @@ async def test_wait_after_a_good_report(fault):
 
 
 def test_a_lie_would_be_noticed():
-    """The lies of the table are sound reports, or else nobody could be caught believing them."""
+    """The false answers of the table are valid reports, so a test would notice one that counts."""
     from sutro_async._wire import parse_job, parse_report
     from tests.chaos._hostile import Exchange
 

@@ -1,4 +1,4 @@
-"""Anything may happen in any order, and still each wait ends as the server's history says."""
+"""Events in any order: each wait ends with the status that the server has sent last."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from tests.chaos.conftest import make_client, nothing_left_behind
 MAX_CONCURRENCY = 3
 GONE = FAULTS["gone"]
 ENDS = ("succeeded", "failed")
-# A wait goes on after these.
+# A wait continues after these.
 SURVIVABLE = [f for f in FAULTS.values() if f.promise is not Promise.FINAL and not f.can_spread]
 
-# Few, so that much happens to the same one; each stands for the newest job of its place.
+# Few, so that much happens to the same one; each is the slot of its newest job.
 places = st.integers(0, 3)
 words = st.sampled_from(["queued", "running", "running", "a word from the future", *ENDS])
 several = st.lists(places, min_size=1, unique=True)
@@ -116,7 +116,7 @@ async def feed(job_ids):
 
 
 class Machine(RuleBasedStateMachine):
-    """A client and a monitor, a server that is told what to do, and a record of both.
+    """A client and a monitor, a server with scripted answers, and a record of both.
 
     Time passes only within the rules: the event loop stands still between them.
     """
@@ -391,7 +391,7 @@ class Machine(RuleBasedStateMachine):
             assert sorted(activity.ended) == sorted(activity.job_ids)
 
     def judge_reports(self, activity, job_id):
-        """Check that it was told what the job has said, in that order and not twice in a row."""
+        """Check that it got the statuses of the job, in order and none twice in a row."""
         reports = [report for report in activity.reports if report.job_id == job_id]
         told = [report.raw_status for report in reports]
         said = iter(self.histories[job_id][activity.said_before[job_id] :])

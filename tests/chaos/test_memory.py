@@ -1,4 +1,4 @@
-"""What could fill the memory does not, measured in a process that does nothing else."""
+"""Memory stays bounded, measured in a process that does nothing else."""
 
 import asyncio
 import json

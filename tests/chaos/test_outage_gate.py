@@ -1,4 +1,4 @@
-"""A service that is down sees no more of the client than a healthy one, and no wait is lost."""
+"""A service that is down gets no more requests than a healthy one, and no wait is lost."""
 
 import asyncio
 import itertools

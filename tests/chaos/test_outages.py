@@ -72,7 +72,7 @@ seen_or_not = pytest.mark.parametrize("is_seen", [False, True], ids=["first", "s
 
 
 class Refusals:
-    """Refuses so many requests, after a first good answer or at once."""
+    """Makes a number of requests fail, after a first good answer or at once."""
 
     def __init__(self, status, *, is_seen, times):
         self.began_at = None

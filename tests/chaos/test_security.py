@@ -1,4 +1,4 @@
-"""The key goes to the one service that it is for, and shows up nowhere else."""
+"""The key is sent only to the service that it is for, and appears nowhere else."""
 
 import asyncio
 import copy
@@ -82,7 +82,7 @@ async def test_a_redirect_takes_the_key_nowhere(status, method):
 
 
 class Resolver(AbstractResolver):
-    """Notes which names are asked for, and knows none of them."""
+    """Notes which names are resolved, and knows none of them."""
 
     def __init__(self):
         self.names = []
@@ -96,7 +96,7 @@ class Resolver(AbstractResolver):
 
 
 async def connect(base_url):
-    """Return the names and ports that a client of this URL asks for."""
+    """Return the names and ports that a client of this URL resolves."""
     resolver = Resolver()
     connector = aiohttp.TCPConnector(resolver=resolver)
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -216,7 +216,7 @@ NASTY_IDS = (
 )
 
 
-def test_an_id_is_one_segment_of_the_path_or_refused():
+def test_an_id_is_one_segment_of_the_path_or_rejected():
     """Whatever it is, it changes neither the host, nor the path around it, nor the headers."""
     with asyncio.Runner() as runner:
         server = runner.run(honest_server().__aenter__())

@@ -1,4 +1,4 @@
-"""No key is sent to a server that cannot prove who it is."""
+"""No key is sent to a server without a valid certificate."""
 
 import asyncio
 from contextlib import asynccontextmanager

@@ -101,7 +101,7 @@ def of_the_jobs_of(fake):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def dashboard():
-    """The dashboard of the jobs of a fake, which outlives it."""
+    """The dashboard, with the jobs of a fake that runs longer than it."""
     async with FakeSutro() as fake, running(of_the_jobs_of(fake), QUICK) as started:
         started.fake = fake
         yield started

@@ -1,4 +1,4 @@
-"""The examples of `docs/examples/` that scaling.md speaks of, against what they are for."""
+"""The examples of `docs/examples/` that scaling.md describes."""
 
 import asyncio
 import importlib
@@ -108,7 +108,7 @@ async def test_a_long_wait_is_made_of_slices(example, queue, fake, monkeypatch):
 
 
 @with_arq
-async def test_a_wait_goes_on_in_another_worker(example, queue, fake):
+async def test_a_wait_continues_in_another_worker(example, queue, fake):
     worker = example("arq_worker/worker.py")
     fake.add_job("job-1", timeline=["running"])
     job = await queue.enqueue_job("wait_for_job", "job-1")

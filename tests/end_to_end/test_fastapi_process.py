@@ -1,4 +1,4 @@
-"""The router in a process of its own, as somebody would deploy it, and signals that stop it."""
+"""The router in a process of its own, as in production, and signals that stop it."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture
 def program(fake, tmp_path):
-    """A program that serves jobs of the fake, as somebody would deploy it."""
+    """A program that serves jobs of the fake, as in production."""
     path = tmp_path / "program.py"
     path.write_text(
         "import sys\n"

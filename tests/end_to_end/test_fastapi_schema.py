@@ -1,4 +1,4 @@
-"""What schemathesis finds when it holds the router to its OpenAPI document."""
+"""The router conforms to its OpenAPI document, as schemathesis checks."""
 
 import asyncio
 import threading
@@ -41,7 +41,7 @@ FAULTS = [
 EXAMPLES = hypothesis.settings().max_examples // 5
 
 EXCLUDED = [
-    not_a_server_error,  # trouble with the service is a 502, 503 or 504, as the document says
+    not_a_server_error,  # a failure of the service is a 502, 503 or 504, as the document says
     positive_data_acceptance,  # no schema says which characters Python takes for printable
 ]
 

@@ -1,4 +1,4 @@
-"""What is in the wheel and in the sdist: all that belongs there, and nothing else."""
+"""The wheel and the sdist have all files that they should have, and no others."""
 
 import email
 import re
@@ -41,7 +41,7 @@ def metadata(wheel):
 
 
 def files_below(*directories):
-    """All files but what running the project leaves behind."""
+    """All files except those that running the project creates."""
     return {
         str(path.relative_to(ROOT))
         for directory in directories

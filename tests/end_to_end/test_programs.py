@@ -65,7 +65,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-def test_the_end_of_a_program_with_open_streams_is_silent(is_closed):
+def test_a_program_with_open_streams_exits_silently(is_closed):
     program = """
 import asyncio, sys
 from sutro_async import JobMonitor, PollPolicy, SutroClient

@@ -1,4 +1,4 @@
-"""Thousands of jobs over half an hour, some requests broken: does anything grow?
+"""Thousands of jobs over half an hour, with some broken responses: does anything grow?
 
     python -m tests.soak --jobs 10000 --minutes 30
 
@@ -38,7 +38,7 @@ from tests.chaos.conftest import nothing_left_behind, open_files
 TIMEOUT = 5.0
 POLL = PollPolicy(initial=1.0, maximum=4.0, max_outage=600.0, not_found_grace=0.0)
 RETRY = RetryPolicy(attempts=10, initial=0.1, maximum=1.0)
-# Honest answers until a job has ended; half a minute on the average.
+# Correct answers until a job has finished; half a minute on average.
 STEPS = (1, 20)
 SHARE = 0.1
 
@@ -163,7 +163,7 @@ def medians(samples: list[Sample], name: str) -> tuple[float, float]:
 
 
 async def run(jobs: int, seconds: float, seed: int) -> bool:
-    """Run the soak, print what came of it, and return whether all is well."""
+    """Run the soak, print the results, and return whether all of them are good."""
     campaign = Campaign(seed, steps=STEPS, share=SHARE)
     async with nothing_left_behind():
         samples = await soak(jobs, seconds, campaign)

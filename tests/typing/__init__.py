@@ -1,1 +1,1 @@
-"""What type checkers are to make of the public names: checked by mypy and pyright, never run."""
+"""What type checkers have to infer for the public names: checked by mypy and pyright, never run."""

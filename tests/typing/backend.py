@@ -1,4 +1,4 @@
-"""The types of `sutro_async.fastapi`, as an app meets them."""
+"""The types of `sutro_async.fastapi`, as an app uses them."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
