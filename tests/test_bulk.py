@@ -233,7 +233,7 @@ async def test_a_list_of_nonsense_changes_no_report_and_no_end(fake, wait, entri
     assert sum(polls_of(fake).values()) <= 12 * len(IDS)
 
 
-async def test_a_job_that_disappears_from_the_list_is_polled_as_ever(fake):
+async def test_a_job_that_disappears_from_the_list_is_polled_as_before(fake):
     add_jobs(fake, seconds=6.0)
     serve(fake, *map(entry, IDS), times=3)
     serve(fake, *map(entry, IDS[1:]))
@@ -254,7 +254,7 @@ async def test_a_list_that_lags_behind_a_change_leaves_the_job_to_its_polls(fake
     assert sum(polls_of(fake).values()) <= 16 * len(IDS)
 
 
-async def test_a_list_that_says_running_for_ever_delays_an_end_by_five_minutes_at_most(fake):
+async def test_a_list_that_lags_forever_delays_completion_by_five_minutes_at_most(fake):
     add_jobs(fake, seconds=1.0)
     serve(fake, *map(entry, IDS))
     began_at = now()

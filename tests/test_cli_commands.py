@@ -143,9 +143,7 @@ def test_wait_as_json_shows_the_reason_of_the_record(run_json, silent_failure):
     assert [end["failure"]["message"] for end in ends] == ["no GPU"]
 
 
-def test_a_record_that_cannot_be_read_costs_status_nothing(
-    service, run, silent_failure, monkeypatch
-):
+def test_an_unreadable_record_does_not_affect_status(service, run, silent_failure, monkeypatch):
     service.fail_next(100, endpoint="jobs", status=404)
     assert run("status", "job-1") == (1, "job-1  failed\n", "")
     assert run("wait", "job-1")[0] == 1
@@ -685,7 +683,7 @@ def test_each_job_has_its_end_though_none_was_seen(service, run_json, monkeypatc
         ]
 
 
-async def test_what_has_arrived_is_shown_after_an_interrupt(client, monkeypatch, capsys):
+async def test_changes_that_have_arrived_are_shown_after_an_interrupt(client, monkeypatch, capsys):
     arrived = []
 
     async def step():

@@ -289,7 +289,7 @@ def test_a_table_in_a_pipe_is_folded_to_its_columns(service, run, monkeypatch):
 # ---- exit statuses and errors
 
 
-def test_what_leaves_more_unknown_decides_the_exit_status(service, run):
+def test_the_status_that_leaves_more_unknown_takes_precedence(service, run):
     service.add_job("good")
     service.add_job("bad", ["failed"])
     service.add_job("dropped", ["cancelled"])

@@ -293,7 +293,7 @@ def test_a_file_that_is_no_json_is_named(store, content):
     ],
     ids=["bad-JSON", "bad-UTF-8", "too-deep"],
 )
-def test_no_error_behind_the_error_holds_the_file(store, content):
+def test_no_chained_error_holds_the_file(store, content):
     store(content)
     with pytest.raises(ConfigurationError) as caught:
         resolve_settings(environ={})

@@ -591,7 +591,7 @@ async def test_an_observer_that_ends_the_program_ends_it(fake):
         assert client.stats().in_flight == 0
 
 
-async def test_an_observer_may_ask_what_the_client_is_doing(fake):
+async def test_an_observer_may_call_stats(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     seen = []
     async with fake.client(

@@ -942,7 +942,7 @@ def test_every_known_status_is_accepted_in_any_case(word):
     fake.set_status("job-1", word)
 
 
-async def test_fields_that_were_seen_in_the_field_are_known(fake, client):
+async def test_undocumented_fields_of_the_service_are_known(fake, client):
     fake.add_job("job-1", run_type="FULL", datetime_added="2026-01-15")
     assert (await client.get_job("job-1")).extra == {
         "run_type": "FULL",

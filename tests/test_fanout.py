@@ -519,7 +519,7 @@ async def test_the_timeout_expires_while_the_consumer_is_busy(fake, client):
     assert outcome.error.elapsed == pytest.approx(0.1, abs=0.05)
 
 
-async def test_an_end_that_was_seen_is_not_lost_to_an_on_change_that_hangs(fake, client):
+async def test_a_terminal_report_is_not_lost_if_on_change_hangs(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     outcomes = await client.wait_for_jobs(
         ["done"], timeout=0.1, on_change=lambda _: asyncio.sleep(60)
@@ -565,9 +565,7 @@ async def test_last_polls_do_not_coincide(fake):
 
 
 @pytest.mark.parametrize("end", ["running", "succeeded"])
-async def test_an_on_change_that_keeps_cancellations_to_itself_does_not_hold_up_a_batch(
-    fake, client, end
-):
+async def test_an_on_change_that_suppresses_cancellations_does_not_delay_a_batch(fake, client, end):
     async def keep_cancellation_to_itself(_):
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)

@@ -200,7 +200,7 @@ async def test_the_lifespan_may_be_entered_twice(fake, app):
     assert not hasattr(nested.state, "sutro_monitor")
 
 
-async def test_an_error_of_the_apps_own_lifespan_comes_through(fake):
+async def test_an_error_of_the_apps_own_lifespan_is_raised(fake):
     @asynccontextmanager
     async def broken(app):
         raise LookupError("no database")
@@ -254,7 +254,7 @@ async def test_a_signal_closes_the_monitor_and_still_reaches_the_server(fake, ap
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_apps_may_end_in_the_order_in_which_they_began(heard, monkeypatch):
+def test_lifespans_may_end_in_the_order_in_which_they_began(heard, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_env")
     first, second = (FastAPI(lifespan=sutro_lifespan()) for _ in range(2))
 
@@ -386,7 +386,7 @@ async def test_they_can_be_overridden(fake, client):
     assert monitor.latest("job-1") is not None
 
 
-async def test_one_of_them_may_be_overridden_alone_and_by_a_mock(client):
+async def test_each_dependency_can_be_overridden_alone_and_by_a_mock(client):
     app = FastAPI()
     app.include_router(jobs_router())
     mock = AsyncMock(spec=JobMonitor)
@@ -416,7 +416,7 @@ async def test_the_client_is_what_any_other_dependency_gives(fake, client):
     assert "parameters" not in app.openapi()["paths"]["/status"]["get"]
 
 
-def test_the_class_is_no_dependency_since_visitors_would_choose_key_and_url():
+def test_the_class_is_rejected_as_a_dependency():
     app = FastAPI()
     with pytest.raises(FastAPIError, match=r"RetryPolicy.* is a valid Pydantic field type"):
 

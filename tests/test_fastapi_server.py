@@ -109,7 +109,7 @@ async def test_a_browser_that_reconnects_after_the_end_gets_204(fake, server):
     assert not fake.requests
 
 
-async def test_a_missing_job_ends_its_stream_for_good(fake, server):
+async def test_a_missing_job_ends_its_stream_with_the_id_end(fake, server):
     stream = await EventStream.open(server, "/jobs/job-1/events")
     [event] = await stream.events()
     assert event["event"] == "problem"

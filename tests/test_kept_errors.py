@@ -82,7 +82,7 @@ def held_by(error):
     return found
 
 
-def test_what_an_error_holds_is_found():
+def test_references_held_by_an_error_are_found():
     def fail():
         raise LookupError
 

@@ -66,7 +66,7 @@ async def test_a_watch_shows_each_change(fake, monitor):
     assert seen == ["queued", "running", "failed"]
 
 
-async def test_who_comes_later_gets_the_newest_report_at_once(fake, monitor):
+async def test_a_later_watcher_gets_the_newest_report_at_once(fake, monitor):
     fake.add_job("job-1", [("running", 0.3), "succeeded"])
     first = asyncio.create_task(monitor.wait("job-1"))
     await until(lambda: monitor.latest("job-1"))
@@ -239,7 +239,7 @@ async def test_zero_is_woken_by_closing_the_monitor_or_a_cancellation(fake, clie
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 5])
-async def test_a_cancellation_comes_through_even_if_the_monitor_is_closed_with_it(
+async def test_a_cancellation_is_raised_even_if_the_monitor_is_closed_with_it(
     fake, client, timeout
 ):
     fake.fail_next(1, delay=math.inf)
@@ -288,7 +288,7 @@ async def test_a_finished_job_costs_no_request(fake, monitor):
     assert polls(fake) == before
 
 
-async def test_one_that_comes_as_the_job_ends_still_gets_its_report(fake, client):
+async def test_a_watcher_that_arrives_as_the_job_finishes_gets_its_report(fake, client):
     async with JobMonitor(client, keep_finished=0) as monitor:
         fake.add_job("job-1", ["running", "succeeded"])
         late = []

@@ -311,9 +311,7 @@ async def test_closing_wakes_all_callers(fake, client, read):
         assert (await read(monitor, "job-1")).is_terminal
 
 
-async def test_a_cancellation_comes_through_even_if_the_monitor_is_closed_with_it(
-    fake, client, read
-):
+async def test_a_cancellation_is_raised_even_if_the_monitor_is_closed_with_it(fake, client, read):
     hang(fake)
     async with JobMonitor(client) as monitor:
         call = asyncio.create_task(read(monitor, "job-1"))

@@ -547,7 +547,7 @@ async def test_no_piece_of_an_echoed_key_is_left_where_the_connection_breaks_off
 
 @pytest.mark.parametrize("key", ["sk_very_secret", 'sk_"quoted"/and\\more', "sk_[a](b)*+?{9}^$|."])
 @pytest.mark.parametrize("status", [200, 500])
-async def test_a_key_is_found_however_json_may_write_it(status, key):
+async def test_a_key_is_redacted_in_any_json_escaping(status, key):
     spellings = [
         json.dumps(key)[1:-1],
         json.dumps(key)[1:-1].replace("/", "\\/"),
@@ -661,7 +661,7 @@ async def test_a_mismatch_is_logged_without_a_piece_of_the_key(mocked, caplog):
         assert not any(KEY[:length] in caplog.text for length in range(4, len(KEY)))
 
 
-async def test_an_error_stays_one_though_its_answer_could_be_read_without_the_key(mocked):
+async def test_an_error_stays_an_error_though_its_answer_could_be_read_without_the_key(mocked):
     url = "https://api.sutro.sh/job-status/%5Bapi%20key%5D"
     mocked.get(URL(url, encoded=True), payload={"job_status": {KEY: "RUNNING"}})
     async with make_client() as client:

@@ -757,7 +757,7 @@ async def test_zero_does_not_poll_again_after_a_failure(fake, client):
     assert len(fake.requests) == 1
 
 
-async def test_zero_takes_not_found_for_an_answer(fake, client):
+async def test_zero_raises_not_found_at_once(fake, client):
     with pytest.raises(JobNotFoundError):
         await client.wait_for_job("job-1", timeout=0)
     assert len(fake.requests) == 1
@@ -840,7 +840,7 @@ async def test_an_on_change_that_hangs_does_not_delay_the_timeout(fake, client, 
     ]
 
 
-async def test_an_end_that_was_seen_is_not_lost_to_an_on_change_that_hangs(fake, client):
+async def test_a_terminal_report_is_not_lost_if_on_change_hangs(fake, client):
     fake.add_job("job-1")
     with takes(0.2):
         end = await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
@@ -900,9 +900,7 @@ async def keep_cancellation_to_itself(_):
         await asyncio.sleep(60)
 
 
-async def test_an_on_change_that_keeps_a_cancellation_to_itself_does_not_hold_up_the_wait(
-    fake, client
-):
+async def test_an_on_change_that_suppresses_a_cancellation_does_not_delay_the_wait(fake, client):
     fake.add_job("job-1", ENDLESS)
     wait = asyncio.create_task(client.wait_for_job("job-1", on_change=keep_cancellation_to_itself))
     await asyncio.sleep(0.05)
@@ -1040,7 +1038,7 @@ async def test_two_tasks_cannot_step_the_same_watch(fake, client):
     assert [report.status async for report in reports] == ["succeeded"]
 
 
-async def test_a_watch_ends_for_good_with_aclose(fake, client):
+async def test_a_watch_is_finished_after_aclose(fake, client):
     fake.add_job("job-1", ENDLESS)
     async with contextlib.aclosing(client.watch_job("job-1")) as reports:
         await anext(reports)

@@ -1453,7 +1453,7 @@ def test_the_examples_of_errors_are_read():
 
 
 @pytest.mark.parametrize("headers", [{}, {"date": "yesterday"}, {"date": ""}], ids=str)
-def test_without_a_date_of_the_service_our_own_clock_counts(headers):
+def test_without_a_date_header_the_local_clock_counts(headers):
     until = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
     retry_after = error_of(429, {"retry-after": until, **headers}).retry_after
     assert 595 < retry_after <= 600

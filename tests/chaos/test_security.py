@@ -50,7 +50,7 @@ TARGETS = (
 
 @pytest.mark.parametrize("method", ["get_job_status", "get_job", "wait_for_job"])
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
-async def test_a_redirect_takes_the_key_nowhere(status, method):
+async def test_a_redirect_does_not_send_the_key(status, method):
     async with honest_server() as evil:
         for target in TARGETS:
             headers = [
@@ -335,7 +335,7 @@ def assert_error_is_clean(error):
 
 
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
-async def test_a_client_and_its_key_are_not_carried_away(take):
+async def test_a_client_and_its_key_cannot_be_pickled_or_copied(take):
     client = SutroClient(KEY)
     with pytest.raises(TypeError, match="cannot be pickled"):
         take(client)

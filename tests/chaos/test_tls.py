@@ -46,7 +46,7 @@ async def test_a_bad_certificate(fault, method):
     assert not server.requests
 
 
-async def test_a_session_of_the_clients_own_trusts_no_stranger():
+async def test_the_clients_own_session_rejects_untrusted_certificates():
     async with tls_server(good_certificate()) as server, make_client(server) as client:
         with pytest.raises(APIConnectionError, match="certificate") as caught:
             await client.get_job_status("job-1")

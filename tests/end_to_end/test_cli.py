@@ -79,7 +79,7 @@ def test_a_second_ctrl_c_ends_a_wait_as_the_first_does(service):
 # ---- pipes and closed streams
 
 
-def test_head_takes_the_first_line_and_all_is_quiet(service):
+def test_head_takes_the_first_line_and_there_is_no_error(service):
     for number in range(500):
         service.add_job(f"job-{number}")
     ids = "\n".join(f"job-{number}" for number in range(500))

@@ -57,7 +57,7 @@ def test_the_wheel_is_the_package_and_nothing_else(wheel):
     assert "sutro_async/py.typed" in wheel.namelist()
 
 
-def test_the_sdist_is_what_the_project_is_made_of(dist):
+def test_the_sdist_has_the_files_of_the_project(dist):
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
@@ -107,7 +107,7 @@ def test_every_tool_of_the_checks_comes_with_the_dev_extra():
     assert dev >= {"build", "check-wheel-contents", "mypy", "pyright", "ruff", "sphinx", "twine"}
 
 
-def test_the_readme_has_whole_links_where_it_is_shown_by_itself(wheel):
+def test_the_readme_of_the_package_has_absolute_links(wheel):
     readme = metadata(wheel).get_payload()
     assert "](docs/" not in readme
     assert "](CHANGELOG" not in readme
