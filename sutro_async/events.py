@@ -1,7 +1,7 @@
 """What an observer of a client is notified of, and what `stats()` returns.
 
 Times are aware datetimes in UTC. Durations are seconds, measured on the monotonic clock of the
-event loop. Events hold values alone: the key is in none of them, and their errors are copies
+event loop. Events hold plain values: the key is in none of them, and their errors are copies
 without causes and frames, so they may be kept.
 
 `endpoint`, `outcome` and `reason` have few values, which are known in advance, so they can be

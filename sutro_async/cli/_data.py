@@ -25,7 +25,7 @@ _LEFT_OUT: Final = frozenset({"body", "last_report", "report"})
 
 
 def write_json(fields: dict[str, Any], *, at_once: bool = False) -> None:
-    """Print an object on a line of its own; `at_once` flushes it."""
+    """Print an object on its own line; `at_once` flushes it."""
     print(json.dumps(fields), flush=at_once)
 
 

@@ -111,7 +111,7 @@ def status_text(word: str, state: str) -> Text:
 
 
 def padded(text: str, cells: int, *, is_number: bool = False) -> str:
-    """Fill a text up to so many cells of a terminal; on its left if it is a number."""
+    """Fill a text up to a number of terminal cells; on its left if it is a number."""
     padding = " " * (cells - cell_len(text))
     return padding + text if is_number else text + padding
 

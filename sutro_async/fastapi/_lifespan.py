@@ -55,7 +55,7 @@ def sutro_lifespan(
             one event loop, so the app can run in that loop only.
         poll: The polling policy of the monitor; None takes that of the client.
         keep_finished: How many finished jobs the monitor remembers.
-        close_on_signal: Whether a signal closes the monitor. False leaves signals alone; the
+        close_on_signal: Whether a signal closes the monitor. False handles none; the
             monitor then closes with the app, after the server has waited for its connections.
         lifespan: The app's own lifespan, entered after the two are open. What it yields is added
             to the state.

@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from sutro_async.testing._faults import Ending
 
-# The id is taken from the path as sent: once decoded, a slash in it could not be told apart.
+# The id is taken from the path as sent: once decoded, a slash in it would look like a separator.
 _PATH = re.compile(
     r"(?:/v1)?/(?:(?P<endpoint>job-status|jobs)/(?P<job_id>[^/?]+)|list-jobs)(?:\?.*)?"
 )

@@ -184,7 +184,7 @@ class FakeSutro:
             metadata: The `metadata` of the status response, in place of the fake's own.
             allow_unknown: Whether statuses and fields are sent that this version does not know, as
                 a newer server might send them.
-            **fields: Fields of the record, in place of the fake's own or beside them.
+            **fields: Fields of the record, in place of the fake's own or in addition.
 
         Raises:
             TypeError: An argument has the wrong type, or cannot be sent as JSON.
@@ -318,7 +318,7 @@ class FakeSutro:
             return 401, None
         now = monotonic()
         if endpoint == "list-jobs":
-            # As sent: once decoded, a plus sign could not be told from a space.
+            # As sent: once decoded, a plus sign would be a space.
             query = request.raw_path.partition("?")[2]
             status, content = list_answer(self._jobs, query, lambda job: self._entry(job, now))
             return status, json.dumps(content).encode()
