@@ -202,10 +202,11 @@ class ClientStats:
         last_failure: The last failure that indicates the service: a connection error, a timeout, a
             malformed answer, 429, or another status that is worth a retry; None if there was none.
         last_failure_at: When that was.
-        unanswered_since: Since when requests are in flight or have failed like that without an
-            answer in between; None while the service answers. In a healthy client it is the time of
-            the request in flight.
-        unanswered_seconds: Seconds since then; 0 while the service answers.
+        unanswered_since: Since when requests are in flight or have failed like that without a
+            response in between; None while the service responds. In a healthy client it is the time
+            of the request in flight. If several jobs are waited for, requests about one of them are
+            not enough.
+        unanswered_seconds: Seconds since then; 0 while the service responds.
     """
 
     in_flight: int

@@ -5,6 +5,7 @@ import gc
 import inspect
 import json
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -65,6 +66,8 @@ def pytest_configure(config):
         environment.delenv(name, raising=False)
     # Tests that store something there set it to a directory of their own.
     environment.setenv("HOME", "/nonexistent")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     kind = config.getoption("loop")
     if kind == "uvloop":
         import uvloop

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import typing
 from datetime import UTC, datetime
@@ -526,10 +527,17 @@ def test_an_observer_that_cannot_be_called_is_rejected(observer):
         SutroClient("key", observer=observer)
 
 
-def test_an_observer_that_is_a_coroutine_function_is_rejected():
-    async def observer(event):
+async def coroutine_function(event):
+    pytest.fail("called")
+
+
+class AsyncObserver:
+    async def __call__(self, event):
         pytest.fail("called")
 
+
+@pytest.mark.parametrize("observer", [coroutine_function, AsyncObserver()])
+def test_an_observer_that_is_a_coroutine_function_is_rejected(observer):
     with pytest.raises(ConfigurationError, match="plain callable"):
         SutroClient("key", observer=observer)
 
@@ -645,15 +653,17 @@ def texts_of(value, seen=None):
 async def test_the_key_is_in_no_event_and_in_no_stats(recorder):
     stats = []
     job_ids = [f"job-{number}" for number in range(6)]
-    echo = f'{{"job_id":"%s","status":"RUNNING {KEY}","message":"your key is {KEY}"}}'
+    quoting = {"message": f"your key is {KEY}", "metadata": {KEY: [KEY]}}
+    echoes = [json.dumps({"job_status": word} | quoting) for word in ("RUNNING", f"RUN {KEY}")]
     record = f'{{"job":{{"job_id":"job-5","status":"FAILED","failure_reason":"{KEY}"}}}}'
     async with FakeSutro(api_key=KEY) as fake:
         for job_id in job_ids:
             fake.add_job(job_id, ["running", "running", "succeeded"])
-            fake.fail_next(status=200, body=(echo % job_id).encode(), job_id=job_id)
+            for echo in echoes:
+                fake.fail_next(status=200, body=echo.encode(), job_id=job_id)
         fake.fail_next(
             status=200,
-            body=f'{{"job_id":"job-5","status":"FAILED","failure_reason":"{KEY}"}}'.encode(),
+            body=f'{{"job_status":"FAILED","metadata":{{"failure_reason":"{KEY}"}}}}'.encode(),
             job_id="job-5",
         )
         for status in (500, 429, 503, 200):
@@ -672,7 +682,9 @@ async def test_the_key_is_in_no_event_and_in_no_stats(recorder):
             await asyncio.gather(*map(client.wait_for_job, job_ids), return_exceptions=True)
         stats.append(client.stats())
     assert {type(event) for event in recorder} == set(all_events())
-    assert any("[api key]" in text for event in recorder for text in texts_of(event))
+    for cls in (RequestEnded, PollFailed, StatusChanged):
+        texts = [text for event in recorder if type(event) is cls for text in texts_of(event)]
+        assert any("[api key]" in text for text in texts), cls
     for each in (*recorder, *stats):
         for text in texts_of(each):
             assert KEY not in text

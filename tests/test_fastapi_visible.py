@@ -639,3 +639,9 @@ async def test_there_is_no_list_without_visible(fake):
     async with browsing(make_app(fake, jobs_router())) as browser:
         assert (await browser.get("/jobs")).status_code == 404
         assert (await browser.get("/jobs/job-1")).status_code == 200
+
+
+@pytest.mark.parametrize("visible", [None, "owner", [lambda: None]])
+def test_what_cannot_be_called_is_rejected_and_shows_no_job(visible):
+    with pytest.raises(TypeError, match="visible must be a FastAPI dependency"):
+        jobs_router(visible)

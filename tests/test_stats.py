@@ -303,3 +303,28 @@ async def test_it_is_cheap_however_much_is_waited_for(fake):
         waits.cancel()
         await asyncio.wait({waits})
         assert client.stats().waiting == 0
+
+
+@on_the_fast_clock
+@pytest.mark.parametrize(
+    ("hanging", "is_outage"), [(["b"], False), (["a", "b", "c"], True)], ids=["one", "all"]
+)
+async def test_one_job_whose_requests_hang_is_no_outage(fake, hanging, is_outage):
+    for job_id in "abc":
+        fake.add_job(job_id, [("running", 1000), "succeeded"])
+    async with fake.client() as client, JobMonitor(client) as monitor:
+        watching = asyncio.create_task(collect(monitor.watch_jobs(["a", "b", "c"])))
+        await asyncio.sleep(60)  # until the interval is 15 s
+        for job_id in hanging:
+            fake.fail_next(100, delay=200, status=500, job_id=job_id)
+        unanswered = []
+        for _ in range(100):
+            await asyncio.sleep(1)
+            unanswered.append(client.stats().unanswered_seconds)
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert (max(unanswered) >= 10) is is_outage
+
+
+async def collect(stream):
+    return [each async for each in stream]

@@ -1,4 +1,4 @@
-"""When the service answered last, and since when it has not.
+"""When the service responded last, and since when it has not.
 
 Plain state: times are handed in, in seconds of one monotonic clock.
 """
@@ -6,50 +6,75 @@ Plain state: times are handed in, in seconds of one monotonic clock.
 from __future__ import annotations
 
 import math
+from typing import Final
 
 from sutro_async._http._observer import as_value
 from sutro_async.errors import APIError, APIStatusError
 
 __all__ = ["Health"]
 
+_ENOUGH_JOBS: Final = 2
+
 
 class Health:
-    """What the answers and failures of a client say about the service.
+    """What the responses and failures of a client say about the service.
 
     Attributes:
-        last_answer_at: When the last good answer came; minus infinity before the first.
+        last_answer_at: When the last good response came; minus infinity before the first.
         last_failure: The last failure that indicates the service, if there was one.
         last_failure_at: When that was; minus infinity before the first.
-        unanswered_since: Since when requests are in flight or have failed without an answer in
-            between; None if there are none.
     """
 
     def __init__(self) -> None:
         self.last_answer_at = -math.inf
         self.last_failure: APIError | None = None
         self.last_failure_at = -math.inf
-        self.unanswered_since: float | None = None
+        self._unanswered_since: float | None = None
+        self._unanswered_jobs: set[str | None] = set()
+        self._hanging = 0
 
-    def note_sent(self, now: float) -> None:
-        """Take note of a request that is sent."""
-        if self.unanswered_since is None:
-            self.unanswered_since = now
+    def unanswered_since(self, *, waiting: int) -> float | None:
+        """Since when requests are in flight or have failed without a response in between.
+
+        None if there are none, or if they concern one job while several are waited for: that job
+        may be the only one affected.
+        """
+        affected = max(len(self._unanswered_jobs), self._hanging)
+        return self._unanswered_since if affected >= min(waiting, _ENOUGH_JOBS) else None
+
+    def note_sent(self, now: float, job_id: str | None) -> None:
+        """Note a request that is sent."""
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+        self._note_unanswered(job_id)
 
     def note_success(self, now: float, *, others: int) -> None:
-        """Take note of a good answer, while other requests are in flight."""
+        """Note a good response, while other requests are in flight."""
         self.last_answer_at = now
-        self.unanswered_since = now if others else None
+        self._note_response(now, others)
 
     def note_error(self, now: float, error: APIError, *, others: int) -> None:
-        """Take note of a request that failed, while other requests are in flight."""
+        """Note a request that failed, while other requests are in flight."""
         if isinstance(error, APIStatusError) and not error.retryable:
-            self.unanswered_since = now if others else None  # the service is there
+            self._note_response(now, others)
             return
+        self._note_unanswered(error.job_id)
         self.last_failure = as_value(error)
         self.last_failure_at = now
 
     def note_cancelled(self, *, others: int) -> None:
-        """Take note of a request that ended early, while other requests are in flight."""
-        is_failing = self.last_failure_at >= (self.unanswered_since or 0.0)
+        """Note a request that ended early, while other requests are in flight."""
+        is_failing = self.last_failure_at >= (self._unanswered_since or 0.0)
         if not others and not is_failing:
-            self.unanswered_since = None
+            self._unanswered_since = None
+            self._unanswered_jobs.clear()
+
+    def _note_response(self, now: float, others: int) -> None:
+        self._unanswered_since = now if others else None
+        self._unanswered_jobs.clear()
+        # A single one may hang because of its job.
+        self._hanging = others if others >= _ENOUGH_JOBS else 0
+
+    def _note_unanswered(self, job_id: str | None) -> None:
+        if len(self._unanswered_jobs) < _ENOUGH_JOBS:
+            self._unanswered_jobs.add(job_id)

@@ -180,7 +180,7 @@ class SessionManager:
         del due_at  # without an observer nobody wants to know
         throttle, health = self.throttle, self.health
         permit = await throttle.acquire(priority, send_by=send_by)
-        health.note_sent(permit.sent_at)
+        health.note_sent(permit.sent_at, job_id)
         try:
             if on_sent is not None:
                 on_sent(permit.sent_at)

@@ -55,7 +55,9 @@ class Observer:
 
 
 def _is_plain_callable(function: object) -> bool:
-    return callable(function) and not inspect.iscoroutinefunction(function)
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        return False
+    return not inspect.iscoroutinefunction(type(function).__call__)
 
 
 def as_value(error: ErrorT) -> ErrorT:

@@ -17,7 +17,7 @@ def client_stats(manager: SessionManager) -> ClientStats:
     now, utc_now = lifecycle.now(), datetime.now(UTC)
     pause_reason: PauseReason | None = None
     paused_since = paused_until = -math.inf
-    unanswered_since = health.unanswered_since
+    unanswered_since = health.unanswered_since(waiting=manager.waiting)
     if lifecycle.is_closed:
         unanswered_since = None
     elif throttle.unavailable_since is not None:

@@ -45,7 +45,7 @@ _CLIENT_CLOSED_REQUEST: Final = 499  # a word of nginx, for the access log: nobo
 
 
 def jobs_router(
-    visible: Callable[..., Any] | None = None, *, problem_details: bool = True
+    visible: Callable[..., Any] = see_all, *, problem_details: bool = True
 ) -> APIRouter:
     """Make a router that shows jobs to browsers and other clients of the app.
 
@@ -72,13 +72,18 @@ def jobs_router(
             logged.
         problem_details: Whether errors are answered with problem details (RFC 9457). False leaves
             them, and requests that cannot be validated, to the exception handlers of the app.
+
+    Raises:
+        TypeError: `visible` cannot be called: with None, no user would be kept from any job.
     """
+    if not callable(visible):
+        raise TypeError(f"visible must be a FastAPI dependency, got {visible!r}")
     router = APIRouter(route_class=ProblemsRoute if problem_details else JobsRoute, tags=["jobs"])
     describe = problems if problem_details else _no_problems
-    _add_single(router, visible or see_all, describe)
-    _add_streams(router, visible or see_all, describe)
-    _add_many(router, visible or see_all, describe)
-    if visible is not None:
+    _add_single(router, visible, describe)
+    _add_streams(router, visible, describe)
+    _add_many(router, visible, describe)
+    if visible is not see_all:
         _add_list(router, visible, describe)
     for path in ("", "/status", "/wait", "/events"):
         router.get(f"/jobs/{{job_id}}{path}/", include_in_schema=False)(_reject_trailing_slash)

@@ -27,6 +27,26 @@ def snippet(language, needle):
     return code
 
 
+# ---- users
+
+
+async def test_each_user_sees_the_jobs_of_a_dict(fake, monkeypatch):
+    monkeypatch.setenv("SUTRO_API_KEY", fake.api_key)
+    monkeypatch.setenv("SUTRO_API_URL", fake.url)
+    names = {"FastAPI": FastAPI, "jobs_router": jobs_router, "sutro_lifespan": sutro_lifespan}
+    exec(compile(snippet("python", "JOBS_OF"), "docs/fastapi.md", "exec"), names)  # our page
+    for job_id in ("job-a", "job-b"):
+        fake.add_job(job_id)
+    app = names["app"]
+    async with app.router.lifespan_context(app), browser_of(app) as browser:
+        assert (await browser.get("/jobs/job-a")).status_code == 401
+        for user, statuses in (("alice", (200, 404)), ("bob", (404, 200)), ("eve", (401, 401))):
+            responses = [
+                await browser.get(f"/jobs/job-{job}", headers={"X-User": user}) for job in "ab"
+            ]
+            assert tuple(response.status_code for response in responses) == statuses
+
+
 # ---- users and a database
 
 
