@@ -23,6 +23,9 @@ from sutro_async._waits._bulk import Sweeper
 from sutro_async.testing import FakeSutro
 from tests.fast_loop import FastLoop
 
+# Hardly anything that loading the tests makes is garbage, and looking for it takes a second or two.
+gc.disable()
+
 pytest_plugins = ["sutro_async.testing.fixtures"]
 
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
@@ -121,6 +124,7 @@ def pytest_collection_finish():
     """Spare the tests that take the time the long pauses of a collection of all that is loaded."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def now() -> float:

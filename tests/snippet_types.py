@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.test_docs import PAGES, files, has_snippets, parse
+from tests.end_to_end.test_docs import PAGES, files, has_snippets, parse
 
 HEAD = """\
 # pyright: reportMissingImports=false, reportUnusedExpression=false

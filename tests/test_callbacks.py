@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import gc
+import itertools
 import logging
 
 import pytest
@@ -149,10 +150,13 @@ EXCEPTIONS = {
         job_id="job-1", last_report=None, elapsed=1, timeout=1
     ),
 }
+# With those that coroutines, tasks and futures treat in ways of their own: every form.
+EVERY_FORM = ("StopIteration", "StopAsyncIteration", "CancelledError", "LookupError")
+PAIRS = list(itertools.product(FORMS, EVERY_FORM))
+PAIRS += zip(itertools.cycle(FORMS), sorted(EXCEPTIONS.keys() - {*EVERY_FORM}), strict=False)
 FAILURES = {
-    f"{form}-{name}": (FORMS[form], make)
-    for form in FORMS
-    for name, make in EXCEPTIONS.items()
+    f"{form}-{name}": (FORMS[form], EXCEPTIONS[name])
+    for form, name in sorted(PAIRS)
     # A future refuses a StopIteration, and a task group ignores a cancelled task.
     if (form, name) not in {("future", "StopIteration"), ("task_group", "CancelledError")}
 }

@@ -47,7 +47,8 @@ async def monitored(client, ids, **options):
 
 WAITS = {each.__name__: each for each in (single_waits, wait_for_jobs, monitored)}
 every_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-every_queue = pytest.mark.parametrize("queue", ["slots", "rate", "pause"])
+QUEUES = {queue: queue for queue in ("slots", "rate", "pause")}
+every_queue = pytest.mark.parametrize("queue", QUEUES)
 # How long failures with a status may last.
 CLOCKS = {"max_outage": ("max_outage", 502), "not_found_grace": ("not_found_grace", 404)}
 
@@ -97,8 +98,7 @@ def longest_gap(fake, job_ids=IDS):
     return max(later - earlier for each in times for earlier, later in itertools.pairwise(each))
 
 
-@every_queue
-@pytest.mark.parametrize(("wait", "clock"), in_turn(WAITS, CLOCKS))
+@pytest.mark.parametrize(("queue", "wait", "clock"), in_turn(QUEUES, WAITS, CLOCKS))
 async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, queue, clock):
     """A job fails twice, and queues in between for longer than failures may last."""
     clock, status = clock
@@ -137,8 +137,7 @@ async def test_the_gate_does_not_count_for_not_found_grace(fake, caplog, wait):
     assert longest_gap(fake) > CLOCK
 
 
-@every_wait
-@every_queue
+@pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
 async def test_queueing_does_not_count_for_the_timeout_of_a_request(fake, caplog, wait, queue):
     for job_id in IDS:
         fake.add_job(job_id, ["running", "running", "succeeded"])
@@ -167,8 +166,7 @@ async def test_queueing_does_not_count_for_the_timeout_of_many_requests(fake, ca
     assert now() - began_at > CLOCK
 
 
-@every_wait
-@every_queue
+@pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
 async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
     fake, wait, queue, caplog
 ):
@@ -182,8 +180,7 @@ async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
     assert longest_gap(fake) > CLOCK
 
 
-@every_queue
-@pytest.mark.parametrize(("wait", "clock"), in_turn(WAITS, CLOCKS))
+@pytest.mark.parametrize(("queue", "wait", "clock"), in_turn(QUEUES, WAITS, CLOCKS))
 async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue, clock):
     clock, status = clock
     for job_id in IDS:
@@ -202,8 +199,7 @@ async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue
             assert found[job_id].status == "succeeded"
 
 
-@every_wait
-@every_queue
+@pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
 async def test_the_timeout_of_a_wait_includes_queueing(fake, wait, queue):
     for job_id in IDS:
         fake.add_job(job_id, ["running"])

@@ -281,7 +281,7 @@ async def test_every_kind_of_wait_counts_the_jobs_until_it_is_abandoned(
     assert client.stats().waiting == 0
     async with JobMonitor(client) as monitor:
         task = asyncio.ensure_future(waits_of(client, monitor)[kind](["a", "b"]))
-        await asyncio.sleep(1)
+        await asyncio.sleep(0.1)
         assert client.stats().waiting == 2
         task.cancel()
         await asyncio.wait({task})

@@ -13,6 +13,7 @@ import threading
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import AsyncMock
 
 import aiohttp
@@ -74,6 +75,7 @@ from tests.fast_loop import FastLoop
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
 ROUTER = jobs_router()  # once for most tests, since it takes some 20 ms
+FAKE = SimpleNamespace(client=None)
 
 
 def make_app(fake, **options):
@@ -82,6 +84,9 @@ def make_app(fake, **options):
     )
     app.include_router(ROUTER)
     return app
+
+
+APP = make_app(FAKE)  # likewise, since its first request takes as long
 
 
 @asynccontextmanager
@@ -97,8 +102,9 @@ def browser_of(app):
 
 
 @pytest.fixture
-async def app(fake):
-    return make_app(fake)
+async def app(fake, monkeypatch):
+    monkeypatch.setattr(FAKE, "client", fake.client)
+    return APP
 
 
 @pytest.fixture

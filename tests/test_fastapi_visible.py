@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 
 from sutro_async import AuthenticationError, JobNotFoundError, SutroError
 from sutro_async.fastapi import get_job_monitor, jobs_router, sutro_lifespan
+from tests.cases import in_turn
 from tests.conftest import FAST_POLL, FAST_RETRY, now
 from tests.test_fastapi import browser_of, browsing
 
@@ -35,7 +36,9 @@ ROUTES = {
 }
 # These answer 404 whatever the id, and do nothing with it.
 UNUSED = {("GET", f"/jobs/{{job_id}}{path}/") for path in ("", "/status", "/wait", "/events")}
-EVERY_ROUTE = pytest.mark.parametrize("route", ROUTES, ids=" ".join)
+BY_NAME = {" ".join(route): route for route in ROUTES}
+METHODS = {method: method for method in ("HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")}
+EVERY_ROUTE = pytest.mark.parametrize("route", BY_NAME.values(), ids=BY_NAME)
 
 
 async def user(x_user: Annotated[str | None, Header()] = None) -> str:
@@ -44,14 +47,18 @@ async def user(x_user: Annotated[str | None, Header()] = None) -> str:
     return x_user
 
 
+async def mine(job_ids):
+    return job_ids & MINE
+
+
+ANSWER = SimpleNamespace(visible=mine, asked=[])
+
+
 @pytest.fixture
 def answer():
     """What the function of `visible` does; replaced by tests."""
-
-    async def visible(job_ids):
-        return job_ids & MINE
-
-    return SimpleNamespace(visible=visible, asked=[])
+    ANSWER.visible, ANSWER.asked = mine, []
+    return ANSWER
 
 
 def make_router(answer, **options):
@@ -71,11 +78,17 @@ def make_app(fake, router):
     return app
 
 
+# Once for most tests, since making it and its first request take some 50 ms.
+FAKE = SimpleNamespace(client=None)
+APP = make_app(FAKE, make_router(ANSWER))
+
+
 @pytest.fixture
-async def app(fake, answer):
+async def app(fake, answer, monkeypatch):
     for job_id in ("mine-job", THEIRS):
         fake.add_job(job_id)
-    return make_app(fake, make_router(answer))
+    monkeypatch.setattr(FAKE, "client", fake.client)
+    return APP
 
 
 @pytest.fixture
@@ -194,8 +207,7 @@ async def test_an_invalid_id_is_a_422_without_a_call_of_visible(fake, browser, a
     assert not fake.requests
 
 
-@EVERY_ROUTE
-@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"])
+@pytest.mark.parametrize(("route", "method"), in_turn(BY_NAME, METHODS))
 async def test_other_methods_say_nothing_of_a_job(fake, browser, answer, route, method):
     path = ROUTES[route][0]
     responses = [
@@ -363,10 +375,12 @@ NONSENSE = {
     "lists": returns(lambda ids: [[each] for each in ids]),
     "a function": returns(lambda ids: lambda: ids),
 }
+NO_ASYNC_FUNCTIONS = {
+    repr(given): given for given in (None, "theirs-1", {"mine-job"}, NotImplemented)
+} | {"a plain function": plain, "a function without parameters": lambda: None}
 
 
-@EVERY_ROUTE
-@pytest.mark.parametrize("visible", NONSENSE.values(), ids=NONSENSE)
+@pytest.mark.parametrize(("route", "visible"), in_turn(BY_NAME, NONSENSE))
 async def test_what_raises_or_answers_nonsense_shows_nothing(
     browser, answer, route, visible, caplog
 ):
@@ -385,10 +399,7 @@ async def check_that_nothing_is_shown(browser, route):
     assert response.json().keys() == {"type", "title", "status", "detail", "instance"}
 
 
-@EVERY_ROUTE
-@pytest.mark.parametrize(
-    "given", [None, "theirs-1", {"mine-job"}, plain, lambda: None, NotImplemented], ids=repr
-)
+@pytest.mark.parametrize(("route", "given"), in_turn(BY_NAME, NO_ASYNC_FUNCTIONS))
 async def test_what_is_no_async_function_shows_nothing(fake, route, given):
     async def visible():
         return given

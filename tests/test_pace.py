@@ -948,7 +948,7 @@ def test_resuming_honours_retry_after(retry_after, due_at):
 )
 def test_reopening_is_no_burst(interval, outage):
     """Polls that were held back come back within their interval, evenly."""
-    waits = 2000
+    waits = 1000
     draw = random.Random(1)
     pace_settings = PaceSettings(
         policy=PollPolicy(initial=interval, maximum=interval),
@@ -1574,7 +1574,7 @@ hinted_wait = st.builds(
 )
 
 
-@settings(reproducible, max_examples=150)
+@settings(reproducible, max_examples=2 * settings().max_examples)
 @given(hinted_wait)
 def test_hints_bring_no_poll_after_the_last_moment_before_the_deadline(wait):
     latest = math.inf
@@ -1586,7 +1586,7 @@ def test_hints_bring_no_poll_after_the_last_moment_before_the_deadline(wait):
             assert step.next_poll_at <= max(latest, step.now)
 
 
-@settings(reproducible, max_examples=150)
+@settings(reproducible, max_examples=2 * settings().max_examples)
 @given(hinted_wait)
 def test_hints_postpone_polls_by_five_minutes_at_most(wait):
     covered_at = None
@@ -1598,7 +1598,7 @@ def test_hints_postpone_polls_by_five_minutes_at_most(wait):
         assert step.next_poll_at <= covered_at + 300 + TOLERANCE
 
 
-@settings(reproducible, max_examples=150)
+@settings(reproducible, max_examples=2 * settings().max_examples)
 @given(hinted_wait)
 def test_failing_and_held_back_jobs_keep_the_polls_that_they_have(wait):
     for step in wait.steps:
@@ -1609,7 +1609,7 @@ def test_failing_and_held_back_jobs_keep_the_polls_that_they_have(wait):
             assert step.next_poll_at == step.before
 
 
-@settings(reproducible, max_examples=150)
+@settings(reproducible, max_examples=2 * settings().max_examples)
 @given(hinted_wait)
 def test_uncover_and_poll_now_never_postpone_a_poll(wait):
     for step in wait.steps:

@@ -11,6 +11,7 @@ from sutro_async import (
     APITimeoutError,
     JobMonitor,
     JobNotFoundError,
+    PollPolicy,
     RateLimitError,
     RetryPolicy,
     ServerError,
@@ -82,7 +83,8 @@ async def test_requests_in_flight_and_in_the_queue_are_counted(fake):
 async def test_jobs_that_are_waited_for_are_counted(fake):
     for number in range(8):
         fake.add_job(f"job-{number}", [("running", 5), "succeeded"])
-    async with fake.client(poll=FAST_POLL) as client, JobMonitor(client) as monitor:
+    poll = PollPolicy(initial=0.5, maximum=0.5)
+    async with fake.client(poll=poll) as client, JobMonitor(client) as monitor:
         waits = [
             asyncio.create_task(client.wait_for_job("job-0")),
             asyncio.create_task(client.wait_for_jobs([f"job-{number}" for number in range(5)])),

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from sutro_async import PollPolicy, RetryPolicy, SutroClient
+from sutro_async._http._gate import OutageGate
 from tests.chaos._service import Bucket, Service, most_in_a_second
 from tests.chaos.conftest import nothing_left_behind
 from tests.virtual_client import (
@@ -152,3 +153,22 @@ async def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
     client.run(until=900)
     assert not client.lost
     assert all(job.has_report for job in client.jobs)
+
+
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_outage_gate_costs_no_waits_when_most_requests_fail_at_random(seed, monkeypatch):
+    """Of 100 waits a few fail by chance for `max_outage` seconds, with and without the gate."""
+
+    def run():
+        client = VirtualClient(
+            Flaky(0.8, seed), 100, retry_after=None, status_code=503, max_outage=120, seed=seed
+        )
+        client.run(until=900)
+        return client
+
+    gated = run()
+    monkeypatch.setattr(OutageGate, "note_failure", lambda *args, **kwargs: None)
+    ungated = run()
+    assert gated.closings
+    assert not ungated.closings
+    assert len(gated.lost) <= len(ungated.lost) + 5

@@ -69,6 +69,7 @@ async def test_the_live_table_has_a_line_while_it_lasts(fake, client, make_termi
     fake.clear_faults()
     await asyncio.sleep(5)
     assert "no answer" not in "\n".join(terminal.lines)
+    fake.set_status("job-1", "succeeded")
     await waiting
 
 

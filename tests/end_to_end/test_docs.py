@@ -30,7 +30,7 @@ from sutro_async import JobMonitor, JobNotFoundError, PollPolicy, RetryPolicy, S
 from sutro_async.testing import FakeSutro
 from tests.fast_loop import FastLoop
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MODULES = sorted(Path(sutro_async.__file__).parent.rglob("*.py"))
 
@@ -120,7 +120,7 @@ async def run_snippets(path, monkeypatch):
 
 
 def official_sdk(fake):
-    """What the pages use of the official SDK; tests/test_official_sdk.py has the real one."""
+    """What the pages use of the official SDK; `test_official_sdk` has the real one."""
     return SimpleNamespace(
         infer=lambda rows, *, system_prompt, stay_attached: JOB_IDS[0],
         await_job_completion=lambda job_id, timeout=7200: [job_id],

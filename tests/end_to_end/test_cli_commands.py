@@ -505,7 +505,7 @@ def test_wait_prints_a_line_a_change_and_what_it_cost(service, run):
 def test_wait_as_json_ends_each_job_once(service, run_json):
     service.add_job("job-1", ["queued", "running", "succeeded"])
     service.add_job("job-2", ["running"])
-    status, events, errors = run_json("wait", "job-1", "job-2", "nope", "--timeout", "0.8")
+    status, events, errors = run_json("wait", "job-1", "job-2", "nope", "--timeout", "0.4")
     assert status == 3
     of_job_1 = [(event["event"], event["status"]) for event in events if event["job_id"] == "job-1"]
     assert of_job_1 == [
@@ -520,7 +520,7 @@ def test_wait_as_json_ends_each_job_once(service, run_json):
     assert ends["job-2"]["status"] == "running"
     assert ends["nope"]["error"]["type"] == "JobNotFoundError"
     assert len(ends) == sum(event["event"] == "end" for event in events) == 3
-    assert ends["job-2"]["error"]["message"] == "timed out after 0.8s (last status: running)"
+    assert ends["job-2"]["error"]["message"] == "timed out after 0.4s (last status: running)"
     summaries = [event for event in events if event["event"] == "summary"]
     assert events[-3:] == summaries
     assert [(event["job_id"], event["status"], event["total_tokens"]) for event in summaries] == [
@@ -534,7 +534,7 @@ def test_wait_as_json_ends_each_job_once(service, run_json):
         "JobWaitTimeoutError",
         "JobNotFoundError",
     ]
-    assert "timed out after 0.8s: 1 of 3 jobs had not finished\n" in errors
+    assert "timed out after 0.4s: 1 of 3 jobs had not finished\n" in errors
 
 
 def test_a_timeout_is_accurate_and_reported(service, run):
@@ -581,7 +581,7 @@ def test_a_timeout_reports_the_last_failed_poll_of_a_job_that_was_seen(service, 
     with once(
         lambda: len(service.requests) > 2, lambda: service.fail_next(9999, status=502, body="Down")
     ):
-        status, _, errors = run("wait", "a", "--timeout", "0.5")
+        status, _, errors = run("wait", "a", "--timeout", "0.3")
     assert status == 124
     assert "never seen" not in errors
     assert "Error: the last poll failed: HTTP 502: Down\n" in errors
@@ -732,9 +732,9 @@ async def test_the_progress_is_refreshed_while_nothing_happens(fake, client):
         def refresh(self):
             refreshed.append(fake.in_flight)
 
-    fake.add_job("a", [("running", 0.2), "succeeded"])
+    fake.add_job("a", [("running", 0.1), "succeeded"])
     board = Board(["a"])
-    slow = client.with_options(poll=PollPolicy(initial=0.2))
+    slow = client.with_options(poll=PollPolicy(initial=0.15))
     output = open_output("json", raw=False)
     await _wait.wait_for_all(slow, board, output, timeout=None, progress=Ticking())
     assert len(refreshed) > 5
