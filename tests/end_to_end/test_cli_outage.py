@@ -10,7 +10,7 @@ from sutro_async.cli import _wait
 from sutro_async.cli._entries import Board
 from sutro_async.cli._show import open_output
 from tests.conftest import FAST_RETRY
-from tests.test_cli_live import make_terminal  # noqa: F401 - a fixture
+from tests.end_to_end.test_cli_drawing import make_terminal  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
