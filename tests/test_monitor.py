@@ -397,7 +397,7 @@ async def test_closing_wakes_all_waiters(fake, client):
 
 
 async def test_leaving_it_waits_until_all_of_it_has_ended(fake, client):
-    fake.fail_next(2, delay=math.inf)
+    fake.fail_next(2, job_id="job-1", delay=math.inf)
     async with JobMonitor(client) as monitor:
         waits = [asyncio.create_task(monitor.wait("job-1", timeout=each)) for each in (None, 0)]
         await until(lambda: fake.in_flight == 2)
