@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager, suppress
 
 import attrs
 
+from sutro_async.testing._listener import close_listener
+
 
 @attrs.define
 class ForwardProxy:
@@ -94,7 +96,7 @@ async def forward_proxy(
     try:
         yield proxy
     finally:
-        listener.close()
+        await close_listener(listener)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager, suppress
 
 import attrs
 
+from sutro_async.testing._listener import close_listener
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 REPORT = b'{"message": "", "job_status": "running", "metadata": {}}'
@@ -64,7 +66,7 @@ async def raw_server(
     try:
         yield server
     finally:
-        listener.close()
+        await close_listener(listener)
         handlers = [t for t in asyncio.all_tasks() - before if "serve" in repr(t.get_coro())]
         for task in handlers:
             task.cancel()

@@ -1,4 +1,6 @@
 import asyncio
+import contextlib
+import gc
 import inspect
 import json
 import math
@@ -752,6 +754,21 @@ async def test_jobs_and_faults_outlive_a_restart(session):
         assert await Caller(fake, session).word() == "QUEUED"
     async with fake:
         assert await Caller(fake, session).word() == "RUNNING"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_made_while_it_stops_is_closed(turns):
+    async with FakeSutro() as fake:
+        url = URL(fake.url)
+        connection = socket.create_connection((url.host, url.port))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+    with connection:
+        connection.settimeout(5)
+        # Either end of a connection that is refused or closed; it would be a timeout if left open.
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1) == b""
+    gc.collect()  # pytest reports sockets and transports that are found unclosed
 
 
 async def test_entering_twice_is_rejected(fake, caller):

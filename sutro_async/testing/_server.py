@@ -4,7 +4,7 @@ import asyncio
 import json
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, cast, get_args
@@ -15,6 +15,7 @@ from sutro_async import SutroClient
 from sutro_async.testing._faults import Endpoint, Fault, FaultQueue, error_body
 from sutro_async.testing._http import RecordedRequest, make_response, parse_path, record, send
 from sutro_async.testing._jobs import UNSET, Dialect, FakeJob, Step, require_text
+from sutro_async.testing._listener import close_listener
 from sutro_async.testing._listing import list_answer
 
 _NO_FAULT = Fault()
@@ -22,6 +23,8 @@ _NO_FAULT = Fault()
 _FOREVER = 1e7
 # Seconds that aiohttp waits for handlers; `__aexit__` has ended them before.
 _SHUTDOWN_TIMEOUT = 0.1
+# Connections that a client may open at once. With asyncio's default of 100, more are delayed.
+_BACKLOG = 1024
 
 
 class FakeSutro:
@@ -80,7 +83,8 @@ class FakeSutro:
         self.max_in_flight: int = 0
         self._host = host
         self._port = port
-        self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server | None = None
+        self._cleanup = AsyncExitStack()
         self._jobs: dict[str, FakeJob] = {}
         self._faults = FaultQueue()
         # A connection has one request at a time, so these are the requests in flight.
@@ -93,7 +97,7 @@ class FakeSutro:
             RuntimeError: It is already running.
             OSError: The address or the port is not available.
         """
-        if self._runner is not None:
+        if self._listener is not None:
             raise RuntimeError(
                 "this FakeSutro is already running: enter it once, or make another one"
             )
@@ -102,9 +106,14 @@ class FakeSutro:
         runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_TIMEOUT
         )
-        await runner.setup()
-        await web.TCPSite(runner, self._host, self._port).start()
-        self._runner = runner
+        async with AsyncExitStack() as started:
+            await runner.setup()
+            started.push_async_callback(runner.cleanup)
+            self._listener = await asyncio.get_running_loop().create_server(
+                cast("web.Server", runner.server), self._host, self._port, backlog=_BACKLOG
+            )
+            started.push_async_callback(close_listener, self._listener)
+            self._cleanup = started.pop_all()
         return self
 
     async def __aexit__(
@@ -114,11 +123,10 @@ class FakeSutro:
         traceback: TracebackType | None,
     ) -> None:
         """Stop, and abort the requests that are still being answered."""
-        runner, self._runner = self._runner, None
+        self._listener = None
         for transport in self._busy:
             transport.abort()
-        if runner is not None:
-            await runner.cleanup()
+        await self._cleanup.aclose()
 
     @property
     def url(self) -> str:
@@ -127,9 +135,9 @@ class FakeSutro:
         Raises:
             RuntimeError: It is not running, so it has no address.
         """
-        if self._runner is None:
+        if self._listener is None:
             raise RuntimeError("this FakeSutro is not running: use it inside `async with`")
-        host, port, *_ = self._runner.addresses[0]
+        host, port, *_ = self._listener.sockets[0].getsockname()
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
