@@ -41,7 +41,7 @@ async def test_a_small_batch_is_not_delayed_by_a_large_one(fake):
         while len(polled(fake, "large")) < len(LARGE):
             await asyncio.sleep(0.01)
         began = len(fake.requests)
-        await client.wait_for_jobs(SMALL, poll=PollPolicy(initial=0.02, maximum=0.02))
+        await client.wait_for_jobs(SMALL, poll=OVERDUE)
         beside = len(fake.requests) - began
         crowd.cancel()
         await asyncio.wait({crowd})

@@ -260,8 +260,8 @@ async def test_pause_holds_back_queued_requests(priority):
     async with slot(throttle):
         tasks = start(throttle, priority)
         await steps()
-        pause(throttle, 0.05)
         until = now() + 0.05
+        pause(throttle, 0.05)
     assert (await tasks[0]).sent_at >= until
 
 

@@ -432,7 +432,7 @@ async def test_a_job_may_be_younger_than_the_index(fake):
 
 
 async def test_the_grace_counts_from_the_first_404(fake):
-    fake.fail_next(8, status=503)
+    fake.fail_next(1, status=503, delay=0.15)
     policy = attrs.evolve(FAST_POLL, not_found_grace=0.1)
     async with fake.client(poll=policy) as client:
         asyncio.get_running_loop().call_later(0.2, fake.add_job, "job-1")
