@@ -35,6 +35,9 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 FAST_RETRY = RetryPolicy(initial=0.005, maximum=0.02)
 FAST_POLL = PollPolicy(initial=0.01, maximum=0.02, max_outage=5, not_found_grace=0.1)
 
+# uvloop counts whole milliseconds, so that a timer may seem to expire this many seconds early.
+TIMER_RESOLUTION = 0.001
+
 
 def pytest_addoption(parser):
     parser.addoption(
