@@ -147,7 +147,7 @@ class InvalidResponseError(APIError):
 
 
 class APIStatusError(APIError):
-    """The service answered with an HTTP status outside 200 to 299.
+    """The service responded with an HTTP status outside 200 to 299.
 
     It is retryable if the status is 408, 425, 429, or 500 to 599 except 501 and 505.
 

@@ -63,17 +63,17 @@ class Event:
 
 @attrs.frozen(kw_only=True)
 class RequestEnded(Event):
-    """A request was answered, failed or was cancelled: each try of a call and each poll.
+    """A request got a response, failed or was cancelled: each try of a call and each poll.
 
     The values of `outcome`:
 
-    - `ok`: a usable answer
+    - `ok`: a usable response
     - `rate_limited`: status 429
     - `server_error`: a status from 500 to 599
     - `client_error`: any other status but 200
     - `invalid_response`: status 200, with a body that is not what the API promises
-    - `timeout`: no whole answer within the timeout of the request
-    - `connection_error`: no whole answer, for another reason
+    - `timeout`: no complete response within the timeout of the request
+    - `connection_error`: no complete response, for another reason
     - `cancelled`: the caller was cancelled or left, or the client was closed
     - `unusable_session`: the aiohttp session that was passed in could not be used
 
@@ -81,7 +81,7 @@ class RequestEnded(Event):
         endpoint: What was requested: `job-status`, `jobs` or `list-jobs`.
         outcome: Its outcome.
         job_id: The job; None for list-jobs.
-        status_code: The HTTP status; None without an answer.
+        status_code: The HTTP status; None without a response.
         error: The error; None if the outcome is `ok` or `cancelled`.
         seconds: Seconds from sending it to its end.
         queued_seconds: Seconds that it waited in the queues of the client before that.
@@ -198,15 +198,15 @@ class ClientStats:
         pause_reason: Why the client is paused: `retry_after` or `outage`; None if it is not.
         paused_since: When the pause began; None without one.
         paused_until: When the pause is going to end; None without one, and in an outage.
-        last_answer_at: When the last good answer came; None if there was none.
+        last_response_at: When the last good response arrived; None if there was none.
         last_failure: The last failure that indicates the service: a connection error, a timeout, a
-            malformed answer, 429, or another retryable status; None if there was none.
+            malformed response, 429, or another retryable status; None if there was none.
         last_failure_at: When that was.
-        unanswered_since: Since when requests are in flight or have failed like that without a
+        unresponsive_since: Since when requests are in flight or have failed like that without a
             response in between; None while the service responds. In a healthy client it is the time
             of the request in flight. If several jobs are waited for, requests about one of them are
             not enough.
-        unanswered_seconds: Seconds since then; 0 while the service responds.
+        unresponsive_seconds: Seconds since then; 0 while the service responds.
     """
 
     in_flight: int
@@ -215,15 +215,15 @@ class ClientStats:
     pause_reason: PauseReason | None
     paused_since: datetime | None
     paused_until: datetime | None
-    last_answer_at: datetime | None
+    last_response_at: datetime | None
     last_failure: APIError | None
     last_failure_at: datetime | None
-    unanswered_since: datetime | None
-    unanswered_seconds: float
+    unresponsive_since: datetime | None
+    unresponsive_seconds: float
 
     @property
     def current_failure(self) -> APIError | None:
-        """The last failure, unless the service has answered since."""
-        if self.unanswered_since is None or self.last_failure_at is None:
+        """The last failure, unless the service has responded since."""
+        if self.unresponsive_since is None or self.last_failure_at is None:
             return None
-        return self.last_failure if self.last_failure_at >= self.unanswered_since else None
+        return self.last_failure if self.last_failure_at >= self.unresponsive_since else None

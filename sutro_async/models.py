@@ -105,7 +105,7 @@ class FailureReason:
 
 @attrs.frozen(kw_only=True)
 class JobStatusReport:
-    """One answer of `GET /job-status/{job_id}` (API reference: "Checking Job Status").
+    """One response of `GET /job-status/{job_id}` (API reference: "Checking Job Status").
 
     Attributes:
         job_id: The job.

@@ -100,7 +100,7 @@ class JobMonitor:
             TypeError: The job id is not a string.
             ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
-            APIError: There was no usable answer, retries included. It is not remembered.
+            APIError: There was no usable response, retries included. It is not remembered.
             ClientStateError: The monitor or its client is closed.
         """
         job_id = check_job_id(job_id)
@@ -117,7 +117,7 @@ class JobMonitor:
             TypeError: The job id is not a string.
             ValueError: The job id is invalid.
             JobNotFoundError: There is no such job.
-            APIError: There was no usable answer, retries included. It is not remembered.
+            APIError: There was no usable response, retries included. It is not remembered.
             ClientStateError: The monitor or its client is closed.
         """
         job_id = check_job_id(job_id)
@@ -189,7 +189,7 @@ class JobMonitor:
             TypeError: `job_ids` is a single string, or an id is not a string.
             ValueError: A job id or `timeout` is invalid.
             AuthenticationError: The key is wrong.
-            PermissionDeniedError: Three jobs were refused with 403 and no job had a good answer.
+            PermissionDeniedError: Three jobs were refused with 403 and no job had a good response.
             ClientStateError: The monitor or its client is closed.
         """
         watch = Watch(self._open_polls, unique_ids(job_ids), timeout_seconds(timeout))

@@ -77,14 +77,14 @@ class PollPolicy:
     Attributes:
         initial: Seconds between the first two polls, and after each change of the report; at least
             a millisecond, and at most `maximum`.
-        factor: By how much each interval is longer than the one before; 1 keeps it constant.
+        factor: Each interval is this many times as long as the one before; 1 keeps it constant.
         maximum: Seconds; the longest interval; at least a millisecond.
         jitter: The largest random change of an interval, as a share of it, from 0 (none) to 1.
         max_outage: Seconds that a wait continues without a good response, counted from the
             response of the first failed poll; then the last error is raised. Time that polls spend
             in the client's own queues does not count. `math.inf` never gives up.
         not_found_grace: Seconds that a 404 or 403 must last to end a wait: a new job may not be
-            found at first, and a proxy can answer in place of the service during a deployment.
+            found at first, and a proxy can respond in place of the service during a deployment.
         bulk_from: The number of waiting jobs of one batch or monitor from which on list-jobs is
             read to find out which of them have changed, so that the others need no poll; None
             never reads it.

@@ -59,7 +59,7 @@ class EventStream:
         return stream
 
     async def next_block(self) -> str:
-        """Read one block of the stream, which is a chunk of the answer; empty at the end."""
+        """Read one block of the stream, which is a chunk of the response; empty at the end."""
         size = int(await self._reader.readuntil(b"\r\n"), 16)
         return (await self._reader.readexactly(size + 2))[:-2].decode()
 

@@ -233,7 +233,7 @@ class _ClientResponse(aiohttp.ClientResponse):
 
 @pytest.fixture
 def mocked(monkeypatch) -> Iterator[aioresponses]:
-    """Answers requests inside aiohttp, without a socket."""
+    """Responds to requests inside aiohttp, without a socket."""
     if "stream_writer" in inspect.signature(aiohttp.ClientResponse.__init__).parameters:
         monkeypatch.setattr(core, "ClientResponse", _ClientResponse)
     with aioresponses() as mocks:

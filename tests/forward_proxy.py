@@ -18,7 +18,7 @@ class ForwardProxy:
         port: Where it listens.
         target: The port on this machine to which every tunnel leads, whatever host it is for.
         credentials: What it asks for, as `user:password`.
-        status: What it answers, if it opens no tunnel.
+        status: The status that it responds with; unless it is 200, it opens no tunnel.
         heads: The heads of the requests that arrived.
         tunnelled: What has gone through its tunnels, in both directions.
     """
@@ -66,11 +66,11 @@ async def forward_proxy(
         tasks.add(asyncio.current_task())
         try:
             with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
-                await answer(reader, writer)
+                await respond(reader, writer)
         finally:
             writer.transport.abort()
 
-    async def answer(reader, writer):
+    async def respond(reader, writer):
         head = await reader.readuntil(b"\r\n\r\n")
         proxy.heads.append(head)
         status = proxy.status

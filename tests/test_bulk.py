@@ -419,7 +419,7 @@ async def test_a_list_that_fails_at_a_later_page_leaves_no_job_of_an_earlier_one
 
 
 async def test_a_change_that_the_list_shows_during_a_poll_is_no_lag(fake):
-    """The answer of the poll is older than the page, so the next sweep has the job polled."""
+    """The response to the poll is older than the page, so the next sweep has the job polled."""
     for job_id in IDS:
         fake.add_job(job_id, ["succeeded"])
         body = {"message": "", "job_status": {job_id: "RUNNING"}, "metadata": None}

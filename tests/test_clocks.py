@@ -66,7 +66,7 @@ async def queueing_client(fake, queue, **options):
 
 
 def slow_down_for_slots(fake, queue):
-    """Let each answer take a while if the queue is one for slots; after all other faults."""
+    """Let each response take a while if the queue is one for slots; after all other faults."""
     if queue == "slots":
         fake.fail_next(1000, delay=QUEUE / len(IDS))
 
@@ -241,7 +241,7 @@ ABSURD_SECONDS = {
 
 
 async def longest_silence(fake, wait, **fault):
-    """Seconds between two polls of a wait that gets absurd answers, and may wait for half one."""
+    """Seconds between two polls of a wait that gets absurd responses, and may wait for half one."""
     fake.add_job("job-0")
     fake.fail_next(3, **fault)
     poll = attrs.evolve(FAST_POLL, max_outage=math.inf)

@@ -237,7 +237,7 @@ async def test_a_watch_cancelled_while_the_record_is_read_continues(fake, client
 
 
 def hang_up_records(fake):
-    """Let records never be answered."""
+    """Let requests for records hang."""
     fake.fail_next(1000, endpoint="jobs", delay=math.inf)
 
 

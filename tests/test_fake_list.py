@@ -145,8 +145,8 @@ async def test_422_for_a_bad_cursor(caller, cursor):
 async def test_401_for_a_wrong_key(fake, caller, prefix):
     add_jobs(fake, 1)
     path = f"{prefix}/list-jobs?limit=1"
-    answer = await caller.json(path, headers={"Authorization": "Key other"})
-    assert answer == (401, {"detail": "Invalid API key"})
+    response = await caller.json(path, headers={"Authorization": "Key other"})
+    assert response == (401, {"detail": "Invalid API key"})
 
 
 @pytest.mark.parametrize("path", ["/list-jobs/", "/list-jobs/a", "/v2/list-jobs", "/list-jobsx"])
@@ -156,8 +156,8 @@ async def test_404_for_another_path(fake, caller, path):
 
 
 async def test_405_for_another_method(caller):
-    answer = await caller.json("/list-jobs", method="POST")
-    assert answer == (405, {"detail": "Method Not Allowed"})
+    response = await caller.json("/list-jobs", method="POST")
+    assert response == (405, {"detail": "Method Not Allowed"})
 
 
 # ---- lag

@@ -506,7 +506,7 @@ async def test_requests_in_flight_are_counted(fake, caller):
     assert fake.max_in_flight == 3
 
 
-async def test_an_answer_that_is_not_read_yet_is_in_flight(fake, caller):
+async def test_a_response_that_is_not_read_yet_is_in_flight(fake, caller):
     fake.fail_next(body=LARGE)
     async with caller.request("/jobs/a") as response:
         assert fake.in_flight == 1
@@ -524,7 +524,7 @@ async def test_a_client_that_leaves_is_no_longer_in_flight(fake, caller):
     assert await caller.word() == "QUEUED"
 
 
-async def test_a_client_that_leaves_in_the_middle_of_an_answer_is_no_error(fake, caller, caplog):
+async def test_a_client_that_leaves_in_the_middle_of_a_response_is_no_error(fake, caller, caplog):
     fake.fail_next(body=LARGE)
     async with caller.request("/jobs/a") as response:
         response.close()
@@ -573,7 +573,7 @@ async def test_headers_of_a_fault_are_sent(fake, caller):
         assert response.headers.getall("Content-Type") == ["text/plain"]
 
 
-async def test_headers_alone_decorate_the_right_answer(fake, caller):
+async def test_headers_alone_are_added_to_the_correct_response(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(headers={"X-Extra": "1"})
     async with caller.request("/job-status/job-1") as response:
@@ -592,7 +592,7 @@ async def test_headers_alone_decorate_the_right_answer(fake, caller):
         ({"body": "<html>", "status": 502}, (502, b"<html>", "text/html")),
     ],
 )
-async def test_a_body_replaces_the_answer(fake, caller, options, expected):
+async def test_a_body_replaces_the_correct_one(fake, caller, options, expected):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(**options)
     async with caller.request("/job-status/job-1") as response:
@@ -633,7 +633,7 @@ async def test_clear_faults(fake, caller):
     assert await caller.word() == "SUCCEEDED"
 
 
-async def test_a_delay_alone_delays_the_right_answer(fake, caller):
+async def test_a_delay_alone_delays_the_correct_response(fake, caller):
     loop = asyncio.get_running_loop()
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(delay=0.05)
@@ -643,7 +643,7 @@ async def test_a_delay_alone_delays_the_right_answer(fake, caller):
     assert await caller.word() == "RUNNING"
 
 
-async def test_a_delayed_answer_is_the_one_of_its_end(fake, caller):
+async def test_a_delayed_response_is_the_one_of_its_end(fake, caller):
     fake.add_job("job-1", ["queued"])
     fake.fail_next(delay=0.05)
     task = asyncio.create_task(caller.word())
@@ -667,7 +667,7 @@ async def test_disconnect_after_a_delay(fake):
     assert loop.time() - start >= 0.05
 
 
-async def test_truncate_sends_half_of_the_right_answer(fake, caller):
+async def test_truncate_sends_half_of_the_correct_response(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(truncate=True)
     head, half, ending = await raw_exchange(fake)
@@ -679,7 +679,7 @@ async def test_truncate_sends_half_of_the_right_answer(fake, caller):
     assert b"QUEUED" in whole
 
 
-async def test_truncate_sends_half_of_a_given_answer(fake):
+async def test_truncate_sends_half_of_a_given_response(fake):
     fake.fail_next(truncate=True, status=500, body=b"123456")
     fake.fail_next(truncate=True, body=b"1")
     head, half, ending = await raw_exchange(fake)
@@ -704,7 +704,7 @@ async def test_reset_sends_half_and_resets_the_connection(fake, caller):
 @pytest.mark.parametrize("fault", ["disconnect", "truncate", "reset"])
 async def test_a_cut_connection_is_an_error_for_the_client(fake, caller, fault):
     fake.add_job("job-1")
-    # aiohttp's client sends a GET once more where it got no answer at all.
+    # aiohttp's client sends a GET once more if it got no response at all.
     fake.fail_next(2 if fault == "disconnect" else 1, **{fault: True})
     with pytest.raises((aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError)):
         await caller.word()
@@ -787,7 +787,7 @@ async def test_a_port_in_use_is_an_oserror_and_leaks_nothing(fake):
     await other.__aexit__(None, None, None)
 
 
-async def test_leaving_ends_what_is_still_being_answered(session):
+async def test_leaving_ends_what_is_still_being_handled(session):
     loop = asyncio.get_running_loop()
     async with FakeSutro() as fake:
         fake.add_job("job-1")

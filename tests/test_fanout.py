@@ -207,14 +207,14 @@ async def test_a_batch_fatal_error_is_raised_and_ends_the_requests(fake, call):
         async with nothing_left_behind(client, fake):
             with pytest.raises(AuthenticationError):
                 await call(client, MANY)
-        # Only those that were under way when the first answer came.
+        # Only those that were under way when the first response arrived.
         assert len(fake.requests) <= 4
         await asyncio.sleep(0.05)
         assert len(fake.requests) <= 4
 
 
 @each_call
-async def test_403_for_three_jobs_and_no_good_answer_is_batch_fatal(fake, call):
+async def test_403_for_three_jobs_and_no_good_response_is_batch_fatal(fake, call):
     add_jobs(fake)
     fake.fail_next(9999, status=403)
     policy = attrs.evolve(FAST_POLL, not_found_grace=0)
@@ -227,7 +227,7 @@ async def test_403_for_three_jobs_and_no_good_answer_is_batch_fatal(fake, call):
 
 @each_call
 @pytest.mark.parametrize("refused", [2, len(MANY)])
-async def test_403_is_the_outcome_of_its_job_after_a_good_answer(fake, call, refused):
+async def test_403_is_the_outcome_of_its_job_after_a_good_response(fake, call, refused):
     add_jobs(fake, ["good"], ["succeeded"])
     add_jobs(fake, MANY, ["succeeded"])
     for job_id in MANY[:refused]:
@@ -610,7 +610,7 @@ async def test_one_429_pauses_all_jobs_and_clones_but_no_other_client(fake):
         clone = client.with_options(retry=RetryPolicy(attempts=1))
         await clone.get_job("job-1")
         await batch
-    # Those under way when the answer came are not called back.
+    # Those under way when the response arrived are not called back.
     after = [r.time - told_at for r in fake.requests if "job-x" not in r.path]
     assert not [seconds for seconds in after if 0.05 < seconds < 1]
     assert [seconds for seconds in after if seconds > 1]

@@ -1,4 +1,4 @@
-"""The FastAPI integration without a server: lifespan, dependencies, problems and answers."""
+"""The FastAPI integration without a server: lifespan, dependencies, problems and responses."""
 
 import asyncio
 import gc
@@ -356,8 +356,8 @@ async def test_the_dependencies_give_client_and_monitor(fake):
     app = make_app_with_dependencies(lifespan=sutro_lifespan(fake.client))
     async with browsing(app) as browser:
         client = app.state.sutro_client
-        answer = (await browser.get("/who")).json()
-        assert answer == [repr(client), f"<JobMonitor of {client!r}: 0 polled, 0 finished>"]
+        body = (await browser.get("/who")).json()
+        assert body == [repr(client), f"<JobMonitor of {client!r}: 0 polled, 0 finished>"]
 
 
 async def test_a_mounted_app_has_those_of_the_one_that_it_is_mounted_in(fake):
@@ -444,7 +444,7 @@ def report(status):
     )
 
 
-def answered(cls, status, **fields):
+def http_error(cls, status, **fields):
     return cls(
         job_id="job-1",
         status_code=status,
@@ -463,14 +463,14 @@ def timed_out(last_report, failure=None):
 
 
 PROBLEMS = [
-    (answered(JobNotFoundError, 404), 404, None),
-    (answered(GoneError, 410), 410, None),
-    (answered(RateLimitError, 429), 503, "5"),
-    (answered(RateLimitError, 429, retry_after=12.2), 503, "13"),
-    (answered(AuthenticationError, 401), 502, None),
-    (answered(PermissionDeniedError, 403), 502, None),
-    (answered(ServerError, 503, retry_after=7.0), 502, "7"),
-    (answered(APIStatusError, 422), 502, None),
+    (http_error(JobNotFoundError, 404), 404, None),
+    (http_error(GoneError, 410), 410, None),
+    (http_error(RateLimitError, 429), 503, "5"),
+    (http_error(RateLimitError, 429, retry_after=12.2), 503, "13"),
+    (http_error(AuthenticationError, 401), 502, None),
+    (http_error(PermissionDeniedError, 403), 502, None),
+    (http_error(ServerError, 503, retry_after=7.0), 502, "7"),
+    (http_error(APIStatusError, 422), 502, None),
     (APIConnectionError("cannot connect to upstream says", job_id="job-1"), 502, None),
     (APITimeoutError("upstream says nothing", job_id="job-1"), 504, None),
     (InvalidResponseError(job_id="job-1", path="$", reason="upstream says"), 502, None),
@@ -480,9 +480,9 @@ PROBLEMS = [
         None,
     ),
     (timed_out(None), 504, None),
-    (timed_out(None, answered(RateLimitError, 429)), 503, "5"),
-    (timed_out(None, answered(RateLimitError, 429, retry_after=12.2)), 503, "13"),
-    (timed_out(None, answered(JobNotFoundError, 404)), 404, None),
+    (timed_out(None, http_error(RateLimitError, 429)), 503, "5"),
+    (timed_out(None, http_error(RateLimitError, 429, retry_after=12.2)), 503, "13"),
+    (timed_out(None, http_error(JobNotFoundError, 404)), 404, None),
     (JobFailedError(report(JobStatus.FAILED)), 409, None),
     (JobCancelledError(report(JobStatus.CANCELLED)), 409, None),
     (JobUnsuccessfulError(report(JobStatus.FAILED)), 409, None),
@@ -501,7 +501,7 @@ def test_every_error_of_the_tree_is_among_them():
 @pytest.mark.parametrize(
     ("error", "status", "retry_after"), PROBLEMS, ids=lambda value: type(value).__name__
 )
-async def test_each_error_is_answered_with_problem_details(error, status, retry_after, caplog):
+async def test_each_error_gets_problem_details(error, status, retry_after, caplog):
     app = FastAPI()
     install_error_handlers(app)
 
@@ -510,11 +510,11 @@ async def test_each_error_is_answered_with_problem_details(error, status, retry_
         raise error
 
     async with browser_of(app) as browser:
-        answer = await browser.get("/own/route?secret=1")
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.headers.get("retry-after") == retry_after
-    problem = answer.json()
+        response = await browser.get("/own/route?secret=1")
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers.get("retry-after") == retry_after
+    problem = response.json()
     assert problem["status"] == status
     assert problem["instance"] == "/own/route"
     if (
@@ -525,7 +525,7 @@ async def test_each_error_is_answered_with_problem_details(error, status, retry_
     assert problem["type"].endswith("#" + problem["title"].lower().replace(" ", "-"))
     assert problem.keys() <= {"type", "title", "status", "detail", "instance", "job_id"}
     for inner in ("upstream says", "secret", "Traceback", "no GPU"):
-        assert inner not in answer.text
+        assert inner not in response.text
     logged = [record.getMessage() for record in caplog.records if record.name == "sutro_async"]
     is_logged = status >= 500 and not isinstance(error, ClientStateError)
     assert [str(error) in line for line in logged] == [True] * is_logged
@@ -533,20 +533,20 @@ async def test_each_error_is_answered_with_problem_details(error, status, retry_
 
 @pytest.mark.parametrize("host", ["[", "evil/x?y#", ""])
 async def test_an_unusual_host_is_accepted(browser, host):
-    answer = await browser.get("/jobs/m%C3%BCll%3F/status", headers={"Host": host})
-    assert answer.status_code == 404
-    assert answer.json()["instance"] == "/jobs/m%C3%BCll%3F/status"
+    response = await browser.get("/jobs/m%C3%BCll%3F/status", headers={"Host": host})
+    assert response.status_code == 404
+    assert response.json()["instance"] == "/jobs/m%C3%BCll%3F/status"
 
 
-async def test_the_key_is_in_no_answer_and_no_log(fake, caplog):
+async def test_the_key_is_in_no_response_and_no_log(fake, caplog):
     caplog.set_level("DEBUG")
     app = FastAPI(lifespan=sutro_lifespan(lambda: SutroClient("sk_very_secret", base_url=fake.url)))
     app.include_router(jobs_router())
     async with browsing(app) as browser:
         for path in ("", "/status", "/wait", "/events"):
-            answer = await browser.get(f"/jobs/job-1{path}")
-            assert "very_secret" not in answer.text + str(answer.headers)
-            assert "502" in answer.text
+            response = await browser.get(f"/jobs/job-1{path}")
+            assert "very_secret" not in response.text + str(response.headers)
+            assert "502" in response.text
         assert "very_secret" not in json.dumps(app.openapi())
     assert "very_secret" not in caplog.text
 
@@ -558,9 +558,9 @@ async def test_errors_of_other_kinds_stay_the_apps_own(fake):
     app = FastAPI(lifespan=sutro_lifespan(fake.client))
     app.include_router(jobs_router(), prefix="/api", dependencies=[Depends(current_user)])
     async with browsing(app) as browser:
-        answer = await browser.get("/api/jobs/job-1")
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Basic"
+        response = await browser.get("/api/jobs/job-1")
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Basic"
     assert not fake.requests
 
 
@@ -604,25 +604,25 @@ def test_the_models_have_every_field_of_the_librarys(model, cls, properties):
 
 async def test_a_status_is_one_request(fake, browser):
     fake.add_job("job-1", ["brand-new", "running"], allow_unknown=True)
-    answer = (await browser.get("/jobs/job-1/status")).json()
-    assert answer["status"] == "unknown"
-    assert answer["raw_status"] == "BRAND-NEW"
-    assert answer["is_terminal"] is False
+    body = (await browser.get("/jobs/job-1/status")).json()
+    assert body["status"] == "unknown"
+    assert body["raw_status"] == "BRAND-NEW"
+    assert body["is_terminal"] is False
     assert len(fake.requests) == 1
 
 
 async def test_a_missing_job_is_a_404(fake, browser):
     for path in ("", "/status", "/wait"):
-        answer = await browser.get(f"/jobs/job-1{path}")
-        assert answer.status_code == 404
-        assert answer.json()["job_id"] == "job-1"
+        response = await browser.get(f"/jobs/job-1{path}")
+        assert response.status_code == 404
+        assert response.json()["job_id"] == "job-1"
 
 
 async def test_rate_limits_become_a_503_with_retry_after(fake, browser):
     fake.fail_next(1, status=429, headers={"Retry-After": "120"})
-    answer = await browser.get("/jobs/job-1")
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "120"
+    response = await browser.get("/jobs/job-1")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "120"
 
 
 async def test_many_statuses_are_outcomes_in_order(fake, browser):
@@ -644,9 +644,9 @@ async def test_many_statuses_are_outcomes_in_order(fake, browser):
 
 async def test_a_failure_of_many_jobs_is_logged_once(fake, browser, caplog):
     fake.fail_next(1000, status=400)
-    answer = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b", "c"]})
-    assert [outcome["problem"]["status"] for outcome in answer.json()["outcomes"]] == [502] * 3
-    logged = [record for record in caplog.records if "answered with 502" in record.getMessage()]
+    response = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b", "c"]})
+    assert [outcome["problem"]["status"] for outcome in response.json()["outcomes"]] == [502] * 3
+    logged = [record for record in caplog.records if "responded with 502" in record.getMessage()]
     assert len(logged) == 1
 
 
@@ -654,8 +654,8 @@ async def test_a_failure_of_many_jobs_is_logged_once(fake, browser, caplog):
 async def test_in_an_outage_only_a_few_of_many_jobs_are_requested(fake, browser, status):
     fake.fail_next(1000, status=status)
     job_ids = [f"job-{number}" for number in range(200)]
-    answer = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
-    outcomes = answer.json()["outcomes"]
+    response = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
+    outcomes = response.json()["outcomes"]
     assert [outcome["job_id"] for outcome in outcomes] == job_ids
     assert [outcome["problem"]["job_id"] for outcome in outcomes] == job_ids
     assert {outcome["problem"]["status"] for outcome in outcomes} == {502}
@@ -664,17 +664,17 @@ async def test_in_an_outage_only_a_few_of_many_jobs_are_requested(fake, browser,
     fake.clear_faults()
     for job_id in job_ids:
         fake.add_job(job_id)
-    answer = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
-    assert all("report" in outcome for outcome in answer.json()["outcomes"])
+    response = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
+    assert all("report" in outcome for outcome in response.json()["outcomes"])
 
 
-async def test_an_answer_among_failures_lets_all_jobs_be_requested(fake, browser):
+async def test_a_response_among_failures_lets_all_jobs_be_requested(fake, browser):
     job_ids = [f"job-{number}" for number in range(60)]
     for job_id in job_ids[1::2]:
         fake.add_job(job_id)
     fake.fail_next(2, status=403)
-    answer = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
-    statuses = [outcome["problem"]["status"] for outcome in answer.json()["outcomes"][::2]]
+    response = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
+    statuses = [outcome["problem"]["status"] for outcome in response.json()["outcomes"][::2]]
     assert len(fake.requests) == 60
     assert set(statuses) <= {404, 502}
 
@@ -684,8 +684,8 @@ async def test_many_statuses_are_requested_ten_at_a_time_and_remembered(fake, br
     for job_id in job_ids:
         fake.add_job(job_id)
     bodies = [browser.post("/jobs/statuses", json={"job_ids": job_ids}) for _ in range(5)]
-    answers = await asyncio.gather(*bodies)
-    assert {answer.text for answer in answers} == {answers[0].text}
+    responses = await asyncio.gather(*bodies)
+    assert {response.text for response in responses} == {responses[0].text}
     assert len(fake.requests) == 60
     assert fake.max_in_flight <= 10
 
@@ -694,16 +694,16 @@ async def test_visitors_at_the_same_time_share_one_request(fake, browser):
     fake.add_job("job-1", ["running"])
     for path in ("/jobs/job-1", "/jobs/job-1/status"):
         before = len(fake.requests)
-        answers = await asyncio.gather(*(browser.get(path) for _ in range(100)))
-        assert {answer.json()["status"] for answer in answers} == {"running"}
+        responses = await asyncio.gather(*(browser.get(path) for _ in range(100)))
+        assert {response.json()["status"] for response in responses} == {"running"}
         assert len(fake.requests) == before + 1
 
 
 async def test_a_batch_fatal_error_is_one_problem(fake, browser):
     fake.fail_next(2, status=401)
-    answer = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b"]})
-    assert answer.status_code == 502
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b"]})
+    assert response.status_code == 502
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(
@@ -723,10 +723,10 @@ async def test_a_batch_fatal_error_is_one_problem(fake, browser):
 )
 async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
     headers = {"Content-Type": "application/json"}
-    answer = await browser.post("/jobs/statuses", content=body, headers=headers)
-    assert answer.status_code == 422
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["errors"][0].keys() == {"type", "loc", "msg"}
+    response = await browser.post("/jobs/statuses", content=body, headers=headers)
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["errors"][0].keys() == {"type", "loc", "msg"}
     assert not fake.requests
 
 
@@ -749,8 +749,8 @@ async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
 )
 async def test_an_invalid_job_id_sends_no_request(fake, browser, job_id):
     for tail in ("", "/status", "/wait", "/events"):
-        answer = await browser.get(f"/jobs/{job_id}{tail}")
-        assert answer.status_code in {404, 422}
+        response = await browser.get(f"/jobs/{job_id}{tail}")
+        assert response.status_code in {404, 422}
     assert not fake.requests
 
 
@@ -768,12 +768,12 @@ async def test_a_session_that_cannot_be_used_is_not_the_visitors_fault(fake, mon
         app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(session=session)))
         app.include_router(jobs_router())
         async with browsing(app) as browser:
-            answers = [await browser.get(f"/jobs/job-1{tail}") for tail in ("", "/status")]
-            answers.append(await browser.post("/jobs/statuses", json={"job_ids": ["job-1"]}))
-    for answer in answers:
-        assert answer.status_code == 500
-        assert answer.json()["title"] == "Internal error"
-        assert "netrc" not in answer.text
+            responses = [await browser.get(f"/jobs/job-1{tail}") for tail in ("", "/status")]
+            responses.append(await browser.post("/jobs/statuses", json={"job_ids": ["job-1"]}))
+    for response in responses:
+        assert response.status_code == 500
+        assert response.json()["title"] == "Internal error"
+        assert "netrc" not in response.text
 
 
 # ---- the long poll
@@ -781,51 +781,51 @@ async def test_a_session_that_cannot_be_used_is_not_the_visitors_fault(fake, mon
 
 async def test_a_long_poll_gives_the_end(fake, browser):
     fake.add_job("job-1", ["queued", "running", "succeeded"])
-    answer = await browser.get("/jobs/job-1/wait")
-    assert answer.status_code == 200
-    assert answer.json()["status"] == "succeeded"
+    response = await browser.get("/jobs/job-1/wait")
+    assert response.status_code == 200
+    assert response.json()["status"] == "succeeded"
 
 
 async def timed(browser, path):
-    """Ask three times, and give the answer and the shortest time: a busy machine is no delay."""
+    """Return the last of three responses and the shortest time: a busy machine is no delay."""
     times = []
     for _ in range(3):
         began = now()
-        answer = await browser.get(path)
+        response = await browser.get(path)
         times.append(now() - began)
-    return answer, min(times)
+    return response, min(times)
 
 
 async def test_a_long_poll_returns_the_newest_report_when_the_timeout_expires(fake, browser):
     fake.add_job("job-1", ["queued", "running"])
-    answer, seconds = await timed(browser, "/jobs/job-1/wait?timeout=0.2")
+    response, seconds = await timed(browser, "/jobs/job-1/wait?timeout=0.2")
     assert 0.2 - TIMER_RESOLUTION <= seconds <= 0.4
-    assert answer.status_code == 202
-    assert answer.json()["status"] == "running"
+    assert response.status_code == 202
+    assert response.json()["status"] == "running"
 
 
 @pytest.mark.parametrize("timeout", [0, 0.3])
 async def test_a_long_poll_keeps_its_timeout_while_the_service_hangs(fake, browser, timeout):
     fake.fail_next(1000, delay=math.inf)
-    answer, seconds = await timed(browser, f"/jobs/job-1/wait?timeout={timeout}")
+    response, seconds = await timed(browser, f"/jobs/job-1/wait?timeout={timeout}")
     assert timeout - TIMER_RESOLUTION <= seconds <= timeout + 0.2
-    assert answer.status_code == 504
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert answer.json()["title"] == "No report"
+    assert response.status_code == 504
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["title"] == "No report"
 
 
 async def test_a_long_poll_without_a_report_says_what_the_service_said(fake, browser):
     fake.fail_next(1000, status=429, headers={"Retry-After": "1"})
-    answer = await browser.get("/jobs/job-1/wait?timeout=0.3")
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "1"
-    assert answer.json()["title"] == "Rate limited"
+    response = await browser.get("/jobs/job-1/wait?timeout=0.3")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["title"] == "Rate limited"
 
 
 @pytest.mark.parametrize("timeout", ["-0.1", "60.1", "nan", "inf", "soon", ""])
 async def test_a_timeout_outside_0_to_60_is_a_422(fake, browser, timeout):
-    answer = await browser.get(f"/jobs/job-1/wait?timeout={timeout}")
-    assert answer.status_code == 422
+    response = await browser.get(f"/jobs/job-1/wait?timeout={timeout}")
+    assert response.status_code == 422
     assert not fake.requests
 
 
@@ -872,13 +872,13 @@ async def test_a_middleware_that_times_requests_out_has_its_say(fake, app):
             await PlainTextResponse("too slow", status_code=504)(scope, receive, send)
 
     async with app.router.lifespan_context(app), browser_of(impatient) as browser:
-        answer = await browser.get("/jobs/job-1/wait")
-    assert (answer.status_code, answer.text) == (504, "too slow")
+        response = await browser.get("/jobs/job-1/wait")
+    assert (response.status_code, response.text) == (504, "too slow")
 
 
-async def test_a_cancellation_after_the_answer_passes_through(fake):
+async def test_a_cancellation_after_the_response_passes_through(fake):
     fake.add_job("job-1")
-    answered, sent = asyncio.Event(), []
+    is_sent, sent = asyncio.Event(), []
 
     async def slow_to_end():
         yield
@@ -890,18 +890,18 @@ async def test_a_cancellation_after_the_answer_passes_through(fake):
     async def send(message):
         sent.append(message["type"])
         if message["type"] == "http.response.body":
-            answered.set()
+            is_sent.set()
 
     app = FastAPI(lifespan=sutro_lifespan(fake.client))
     app.include_router(jobs_router(), dependencies=[Depends(slow_to_end)])
     path = "/jobs/job-1/status"
     scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
     async with app.router.lifespan_context(app):
-        answering = asyncio.create_task(app(scope, receive, send))
-        await answered.wait()
-        answering.cancel("timeout graceful shutdown exceeded")
+        responding = asyncio.create_task(app(scope, receive, send))
+        await is_sent.wait()
+        responding.cancel("timeout graceful shutdown exceeded")
         with pytest.raises(asyncio.CancelledError):
-            await answering
+            await responding
     assert sent == ["http.response.start", "http.response.body"]
 
 
@@ -927,12 +927,12 @@ async def test_a_trouble_event_is_sent_once_and_ended_by_a_status(fake, client, 
     fake.add_job("job-1", ["running"])
     stats = client.stats()
     in_trouble = attrs.evolve(
-        stats, unanswered_since=datetime(2026, 1, 1, tzinfo=UTC), unanswered_seconds=10
+        stats, unresponsive_since=datetime(2026, 1, 1, tzinfo=UTC), unresponsive_seconds=10
     )
-    answers = iter([stats, in_trouble, in_trouble, stats, stats])
+    states = iter([stats, in_trouble, in_trouble, stats, stats])
     async with JobMonitor(client) as monitor, monitor.watch_jobs(["job-1"]) as outcomes:
         seen = []
-        async for event in events(outcomes, ["job-1"], lambda: next(answers, stats)):
+        async for event in events(outcomes, ["job-1"], lambda: next(states, stats)):
             seen.append((event.event, json.loads(event.raw_data or "null")))
             if len(seen) == 4:
                 break
@@ -940,7 +940,7 @@ async def test_a_trouble_event_is_sent_once_and_ended_by_a_status(fake, client, 
     assert seen[1] == seen[3]
     assert seen[2][1] == {
         "since": "2026-01-01T00:00:00Z",
-        "detail": "The service did not answer in time.",
+        "detail": "The service did not respond in time.",
     }
 
 

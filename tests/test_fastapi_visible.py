@@ -34,7 +34,7 @@ ROUTES = {
     ("POST", "/jobs/statuses"): ("/jobs/statuses", "job_ids"),
     ("GET", "/jobs"): ("/jobs?before={}", None),
 }
-# These answer 404 whatever the id, and do nothing with it.
+# These respond with 404 whatever the id, and do nothing with it.
 UNUSED = {("GET", f"/jobs/{{job_id}}{path}/") for path in ("", "/status", "/wait", "/events")}
 BY_NAME = {" ".join(route): route for route in ROUTES}
 METHODS = {method: method for method in ("HEAD", "OPTIONS", "PUT", "DELETE", "PATCH")}
@@ -51,21 +51,21 @@ async def mine(job_ids):
     return job_ids & MINE
 
 
-ANSWER = SimpleNamespace(visible=mine, asked=[])
+ACCESS = SimpleNamespace(visible=mine, asked=[])
 
 
 @pytest.fixture
-def answer():
+def access():
     """What the function of `visible` does; replaced by tests."""
-    ANSWER.visible, ANSWER.asked = mine, []
-    return ANSWER
+    ACCESS.visible, ACCESS.asked = mine, []
+    return ACCESS
 
 
-def make_router(answer, **options):
+def make_router(access, **options):
     async def visible(user: Annotated[str, Depends(user)]):
         async def ask(job_ids):
-            answer.asked.append(job_ids)
-            return await answer.visible(job_ids)
+            access.asked.append(job_ids)
+            return await access.visible(job_ids)
 
         return ask
 
@@ -80,11 +80,11 @@ def make_app(fake, router):
 
 # Once for most tests, since making it and its first request take some 50 ms.
 FAKE = SimpleNamespace(client=None)
-APP = make_app(FAKE, make_router(ANSWER))
+APP = make_app(FAKE, make_router(ACCESS))
 
 
 @pytest.fixture
-async def app(fake, answer, monkeypatch):
+async def app(fake, access, monkeypatch):
     for job_id in ("mine-job", THEIRS):
         fake.add_job(job_id)
     monkeypatch.setattr(FAKE, "client", fake.client)
@@ -108,7 +108,7 @@ async def ask(browser, route, *job_ids, **options):
 
 
 def seen(response, job_id):
-    """What a visitor sees of an answer, with the id replaced."""
+    """What a visitor sees of a response, with the id replaced."""
     headers = {name: value for name, value in response.headers.items() if name != "date"}
     return response.status_code, headers, response.text.replace(job_id, "the-id")
 
@@ -116,15 +116,15 @@ def seen(response, job_id):
 # ---- every route
 
 
-def test_every_route_is_known_to_these_tests(answer):
-    routes = make_router(answer).routes
+def test_every_route_is_known_to_these_tests(access):
+    routes = make_router(access).routes
     assert all(isinstance(route, APIRoute) for route in routes)
     assert {(method, route.path) for route in routes for method in route.methods} == (
         ROUTES.keys() | UNUSED
     )
 
 
-def test_every_endpoint_gets_its_ids_from_the_checking_dependency(answer):
+def test_every_endpoint_gets_its_ids_from_the_checking_dependency(access):
     """Each parameter of a route that can hold an id is one of a dependency of `_visible`."""
 
     def parameters(dependant, *, is_checked=False):
@@ -135,7 +135,7 @@ def test_every_endpoint_gets_its_ids_from_the_checking_dependency(answer):
         for each in dependant.dependencies:
             yield from parameters(each, is_checked=is_checked)
 
-    for route in make_router(answer).routes:
+    for route in make_router(access).routes:
         if ("GET", route.path) not in UNUSED:
             unchecked = {name for name, is_checked in parameters(route.dependant) if not is_checked}
             assert unchecked <= {"timeout", "limit"}, route.path
@@ -144,11 +144,11 @@ def test_every_endpoint_gets_its_ids_from_the_checking_dependency(answer):
 
 
 @EVERY_ROUTE
-async def test_a_hidden_job_answers_as_one_that_does_not_exist(fake, browser, answer, route):
+async def test_a_hidden_job_looks_like_one_that_does_not_exist(fake, browser, access, route):
     hidden = seen(await ask(browser, route, THEIRS), THEIRS)
     absent = seen(await ask(browser, route, ABSENT), ABSENT)
     assert hidden == absent
-    assert answer.asked == [{THEIRS}, {ABSENT}]
+    assert access.asked == [{THEIRS}, {ABSENT}]
     assert not fake.requests
     assert "404" in hidden[2]
     missing = seen(await ask(browser, route, MISSING), MISSING)
@@ -157,25 +157,25 @@ async def test_a_hidden_job_answers_as_one_that_does_not_exist(fake, browser, an
 
 
 @EVERY_ROUTE
-async def test_a_visible_job_is_shown_after_one_call_of_visible(fake, browser, answer, route):
+async def test_a_visible_job_is_shown_after_one_call_of_visible(fake, browser, access, route):
     order = []
 
     async def visible(job_ids):
         order.append(len(fake.requests))
         return job_ids & MINE
 
-    answer.visible = visible
+    access.visible = visible
     response = await ask(browser, route, "mine-job")
     assert response.status_code == 200
     if route != ("GET", "/jobs"):
         assert "mine-job" in response.text
         assert "succeeded" in response.text
-        assert answer.asked == [{"mine-job"}]
+        assert access.asked == [{"mine-job"}]
     assert order[0] == 0
 
 
 @EVERY_ROUTE
-async def test_a_remembered_job_is_hidden_too(fake, app, browser, answer, route):
+async def test_a_remembered_job_is_hidden_too(fake, app, browser, access, route):
     monitor = app.state.sutro_monitor
     await monitor.wait(THEIRS)
     await monitor.get_job(THEIRS)
@@ -183,50 +183,50 @@ async def test_a_remembered_job_is_hidden_too(fake, app, browser, answer, route)
     response = await ask(browser, route, THEIRS)
     assert "succeeded" not in response.text
     assert "404" in response.text
-    assert answer.asked == [{THEIRS}]
+    assert access.asked == [{THEIRS}]
     assert len(fake.requests) == before
 
 
 @EVERY_ROUTE
-async def test_a_login_guard_in_the_dependency_comes_first(fake, browser, answer, route):
+async def test_a_login_guard_in_the_dependency_comes_first(fake, browser, access, route):
     del browser.headers["X-User"]
     for job_id in ("mine-job", THEIRS, ".."):
         response = await ask(browser, route, job_id, headers={"Last-Event-ID": "end"})
         if ROUTES[route][0].startswith("/jobs/{}") and job_id == "..":
             continue  # the browser resolves it
         assert (response.status_code, response.json()) == (401, {"detail": "log in first"})
-    assert not answer.asked
+    assert not access.asked
     assert not fake.requests
 
 
 @EVERY_ROUTE
-async def test_an_invalid_id_is_a_422_without_a_call_of_visible(fake, browser, answer, route):
+async def test_an_invalid_id_is_a_422_without_a_call_of_visible(fake, browser, access, route):
     for job_id in ("a\x00b", "\u202e", "a" * 501):
         assert (await ask(browser, route, job_id)).status_code == 422
-    assert not answer.asked
+    assert not access.asked
     assert not fake.requests
 
 
 @pytest.mark.parametrize(("route", "method"), in_turn(BY_NAME, METHODS))
-async def test_other_methods_say_nothing_of_a_job(fake, browser, answer, route, method):
+async def test_other_methods_say_nothing_of_a_job(fake, browser, access, route, method):
     path = ROUTES[route][0]
     responses = [
         await browser.request(method, path.format(job_id)) for job_id in ("mine-job", THEIRS)
     ]
     assert seen(responses[0], "mine-job") == seen(responses[1], THEIRS)
     assert responses[0].status_code == 405
-    assert not answer.asked
+    assert not access.asked
     assert not fake.requests
 
 
 @pytest.mark.parametrize("path", sorted(path for _, path in UNUSED))
-async def test_a_trailing_slash_does_not_show_a_job(fake, browser, answer, path):
+async def test_a_trailing_slash_does_not_show_a_job(fake, browser, access, path):
     responses = [
         await browser.get(path.replace("{job_id}", job_id)) for job_id in ("mine-job", THEIRS)
     ]
     assert seen(responses[0], "mine-job") == seen(responses[1], THEIRS)
     assert responses[0].status_code == 404
-    assert not answer.asked
+    assert not access.asked
     assert not fake.requests
 
 
@@ -250,19 +250,19 @@ async def test_a_trailing_slash_does_not_show_a_job(fake, browser, answer, path)
     ],
 )
 async def test_visible_gets_the_id_exactly_as_it_is_sent_to_the_service(
-    fake, browser, answer, written, job_id
+    fake, browser, access, written, job_id
 ):
     async def visible(job_ids):
         return job_ids
 
-    answer.visible = visible
+    access.visible = visible
     for path in (f"/jobs/{written}/status", f"/job-events?job_id={written}"):
         await browser.get(path)
-    assert answer.asked == [{job_id}] * 2
+    assert access.asked == [{job_id}] * 2
     assert {each.path for each in fake.requests} == {f"/v1/job-status/{quote(job_id, safe='')}"}
 
 
-async def test_other_places_of_the_request_do_not_count(fake, browser, answer):
+async def test_other_places_of_the_request_do_not_count(fake, browser, access):
     everywhere = {
         "params": {"job_id": THEIRS, "job_ids": THEIRS, "before": THEIRS},
         "headers": {"job-id": THEIRS, "Last-Event-ID": THEIRS},
@@ -275,26 +275,26 @@ async def test_other_places_of_the_request_do_not_count(fake, browser, answer):
     await browser.post(
         "/jobs/statuses", json={"job_ids": ["mine-job"], "job_id": THEIRS}, **everywhere
     )
-    assert answer.asked == [{"mine-job"}] * 5
+    assert access.asked == [{"mine-job"}] * 5
     assert not any(THEIRS in request.path for request in fake.requests)
 
 
-async def test_visible_gets_duplicates_once(fake, browser, answer):
+async def test_visible_gets_duplicates_once(fake, browser, access):
     ids = ["mine-job", THEIRS, "mine-job", THEIRS]
     events = await browser.get("/job-events", params={"job_id": ids})
     assert events.text.count("event: problem") == 1
     assert events.text.count("event: status") == 1
     outcomes = (await browser.post("/jobs/statuses", json={"job_ids": ids})).json()["outcomes"]
     assert [outcome["job_id"] for outcome in outcomes] == ["mine-job", THEIRS]
-    assert answer.asked == [{"mine-job", THEIRS}] * 2
+    assert access.asked == [{"mine-job", THEIRS}] * 2
 
 
-async def test_the_last_of_two_fields_of_a_body_is_checked_and_used(fake, browser, answer):
+async def test_the_last_of_two_fields_of_a_body_is_checked_and_used(fake, browser, access):
     body = f'{{"job_ids": ["mine-job"], "job_ids": ["{THEIRS}"]}}'
     headers = {"Content-Type": "application/json"}
     response = await browser.post("/jobs/statuses", content=body, headers=headers)
     assert response.json()["outcomes"][0]["problem"]["status"] == 404
-    assert answer.asked == [{THEIRS}]
+    assert access.asked == [{THEIRS}]
 
 
 # ---- many jobs at once
@@ -330,11 +330,11 @@ async def test_in_a_stream_the_hidden_ones_are_problems(fake, browser):
     assert not any(THEIRS in request.path for request in fake.requests)
 
 
-async def test_a_browser_that_reconnects_after_the_end_is_checked_too(browser, answer):
+async def test_a_browser_that_reconnects_after_the_end_is_checked_too(browser, access):
     for job_id in ("mine-job", THEIRS):
         path = f"/jobs/{job_id}/events"
         assert (await browser.get(path, headers={"Last-Event-ID": "end"})).status_code == 204
-    assert answer.asked == [{"mine-job"}, {THEIRS}]
+    assert access.asked == [{"mine-job"}, {THEIRS}]
 
 
 # ---- failing closed
@@ -381,10 +381,10 @@ NO_ASYNC_FUNCTIONS = {
 
 
 @pytest.mark.parametrize(("route", "visible"), in_turn(BY_NAME, NONSENSE))
-async def test_what_raises_or_answers_nonsense_shows_nothing(
-    browser, answer, route, visible, caplog
+async def test_what_raises_or_returns_nonsense_shows_nothing(
+    browser, access, route, visible, caplog
 ):
-    answer.visible = visible
+    access.visible = visible
     await check_that_nothing_is_shown(browser, route)
     [logged] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert logged.message == "`visible` of jobs_router failed, so no job is shown"
@@ -410,11 +410,11 @@ async def test_what_is_no_async_function_shows_nothing(fake, route, given):
     assert not fake.requests
 
 
-async def test_a_cancellation_and_what_ends_the_program_pass_through(fake, browser, answer):
+async def test_a_cancellation_and_what_ends_the_program_pass_through(fake, browser, access):
     async def hangs(job_ids):
         await asyncio.Event().wait()
 
-    answer.visible = hangs
+    access.visible = hangs
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await browser.get("/jobs/mine-job")
@@ -424,18 +424,18 @@ async def test_a_cancellation_and_what_ends_the_program_pass_through(fake, brows
 @pytest.mark.parametrize(
     "collection", [set, frozenset, list, tuple, lambda ids: dict.fromkeys(ids).keys()]
 )
-async def test_each_kind_of_collection_will_do(browser, answer, collection):
-    answer.visible = returns(lambda ids: collection(ids & MINE))
+async def test_each_kind_of_collection_will_do(browser, access, collection):
+    access.visible = returns(lambda ids: collection(ids & MINE))
     assert (await browser.get("/jobs/mine-job")).status_code == 200
     assert (await browser.get(f"/jobs/{THEIRS}")).status_code == 404
 
 
-async def test_the_function_cannot_change_what_the_route_uses(fake, browser, answer):
+async def test_the_function_cannot_change_what_the_route_uses(fake, browser, access):
     async def visible(job_ids):
         assert isinstance(job_ids, frozenset)
         return job_ids & MINE
 
-    answer.visible = visible
+    access.visible = visible
     assert (await browser.get("/jobs/mine-job")).status_code == 200
 
 
@@ -455,12 +455,12 @@ async def test_parameters_of_the_dependency_are_checked_as_usual(fake):
         assert (await browser.get("/jobs/job-1", headers={"tenant": "7"})).status_code == 200
 
 
-async def test_it_works_in_a_mounted_app(fake, answer):
+async def test_it_works_in_a_mounted_app(fake, access):
     fake.add_job("mine-job")
     fake.add_job(THEIRS)
     app = FastAPI(lifespan=sutro_lifespan(fake.client))
     inner = FastAPI()
-    inner.include_router(make_router(answer), prefix="/api")
+    inner.include_router(make_router(access), prefix="/api")
     app.mount("/inner", inner)
     async with app.router.lifespan_context(app):
         inner.dependency_overrides[get_job_monitor] = lambda: app.state.sutro_monitor
@@ -468,10 +468,10 @@ async def test_it_works_in_a_mounted_app(fake, answer):
             browser.headers["X-User"] = "me"
             assert (await browser.get("/inner/api/jobs/mine-job")).status_code == 200
             assert (await browser.get(f"/inner/api/jobs/{THEIRS}")).status_code == 404
-    assert answer.asked == [{"mine-job"}, {THEIRS}]
+    assert access.asked == [{"mine-job"}, {THEIRS}]
 
 
-async def test_a_404_of_the_service_with_retry_after_answers_as_a_hidden_job(fake, browser):
+async def test_a_404_of_the_service_with_retry_after_looks_like_a_hidden_job(fake, browser):
     fake.fail_next(10, status=404, headers={"Retry-After": "7"}, body=b'{"detail": "no such job"}')
     for path in ("", "/status", "/wait?timeout=0.2"):
         missing = await browser.get(f"/jobs/{MISSING}{path}")
@@ -479,7 +479,7 @@ async def test_a_404_of_the_service_with_retry_after_answers_as_a_hidden_job(fak
         assert seen(missing, MISSING) == seen(hidden, THEIRS)
 
 
-async def test_hidden_ids_are_answered_at_once(browser):
+async def test_hidden_ids_get_a_response_at_once(browser):
     began = now()
     for path in ("", "/status", "/wait?timeout=60", "/events"):
         await browser.get(f"/jobs/{THEIRS}{path}")
@@ -489,8 +489,8 @@ async def test_hidden_ids_are_answered_at_once(browser):
 # ---- without problem details
 
 
-async def test_errors_are_raised_to_the_handlers_of_the_app(fake, answer):
-    app = make_app(fake, make_router(answer, problem_details=False))
+async def test_errors_are_raised_to_the_handlers_of_the_app(fake, access):
+    app = make_app(fake, make_router(access, problem_details=False))
 
     @app.exception_handler(SutroError)
     async def handle(request: Request, error: SutroError):
@@ -510,18 +510,18 @@ async def test_errors_are_raised_to_the_handlers_of_the_app(fake, answer):
         invalid = await browser.get(f"/jobs/{MISSING}/wait?timeout=soon")
         assert invalid.status_code == 422
         assert invalid.json()["detail"][0]["loc"] == ["query", "timeout"]
-        answer.visible = raises
+        access.visible = raises
         failed = await browser.get(f"/jobs/{MISSING}")
         assert failed.json() == {
             "mine": {"type": "SutroError", "message": "`visible` of jobs_router failed"}
         }
-        answer.visible = returns(set)
+        access.visible = returns(set)
         finished = await browser.get(f"/jobs/{MISSING}/events", headers={"Last-Event-ID": "end"})
         assert finished.status_code == 204
 
 
-async def test_its_document_promises_no_problem_details(fake, answer):
-    app = make_app(fake, make_router(answer, problem_details=False))
+async def test_its_document_promises_no_problem_details(fake, access):
+    app = make_app(fake, make_router(access, problem_details=False))
     for methods in app.openapi()["paths"].values():
         for operation in methods.values():
             assert not {"404", "502", "503"} & operation["responses"].keys()
@@ -539,11 +539,11 @@ def many(fake):
 
 
 @pytest.fixture
-def owner(answer):
+def owner(access):
     async def visible(job_ids):
         return {job_id for job_id in job_ids if job_id.startswith("mine")}
 
-    answer.visible = visible
+    access.visible = visible
 
 
 def ids_of(response):
@@ -551,14 +551,14 @@ def ids_of(response):
     return [job["job_id"] for job in response.json()["jobs"]]
 
 
-async def test_the_list_has_the_jobs_of_the_caller_newest_first(fake, many, owner, browser, answer):
+async def test_the_list_has_the_jobs_of_the_caller_newest_first(fake, many, owner, browser, access):
     response = await browser.get("/jobs?limit=3")
     assert ids_of(response) == ["mine-job", "mine-1", "mine-3"]
     assert response.json()["next"] == "mine-3"
     assert response.json()["is_truncated"] is False
     assert response.json()["jobs"][0]["status"] == "succeeded"
     assert len(fake.requests) == 1
-    assert [len(ids) for ids in answer.asked] == [100]
+    assert [len(ids) for ids in access.asked] == [100]
 
 
 async def test_its_pages_are_all_jobs_once(fake, many, owner, browser):
@@ -583,38 +583,38 @@ async def test_new_jobs_do_not_move_its_pages(fake, many, owner, browser):
     assert ids_of(first) + ids_of(second) == ["mine-job", "mine-1", "mine-3", "mine-5"]
 
 
-async def test_it_continues_only_after_a_job_of_the_caller(fake, many, owner, browser, answer):
+async def test_it_continues_only_after_a_job_of_the_caller(fake, many, owner, browser, access):
     hidden = await browser.get("/jobs?before=theirs-2")
     absent = await browser.get("/jobs?before=absent-2")
     assert seen(hidden, "theirs-2") == seen(absent, "absent-2")
     assert hidden.status_code == 404
     assert not fake.requests
-    assert answer.asked == [{"theirs-2"}, {"absent-2"}]
+    assert access.asked == [{"theirs-2"}, {"absent-2"}]
     assert (await browser.get("/jobs?before=mine-absent")).status_code == 404
 
 
-async def test_it_looks_at_the_newest_thousand_jobs_of_the_account(fake, owner, browser, answer):
+async def test_it_looks_at_the_newest_thousand_jobs_of_the_account(fake, owner, browser, access):
     for number in range(1000):
         fake.add_job(f"other-{number}")
     response = await browser.get("/jobs")
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
     assert len(fake.requests) == 10
-    assert [len(ids) for ids in answer.asked] == [100] * 10
+    assert [len(ids) for ids in access.asked] == [100] * 10
     response = await browser.get("/jobs?before=mine-job")
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
 
 
-async def test_an_empty_list_does_not_call_visible(answer):
+async def test_an_empty_list_does_not_call_visible(access):
     from sutro_async.testing import FakeSutro
 
-    async with FakeSutro() as fake, browsing(make_app(fake, make_router(answer))) as browser:
+    async with FakeSutro() as fake, browsing(make_app(fake, make_router(access))) as browser:
         response = await browser.get("/jobs", headers={"X-User": "me"})
     assert response.json() == {"jobs": [], "next": None, "is_truncated": False}
-    assert not answer.asked
+    assert not access.asked
 
 
-async def test_it_fails_closed(fake, many, browser, answer):
-    answer.visible = raises
+async def test_it_fails_closed(fake, many, browser, access):
+    access.visible = raises
     response = await browser.get("/jobs")
     assert response.status_code == 500
     assert "mine" not in response.text

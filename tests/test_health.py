@@ -49,7 +49,7 @@ def health(*events):
         # Two of them.
         ([(1, "a", "sent"), (2, "b", "sent")], 5, 1),
         ([(1, "a", "sent"), (2, "a", timeout), (3, "b", "sent"), (4, "b", timeout)], 5, 1),
-        # One hangs while the others are answered.
+        # One hangs while the others get responses.
         ([(1, "a", "sent"), (2, "b", "sent"), (3, "b", "ok")], 2, None),
         ([(1, "a", "sent"), (2, "b", "sent"), (3, "b", "ok"), (9, "b", "sent")], 2, None),
         # Several hang since before the last response.
@@ -59,11 +59,11 @@ def health(*events):
         ([(1, None, "sent"), (2, "a", "sent")], 9, 1),
     ],
 )
-def test_unanswered_since(events, waiting, since):
-    assert health(*events).unanswered_since(waiting=waiting) == since
+def test_unresponsive_since(events, waiting, since):
+    assert health(*events).unresponsive_since(waiting=waiting) == since
 
 
-def test_last_answer_and_failure():
+def test_last_response_and_failure():
     noted = health((1, "a", "sent"), (2, "a", "ok"), (3, "b", "sent"), (4, "b", timeout))
-    assert (noted.last_answer_at, noted.last_failure_at) == (2, 4)
+    assert (noted.last_response_at, noted.last_failure_at) == (2, 4)
     assert str(noted.last_failure) == "no response"

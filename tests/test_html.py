@@ -6,7 +6,7 @@ import pytest
 
 from sutro_async import InvalidResponseError, RetryPolicy, ServerError, SutroClient
 from sutro_async._wire._html import describe_html
-from tests.raw_server import answer, raw_server
+from tests.raw_server import raw_response, raw_server
 
 PAGE = "an HTML page"
 
@@ -107,7 +107,7 @@ async def test_title_does_not_bring_back_a_key_that_the_page_has_escaped(status,
     key = "sk_<very>&'secret'"
     page = b"<html><title>No sk_&lt;very&gt;&amp;&#x27;secret&#39; here</title>"
     async with (
-        raw_server(answer(page, status=status)) as server,
+        raw_server(raw_response(page, status=status)) as server,
         SutroClient(key, base_url=server.url, retry=RetryPolicy(attempts=1)) as client,
     ):
         with pytest.raises(error_class, match=r"No \[api key\] here") as caught:

@@ -44,7 +44,7 @@ WAITS = {
     "monitor.watch_jobs": monitored,
 }
 
-# How the fake answers every request.
+# How the fake responds to every request.
 FAULTS = {
     "not found": {"status": 404},
     "gone": {"status": 410},

@@ -48,8 +48,8 @@ def requests_for_reads():
 
 async def test_500_callers_at_once_are_one_request(fake, monitor, read):
     fake.add_job("job-1", ["running"])
-    answers = await asyncio.gather(*(read(monitor, "job-1") for _ in range(500)))
-    assert {answer.status for answer in answers} == {"running"}
+    found = await asyncio.gather(*(read(monitor, "job-1") for _ in range(500)))
+    assert {each.status for each in found} == {"running"}
     assert len(fake.requests) == 1
 
 
@@ -72,15 +72,15 @@ async def test_the_status_of_a_running_job_is_requested_each_time(fake, monitor,
 async def test_status_and_record_and_each_job_are_requests_of_their_own(fake, monitor):
     fake.add_job("a", ["running"])
     fake.add_job("b", ["running"])
-    answers = await asyncio.gather(
+    found = await asyncio.gather(
         *(
             read(monitor, job_id)
             for read in (JobMonitor.get_job, JobMonitor.get_job_status)
             for job_id in "ab"
         )
     )
-    assert [answer.job_id for answer in answers] == list("abab")
-    assert [type(answer).__name__ for answer in answers] == ["Job"] * 2 + ["JobStatusReport"] * 2
+    assert [each.job_id for each in found] == list("abab")
+    assert [type(each).__name__ for each in found] == ["Job"] * 2 + ["JobStatusReport"] * 2
     assert len(fake.requests) == 4
 
 
@@ -117,7 +117,7 @@ async def test_the_report_of_a_wait_costs_no_request_and_vice_versa(fake, monito
     assert len(fake.requests) == 3
 
 
-async def test_the_report_of_a_poll_that_runs_is_no_answer_to_a_read(fake, monitor):
+async def test_the_report_of_a_poll_that_runs_is_not_used_for_a_read(fake, monitor):
     fake.add_job("job-1", ["queued"])
     async with monitor.watch("job-1") as reports:
         assert (await anext(reports)).status == "queued"

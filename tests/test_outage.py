@@ -103,7 +103,7 @@ async def test_outage_is_logged_once_and_not_for_each_wait(fake, caplog):
     assert len(of_jobs) == 4 + 1
 
 
-async def test_job_whose_answers_are_always_broken_does_not_delay_the_others(fake, caplog):
+async def test_job_whose_responses_are_always_broken_does_not_delay_the_others(fake, caplog):
     add_jobs(fake, [*["running"] * 20, "succeeded"])
     fake.fail_next(FAR_MORE, status=500, job_id="job-0")
     poll = attrs.evolve(FAST_POLL, max_outage=0.2)
@@ -258,7 +258,7 @@ async def test_call_passes_the_closed_gate_and_opens_it(fake, caplog, method):
         await asyncio.wait([waits])
 
 
-async def test_call_is_answered_while_hundreds_of_polls_are_queued(fake):
+async def test_call_gets_a_response_while_hundreds_of_polls_are_queued(fake):
     ids = [f"job-{number}" for number in range(400)]
     for job_id in ids:
         fake.add_job(job_id, ENDLESS)

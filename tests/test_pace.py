@@ -71,7 +71,7 @@ def seconds_after(now, pace):
 
 
 def report(pace, seconds, *, poll_seconds=0.0, is_changed=False):
-    """Report a good poll answered this many seconds after the start."""
+    """Report a good poll that ended this many seconds after the start."""
     pace.note_report(START + seconds, poll_seconds=poll_seconds, is_changed=is_changed)
 
 
@@ -108,7 +108,7 @@ def test_interval_grows_by_factor_up_to_maximum(policy, intervals):
         assert seconds_after(now, pace) == interval
 
 
-def test_interval_is_counted_from_the_answer():
+def test_interval_is_counted_from_the_response():
     pace = make_pace(initial=2)
     report(pace, 30, poll_seconds=30, is_changed=True)
     assert pace.next_poll_at == about(32)
@@ -419,14 +419,14 @@ def test_final_failure_gives_up_at_once(timeout, after):
     assert fail(pace, 1, FINAL, retry_after=1) is GIVE_UP
 
 
-def test_time_of_the_latest_answer():
+def test_time_of_the_latest_poll():
     pace = make_pace()
-    assert pace.answered_at == START
+    assert pace.poll_ended_at == START
     for seconds, kind in [(1, REFUSED), (2, OUTAGE), (3, OUTAGE), (4, RATE_LIMITED)]:
         fail(pace, seconds, kind)
-        assert pace.answered_at == START + seconds
+        assert pace.poll_ended_at == START + seconds
     report(pace, 5)
-    assert pace.answered_at == START + 5
+    assert pace.poll_ended_at == START + 5
 
 
 # ---- the timeout
@@ -537,7 +537,7 @@ def test_refusal_before_the_last_poll_is_polled_again():
 
 
 @pytest.mark.parametrize("seconds", [59.9, 59.95, 60, 61])
-def test_poll_answered_after_the_last_one_was_due_is_the_last(seconds):
+def test_poll_that_ends_after_the_last_one_was_due_is_the_last(seconds):
     pace = make_pace(timeout=60)
     report(pace, seconds)
     assert pace.next_poll_at == math.inf
@@ -666,7 +666,7 @@ def test_holding_back_is_no_failure_and_no_report():
     for seconds in (2, 4, 6):
         hold_back(pace, seconds)
     assert not pace.has_failed
-    assert pace.answered_at == START
+    assert pace.poll_ended_at == START
     report(pace, 8)
     assert pace.next_poll_at == about(8 + 2.25)
 
@@ -811,7 +811,7 @@ def test_last_polls_of_a_batch_that_is_held_back_stay_spread():
 
 
 def test_time_held_back_does_not_count_for_a_refusal():
-    """A proxy may answer with 404 before and after the outage, during one deployment."""
+    """A proxy may respond with 404 before and after the outage, during one deployment."""
     pace = make_pace(not_found_grace=5, max_outage=300)
     assert fail(pace, 0, REFUSED) is POLL_AGAIN
     hold_back(pace, 1)  # until 2

@@ -28,8 +28,8 @@ def make_pacer(max_concurrency=20, max_rate=None, uniform=max):
     return Pacer(max_concurrency, max_rate, uniform)
 
 
-def answered(status, job_id="a", **headers):
-    """Make the error of an answer."""
+def http_error(status, job_id="a", **headers):
+    """Make the error of a response."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     return parse_error(job_id, status, headers, b"")
 
@@ -51,7 +51,7 @@ def malformed(job_id):
 
 
 def with_status(status, **headers):
-    return lambda job_id: answered(status, job_id, **headers)
+    return lambda job_id: http_error(status, job_id, **headers)
 
 
 def fail(pacer, error, seconds=0.0, *, sent=None, max_pause=60.0):
@@ -171,7 +171,7 @@ def refused_pacer(sent=100, **options):
     for _ in range(sent):
         pacer.note_sent(START)
     for _ in range(4):  # fewer are tolerated
-        fail(pacer, answered(429))
+        fail(pacer, http_error(429))
     return pacer
 
 
@@ -194,7 +194,7 @@ def test_single_429_lowers_the_rate_if_it_pauses_for_a_second(retry_after, max_p
     for _ in range(100):
         pacer.note_sent(START)
     headers = {"retry_after": retry_after} if retry_after else {}
-    fail(pacer, answered(429, **headers), max_pause=max_pause)
+    fail(pacer, http_error(429, **headers), max_pause=max_pause)
     assert gap(pacer, 1) == (pytest.approx(1 / 70) if is_lowered else -math.inf)
 
 
@@ -202,18 +202,18 @@ def test_single_429_lowers_the_rate_if_it_pauses_for_a_second(retry_after, max_p
 def test_no_other_error_lowers_the_rate(status):
     pacer = make_pacer()
     pacer.note_sent(START)
-    fail(pacer, answered(status, retry_after="1"))
+    fail(pacer, http_error(status, retry_after="1"))
     assert gap(pacer, 1) == -math.inf
 
 
 def test_429_of_a_request_from_before_the_rate_was_lowered_does_not_lower_it():
     pacer = refused_pacer()
     pacer.note_success(START)
-    fail(pacer, answered(429), seconds=2, sent=0)
+    fail(pacer, http_error(429), seconds=2, sent=0)
     assert gap(pacer, 3) == pytest.approx(1 / 70.7)
 
 
-def test_good_answers_raise_the_rate():
+def test_good_responses_raise_the_rate():
     pacer = refused_pacer()
     for _ in range(100):
         pacer.note_success(START + 0.5)
@@ -237,20 +237,20 @@ def test_max_rate_is_the_upper_bound_of_the_adaptive_rate(max_rate, expected_gap
         st.sampled_from(["succeed", "refuse", "refuse, retry after 1"]), min_size=1, max_size=60
     ),
 )
-def test_max_rate_is_kept_whatever_the_service_says(max_rate, answers):
+def test_max_rate_is_kept_whatever_the_service_says(max_rate, responses):
     pacer = make_pacer(max_rate=max_rate)
-    answers = itertools.cycle(answers)
+    responses = itertools.cycle(responses)
     times = []
     now = START
     while now < START + 3:
         pacer.note_sent(now)
         times.append(now)
-        answer = next(answers)
-        if answer == "succeed":
+        response = next(responses)
+        if response == "succeed":
             pacer.note_success(now)
         else:
-            retry_after = {"retry_after": "0.1"} if answer.endswith("1") else {}
-            fail(pacer, answered(429, **retry_after), now - START)
+            retry_after = {"retry_after": "0.1"} if response.endswith("1") else {}
+            fail(pacer, http_error(429, **retry_after), now - START)
         now = max(now, pacer.next_slot_at, pacer.paused_until)
     assert most_in_a_second(times) <= max_rate
 
@@ -265,7 +265,7 @@ def test_max_rate_is_kept_whatever_the_service_says(max_rate, answers):
 )
 def test_retry_after_pauses_up_to_max_pause(status, retry_after, max_pause, seconds):
     pacer = make_pacer()
-    fail(pacer, answered(status, retry_after=retry_after), 3, max_pause=max_pause)
+    fail(pacer, http_error(status, retry_after=retry_after), 3, max_pause=max_pause)
     assert pacer.paused_until == START + 3 + seconds
     assert pacer.window == 1
 
@@ -273,7 +273,7 @@ def test_retry_after_pauses_up_to_max_pause(status, retry_after, max_pause, seco
 @pytest.mark.parametrize("status", [408, 425, 500, 502, 504, 404, 301])
 def test_retry_after_with_another_status_concerns_that_request_alone(status):
     pacer = make_pacer()
-    fail(pacer, answered(status, retry_after="30"))
+    fail(pacer, http_error(status, retry_after="30"))
     assert pacer.paused_until == -math.inf
     assert pacer.window == 20
 
@@ -282,23 +282,23 @@ def test_retry_after_with_another_status_concerns_that_request_alone(status):
 @pytest.mark.parametrize("status", [429, 503])
 def test_without_retry_after_there_is_no_pause(status, headers):
     pacer = make_pacer()
-    fail(pacer, answered(status, **headers))
+    fail(pacer, http_error(status, **headers))
     assert pacer.paused_until == -math.inf
     assert pacer.window == 20
 
 
 def test_max_pause_of_zero_never_pauses():
     pacer = make_pacer()
-    fail(pacer, answered(429, retry_after="30"), max_pause=0)
+    fail(pacer, http_error(429, retry_after="30"), max_pause=0)
     assert pacer.paused_until <= START
 
 
 def test_shorter_pause_does_not_shorten_a_longer_one():
     pacer = make_pacer()
-    fail(pacer, answered(429, retry_after="10"))
-    fail(pacer, answered(503, retry_after="1"), 1)
+    fail(pacer, http_error(429, retry_after="10"))
+    fail(pacer, http_error(503, retry_after="1"), 1)
     assert pacer.paused_until == START + 10
-    fail(pacer, answered(429, retry_after="10"), 2)
+    fail(pacer, http_error(429, retry_after="10"), 2)
     assert pacer.paused_until == START + 12
 
 
@@ -308,13 +308,13 @@ def test_shorter_pause_does_not_shorten_a_longer_one():
     ),
     st.floats(0, 50),
 )
-def test_pause_ends_neither_before_a_retry_after_nor_after_max_pause(answers, max_pause):
+def test_pause_ends_neither_before_a_retry_after_nor_after_max_pause(responses, max_pause):
     pacer = make_pacer()
     now = START
     allowed_at = -math.inf
-    for seconds, retry_after, status in answers:
+    for seconds, retry_after, status in responses:
         now += seconds
-        error = answered(status, retry_after=str(retry_after))
+        error = http_error(status, retry_after=str(retry_after))
         pacer.note_error(now, error, sent_at=now, max_pause=max_pause)
         if retry_after:
             allowed_at = max(allowed_at, now + min(retry_after, max_pause))
@@ -330,10 +330,10 @@ def test_pause_ends_neither_before_a_retry_after_nor_after_max_pause(answers, ma
     [(20, [1, 2, 4, 8, 16, 20, 20]), (1, [1, 1]), (2, [1, 2, 2]), (64, [1, 2, 4, 8, 16, 32, 64])],
 )
 @pytest.mark.parametrize("after", ["pause", "outage"])
-def test_window_starts_at_one_and_doubles_with_each_good_answer(max_concurrency, windows, after):
+def test_window_starts_at_one_and_doubles_with_each_good_response(max_concurrency, windows, after):
     if after == "pause":
         pacer = make_pacer(max_concurrency)
-        fail(pacer, answered(503, retry_after="1"))
+        fail(pacer, http_error(503, retry_after="1"))
     else:
         pacer = closed_pacer(max_concurrency=max_concurrency)
         assert pacer.window == max_concurrency
@@ -346,27 +346,27 @@ def test_window_starts_at_one_and_doubles_with_each_good_answer(max_concurrency,
 @pytest.mark.parametrize("status", [400, 401, 404, 501])
 def test_final_status_doubles_the_window_too(status):
     pacer = make_pacer()
-    fail(pacer, answered(429, retry_after="1"))
-    fail(pacer, answered(status), 1)
+    fail(pacer, http_error(429, retry_after="1"))
+    fail(pacer, http_error(status), 1)
     assert pacer.window == 2
 
 
 @pytest.mark.parametrize("make_error", [timed_out, untrusted, malformed, with_status(500)])
 def test_failure_leaves_the_window(make_error):
     pacer = make_pacer()
-    fail(pacer, answered(429, retry_after="1"))
+    fail(pacer, http_error(429, retry_after="1"))
     pacer.note_success(START + 1)
     fail(pacer, make_error("a"), 1)
     assert pacer.window == 2
 
 
-def test_answers_during_a_pause_leave_the_window():
+def test_responses_during_a_pause_leave_the_window():
     """They are those of requests from before it, which say nothing about the time after it."""
     pacer = make_pacer()
-    fail(pacer, answered(503, retry_after="1"))
+    fail(pacer, http_error(503, retry_after="1"))
     for _ in range(19):
         pacer.note_success(START + 0.5)
-    fail(pacer, answered(404), 0.5)
+    fail(pacer, http_error(404), 0.5)
     assert pacer.window == 1
     pacer.note_success(START + 1)
     assert pacer.window == 2
@@ -374,10 +374,10 @@ def test_answers_during_a_pause_leave_the_window():
 
 def test_second_pause_starts_again_at_one():
     pacer = make_pacer()
-    fail(pacer, answered(429, retry_after="1"))
+    fail(pacer, http_error(429, retry_after="1"))
     for _ in range(3):
         pacer.note_success(START + 1)
-    fail(pacer, answered(429, retry_after="1"), 2)
+    fail(pacer, http_error(429, retry_after="1"), 2)
     assert pacer.window == 1
 
 
@@ -396,7 +396,7 @@ UNAVAILABLE = {
     "503 later": with_status(503, retry_after="1"),
     "502 later": with_status(502, retry_after="1"),
 }
-ANSWERS = {
+AVAILABLE = {
     str(code): with_status(code)
     for code in (301, 400, 401, 403, 404, 405, 409, 410, 422, 426, 428, 499, 501, 505)
 }
@@ -440,7 +440,7 @@ def test_failure_of_a_request_from_before_the_gate_opened_does_not_count(make_er
     assert not pacer.gate.is_closed
 
 
-@each(ANSWERS)
+@each(AVAILABLE)
 def test_final_status_shows_that_the_service_is_there(make_error):
     pacer = closed_pacer()
     fail(pacer, make_error("a"), 3)
@@ -453,7 +453,7 @@ def test_final_status_shows_that_the_service_is_there(make_error):
     assert not pacer.gate.is_closed
 
 
-def test_good_answer_opens_the_gate():
+def test_good_response_opens_the_gate():
     pacer = closed_pacer()
     pacer.note_success(START + 3)
     assert pacer.gate.opened_at == START + 3
@@ -512,7 +512,7 @@ def test_next_request_is_never_out_of_reach(events, max_concurrency, max_rate):
 
 
 @given(events)
-def test_window_grows_only_with_answers_and_at_most_doubles(events):
+def test_window_grows_only_with_responses_and_at_most_doubles(events):
     pacer = make_pacer()
     now = START
     for make_error, job_id, seconds in events:
@@ -523,9 +523,9 @@ def test_window_grows_only_with_answers_and_at_most_doubles(events):
             pacer.note_success(now)
         else:
             pacer.note_error(now, error, sent_at=now, max_pause=2.0)
-        is_answer = error is None or getattr(error, "status_code", None) == 404
+        is_response = error is None or getattr(error, "status_code", None) == 404
         if pacer.window > window:
-            assert is_answer
+            assert is_response
             assert now >= paused_until
             assert pacer.window == min(2 * window, 20)
         elif pacer.window < window:

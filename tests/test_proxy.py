@@ -21,7 +21,7 @@ from sutro_async import (
 )
 from sutro_async._config import resolve_settings
 from tests.forward_proxy import forward_proxy
-from tests.raw_server import SUCCEEDED, answer, raw_server
+from tests.raw_server import SUCCEEDED, raw_response, raw_server
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -176,7 +176,7 @@ def trusted(authority, monkeypatch, tmp_path):
 async def tls_server(authority, *script, name="sutro.test"):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(context)
-    async with raw_server(*(script or (answer(SUCCEEDED),)), ssl_context=context) as server:
+    async with raw_server(*(script or (raw_response(SUCCEEDED),)), ssl_context=context) as server:
         yield server
 
 
@@ -235,7 +235,10 @@ async def test_a_proxy_that_refuses_is_named(status):
         async with SutroClient(KEY, base_url=URL, proxy=url, retry=retry) as client:
             with pytest.raises(APIConnectionError) as caught:
                 await client.get_job_status("job-1")
-    assert str(caught.value) == f"job 'job-1': the proxy 127.0.0.1:{proxy.port} answered {status}"
+    assert (
+        str(caught.value)
+        == f"job 'job-1': the proxy 127.0.0.1:{proxy.port} responded with {status}"
+    )
     assert caught.value.retryable is (status not in REFUSALS)
     assert len(proxy.heads) == (1 if status in REFUSALS else 3)
 
@@ -245,7 +248,7 @@ async def test_a_wait_ends_when_the_proxy_refuses(status):
     async with forward_proxy(1, status=status) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         async with SutroClient(KEY, base_url=URL, proxy=url) as client:
-            with pytest.raises(APIConnectionError, match=f"answered {status}"):
+            with pytest.raises(APIConnectionError, match=f"responded with {status}"):
                 await client.wait_for_job("job-1")
     assert len(proxy.heads) == 1
 
@@ -288,7 +291,7 @@ async def test_the_credentials_are_in_no_error_and_no_log(
     async def hang(reader, writer):
         await asyncio.sleep(60)
 
-    script = {"timeout": hang, "closed": connect_to_nothing}.get(trouble, answer(SUCCEEDED))
+    script = {"timeout": hang, "closed": connect_to_nothing}.get(trouble, raw_response(SUCCEEDED))
     async with raw_server(script) as plain, tls_server(authority) as tls:
         target = tls.port if trouble == "untrusted" else plain.port
         async with forward_proxy(target, status=status) as proxy:
@@ -390,7 +393,7 @@ async def test_a_lost_connection_says_it_too(mocked):
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}"])
-async def test_a_malformed_answer_does_not(mocked, body):
+async def test_a_malformed_response_does_not(mocked, body):
     mocked.get("https://api.sutro.sh/job-status/job-1", body=body)
     async with SutroClient(KEY, retry=ONCE) as client:
         with pytest.raises(Exception, match="invalid response") as caught:
@@ -431,5 +434,5 @@ def test_the_command_goes_through_the_proxy(monkeypatch, capsys, has_option):
     status, proxy = asyncio.run(refuse())
     assert (status, proxy.connects) == (3, ["sutro.test:443"])
     errors = capsys.readouterr().err
-    assert f"the proxy 127.0.0.1:{proxy.port} answered 407" in errors
+    assert f"the proxy 127.0.0.1:{proxy.port} responded with 407" in errors
     assert not any(secret in errors for secret in (KEY, PASSWORD, ENCODED_PASSWORD))

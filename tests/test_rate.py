@@ -33,8 +33,8 @@ def send(rate, requests, seconds=0.0):
         rate.note_sent(START + seconds)
 
 
-def succeed(rate, seconds, answers=1):
-    for _ in range(answers):
+def succeed(rate, seconds, times=1):
+    for _ in range(times):
         rate.note_success(START + seconds)
 
 
@@ -136,7 +136,7 @@ def test_refusal_of_a_request_sent_before_the_rate_was_lowered_is_ignored(sent):
     assert rate.limit == about(0.7 * limit)
 
 
-def test_it_is_not_lowered_again_without_a_good_answer_between():
+def test_it_is_not_lowered_again_without_a_good_response_between():
     rate = limited()
     for seconds in range(1, 1000):
         refuse(rate, seconds)
@@ -148,7 +148,7 @@ def test_it_is_not_lowered_again_without_a_good_answer_between():
     assert rate.limit == about(0.7 * 70)
 
 
-def test_first_refusal_needs_no_good_answer_before():
+def test_first_refusal_needs_no_good_response_before():
     rate = AdaptiveRate()
     send(rate, 50)
     refuse(rate, 0)
@@ -224,17 +224,17 @@ def test_refusal_that_brings_a_pause_of_a_second_is_not_tolerated(pause):
     assert rate.limit == about(700)
 
 
-# ---- raised by good answers
+# ---- raised by good responses
 
 
 def test_slow_start_doubles_it_within_seconds():
     """Until the second refusal nothing is known of the limit, so it grows fast."""
     rate = limited()
     assert rate.limit == about(70)
-    for answers in range(1, 101):
+    for number in range(1, 101):
         send(rate, 1)
-        succeed(rate, answers / 70)
-        assert rate.limit == about(70 + 0.7 * answers)
+        succeed(rate, number / 70)
+        assert rate.limit == about(70 + 0.7 * number)
 
 
 @pytest.mark.parametrize(
@@ -262,17 +262,17 @@ def test_it_recovers_along_a_cubic_curve(seconds, share, limit):
     assert rate.limit == pytest.approx(share * limit, rel=0.001)
 
 
-def test_each_second_without_good_answers_counts_for_nothing():
+def test_each_second_without_good_responses_counts_for_nothing():
     """A pause does not prove that the service accepts more."""
     rate = limited_twice(100)
     for number in range(20):
         send(rate, 200, 60 * number)
         succeed(rate, 1 + 60 * number)
-    # Twenty answers a minute apart are worth a second each, but for the first.
+    # Twenty responses a minute apart are worth a second each, but for the first.
     assert rate.limit == pytest.approx(100, rel=0.001)
 
 
-def test_good_answers_never_lower_it():
+def test_good_responses_never_lower_it():
     rate = limited_twice(100)
     for second in range(1, 60):
         succeed(rate, second)
@@ -297,14 +297,14 @@ def test_what_was_sent_long_ago_does_not_count():
 
 def test_it_becomes_unlimited_again():
     rate = limited(requests=1000)
-    answers = 0
+    responses = 0
     while rate.limit < UNLIMITED:
         send(rate, 1)
         succeed(rate, 0)
-        answers += 1
-        assert answers < 15_000
+        responses += 1
+        assert responses < 15_000
     # From 700 to 10,000 by 0.7 with each.
-    assert answers == math.ceil(9300 / 0.7)
+    assert responses == math.ceil(9300 / 0.7)
 
 
 def test_first_refusal_after_that_starts_anew_from_what_is_sent():
@@ -332,7 +332,7 @@ events = st.lists(
 
 
 @given(events)
-def test_refusals_lower_it_and_good_answers_raise_it(events):
+def test_refusals_lower_it_and_good_responses_raise_it(events):
     rate = AdaptiveRate()
     now = START
     lowered_at = -math.inf
@@ -386,7 +386,7 @@ def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
 def test_stray_refusals_do_not_slow_a_client():
     client = VirtualClient(Flaky(0.01, seed=1), 1500, retry_after=None)
     client.run(until=120)
-    late = [answer for answer in client.answers if answer.answered_at >= 60]
+    late = [each for each in client.responses if each.received_at >= 60]
     assert len(late) / 60 >= 0.9 * 1500 / 15  # each job is polled every 15 s
     assert not client.lost
 
@@ -411,7 +411,7 @@ def test_burst_of_finished_jobs_takes_at_most_twice_the_ideal_time(retry_after):
     limiter = TokenBucket(60, burst=6)
     client = VirtualClient(limiter, 2500, retry_after=retry_after, are_finished=True)
     client.run(until=600)
-    assert sum(answer.is_good for answer in client.answers) == 2500
+    assert sum(each.is_good for each in client.responses) == 2500
     assert client.now <= 2 * 2500 / 60
 
 
@@ -421,14 +421,14 @@ def test_client_follows_a_limit_that_changes():
     client.run(until=60)
     limiter.limit = 10
     client.run(until=180)
-    late = [answer for answer in client.answers if answer.answered_at >= 120]
-    good = sum(answer.is_good for answer in late)
+    late = [each for each in client.responses if each.received_at >= 120]
+    good = sum(each.is_good for each in late)
     assert 1 - good / len(late) <= 0.05
     assert good / 60 >= 0.8 * 10
     limiter.limit = 100
     client.run(until=360)
-    late = [answer for answer in client.answers if answer.answered_at >= 300]
-    assert sum(answer.is_good for answer in late) / 60 >= 0.8 * 100
+    late = [each for each in client.responses if each.received_at >= 300]
+    assert sum(each.is_good for each in late) / 60 >= 0.8 * 100
     assert not client.lost
 
 
@@ -436,8 +436,8 @@ def test_client_that_is_not_rate_limited_is_not_slowed():
     client = VirtualClient(FixedWindow(10**6), 5000, retry_after=1.0, latency=0.02)
     client.run(until=5)
     # Twenty at once, each for 0.02 s.
-    assert len(client.answers) == pytest.approx(5000, rel=0.01)
-    assert all(answer.is_good for answer in client.answers)
+    assert len(client.responses) == pytest.approx(5000, rel=0.01)
+    assert all(each.is_good for each in client.responses)
 
 
 def test_no_wait_is_lost_to_a_slow_service_however_long_it_takes():

@@ -28,11 +28,11 @@ NOTHING = ClientStats(
     pause_reason=None,
     paused_since=None,
     paused_until=None,
-    last_answer_at=None,
+    last_response_at=None,
     last_failure=None,
     last_failure_at=None,
-    unanswered_since=None,
-    unanswered_seconds=0.0,
+    unresponsive_since=None,
+    unresponsive_seconds=0.0,
 )
 
 on_the_fast_clock = pytest.mark.usefixtures("fast_clock")
@@ -57,12 +57,12 @@ async def test_after_closing_what_has_happened_is_kept(fake):
     assert client.stats().pause_reason == "retry_after"
     await client.aclose()
     stats = client.stats()
-    assert stats.last_answer_at == now()
+    assert stats.last_response_at == now()
     assert stats.last_failure_at == now()
     assert isinstance(stats.last_failure, ServerError)
     assert stats.pause_reason is stats.paused_since is stats.paused_until is None
-    assert stats.unanswered_since is None
-    assert stats.unanswered_seconds == 0
+    assert stats.unresponsive_since is None
+    assert stats.unresponsive_seconds == 0
 
 
 @on_the_fast_clock
@@ -148,18 +148,18 @@ async def test_an_outage_is_a_pause_without_a_known_end(fake):
         assert stats.pause_reason == "outage"
         assert stats.paused_since == now()
         assert stats.paused_until is None
-        assert stats.unanswered_since <= stats.paused_since
+        assert stats.unresponsive_since <= stats.paused_since
         fake.clear_faults()
         await waits
         stats = client.stats()
         assert stats.pause_reason is None
-        assert stats.unanswered_since is None
+        assert stats.unresponsive_since is None
         assert isinstance(stats.last_failure, ServerError)
-        assert stats.last_answer_at >= stats.last_failure_at
+        assert stats.last_response_at >= stats.last_failure_at
 
 
 @on_the_fast_clock
-async def test_failures_without_an_answer_in_between_add_up(fake):
+async def test_failures_without_a_response_in_between_add_up(fake):
     fake.add_job("job-1")
     fake.fail_next(3, status=500)
     async with fake.client(retry=ONCE) as client:
@@ -167,22 +167,22 @@ async def test_failures_without_an_answer_in_between_add_up(fake):
             with pytest.raises(ServerError):
                 await client.get_job_status("job-1")
             stats = client.stats()
-            assert stats.unanswered_seconds == pytest.approx(5 * number, abs=0.2)
+            assert stats.unresponsive_seconds == pytest.approx(5 * number, abs=0.2)
             await asyncio.sleep(5)
         stats = client.stats()
-        assert stats.unanswered_seconds == pytest.approx(15, abs=0.2)
-        assert stats.unanswered_since == now(-15)
-        assert stats.last_answer_at is None
+        assert stats.unresponsive_seconds == pytest.approx(15, abs=0.2)
+        assert stats.unresponsive_since == now(-15)
+        assert stats.last_response_at is None
         await client.get_job_status("job-1")
         stats = client.stats()
-        assert stats.unanswered_seconds == 0
-        assert stats.last_answer_at == now()
+        assert stats.unresponsive_seconds == 0
+        assert stats.last_response_at == now()
         await asyncio.sleep(100)
-        assert client.stats().unanswered_seconds == 0
+        assert client.stats().unresponsive_seconds == 0
 
 
 @on_the_fast_clock
-async def test_a_refusal_is_an_answer(fake):
+async def test_a_refusal_is_a_response(fake):
     fake.add_job("job-1")
     fake.fail_next(status=500)
     async with fake.client(retry=ONCE) as client:
@@ -191,29 +191,29 @@ async def test_a_refusal_is_an_answer(fake):
         with pytest.raises(JobNotFoundError):
             await client.get_job_status("nope")
         stats = client.stats()
-        assert stats.unanswered_since is None
+        assert stats.unresponsive_since is None
         assert isinstance(stats.last_failure, ServerError)
 
 
 @on_the_fast_clock
-async def test_a_request_in_flight_is_unanswered_until_another_is_answered(fake):
+async def test_a_request_in_flight_counts_until_another_gets_a_response(fake):
     for job_id in ("slow", "quick"):
         fake.add_job(job_id)
     fake.fail_next(2, delay=100, status=500, job_id="slow")
     async with fake.client(timeout=30, retry=ONCE) as client:
         slow = asyncio.create_task(client.get_job_status("slow"))
         await asyncio.sleep(12)
-        assert client.stats().unanswered_seconds == pytest.approx(12, abs=0.2)
+        assert client.stats().unresponsive_seconds == pytest.approx(12, abs=0.2)
         await client.get_job_status("quick")
         await asyncio.sleep(3)
-        # The service has answered since, and so long is it that it has not.
-        assert client.stats().unanswered_seconds == pytest.approx(3, abs=0.2)
+        # Counted from the latest response of the service.
+        assert client.stats().unresponsive_seconds == pytest.approx(3, abs=0.2)
         with pytest.raises(JobNotFoundError):
             await client.get_job_status("nope")
-        assert client.stats().unanswered_seconds == pytest.approx(0, abs=0.2)
+        assert client.stats().unresponsive_seconds == pytest.approx(0, abs=0.2)
         with pytest.raises(APITimeoutError):
             await slow
-        assert client.stats().unanswered_seconds == pytest.approx(15, abs=0.5)
+        assert client.stats().unresponsive_seconds == pytest.approx(15, abs=0.5)
 
 
 @on_the_fast_clock
@@ -225,10 +225,10 @@ async def test_requests_that_are_cancelled_say_nothing(fake):
         await asyncio.sleep(5)
         calls[0].cancel()
         await asyncio.wait(calls[:1])
-        assert client.stats().unanswered_seconds == pytest.approx(5, abs=0.2)
+        assert client.stats().unresponsive_seconds == pytest.approx(5, abs=0.2)
         calls[1].cancel()
         await asyncio.wait(calls)
-        assert client.stats().unanswered_since is None
+        assert client.stats().unresponsive_since is None
 
 
 @on_the_fast_clock
@@ -243,11 +243,11 @@ async def test_a_request_that_is_cancelled_after_a_failure_leaves_that_as_it_is(
         await asyncio.sleep(5)
         call.cancel()
         await asyncio.wait({call})
-        assert client.stats().unanswered_seconds == pytest.approx(5, abs=0.2)
+        assert client.stats().unresponsive_seconds == pytest.approx(5, abs=0.2)
 
 
 @on_the_fast_clock
-async def test_a_failure_before_the_last_answer_is_not_the_current_one(fake):
+async def test_a_failure_before_the_last_response_is_not_the_current_one(fake):
     fake.add_job("job-1")
     fake.fail_next(status=500)
     async with fake.client(timeout=200, retry=ONCE) as client:
@@ -260,7 +260,7 @@ async def test_a_failure_before_the_last_answer_is_not_the_current_one(fake):
         fake.fail_next(delay=100, status=500)
         call = asyncio.create_task(client.get_job_status("job-1"))
         await asyncio.sleep(50)
-        assert client.stats().unanswered_seconds == pytest.approx(50, abs=0.5)
+        assert client.stats().unresponsive_seconds == pytest.approx(50, abs=0.5)
         assert client.stats().current_failure is None
         await asyncio.wait({call})
         assert isinstance(client.stats().current_failure, ServerError)
@@ -287,7 +287,7 @@ async def test_it_works_in_another_thread(fake):
         thread = threading.Thread(target=lambda: seen.append(client.stats()))
         thread.start()
         await asyncio.to_thread(thread.join)
-    assert seen[0].last_answer_at == now()
+    assert seen[0].last_response_at == now()
 
 
 async def test_it_is_cheap_however_much_is_waited_for(fake):
@@ -317,13 +317,13 @@ async def test_one_job_whose_requests_hang_is_no_outage(fake, hanging, is_outage
         await asyncio.sleep(60)  # until the interval is 15 s
         for job_id in hanging:
             fake.fail_next(100, delay=200, status=500, job_id=job_id)
-        unanswered = []
+        unresponsive = []
         for _ in range(100):
             await asyncio.sleep(1)
-            unanswered.append(client.stats().unanswered_seconds)
+            unresponsive.append(client.stats().unresponsive_seconds)
         watching.cancel()
         await asyncio.wait([watching])
-    assert (max(unanswered) >= 10) is is_outage
+    assert (max(unresponsive) >= 10) is is_outage
 
 
 async def collect(stream):

@@ -1,4 +1,4 @@
-"""Every status that a server can answer with, in every kind of call."""
+"""Every status that a server can respond with, in every kind of call."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ TRANSIENT = [408, 425, 429, *(each for each in range(500, 600) if each not in {5
 # 401 concerns the whole batch, and 403 and 404 have to last.
 FINAL = [each for each in range(300, 500) if each not in {401, 403, 404, 408, 425, 429}]
 FINAL += [501, 505]
-# What a proxy might answer in place of the service.
+# What a proxy might respond in place of the service.
 NOT_200 = range(201, 300)
 
 
@@ -77,9 +77,9 @@ def every_call(statuses):
 
 
 async def call_with(fake, call, statuses):
-    """Call for a job for each status, which is its first answer; return what comes of each.
+    """Call for a job for each status, which is its first response; return what comes of each.
 
-    Between them are good answers, so that the service does not look unavailable.
+    Between them are good responses, so that the service does not look unavailable.
     """
     job_ids = []
     for status in statuses:
@@ -122,7 +122,7 @@ async def test_a_final_status_is_its_error_at_once(fake, call, statuses):
 
 
 @every_call(NOT_200)
-async def test_a_success_that_is_not_200_is_no_answer(fake, call, statuses):
+async def test_a_success_that_is_not_200_is_an_invalid_response(fake, call, statuses):
     found = await call_with(fake, call, statuses)
     for status, end in found.items():
         if call in WAITS:

@@ -348,7 +348,7 @@ async def test_call_passes_a_closed_gate():
     check_nothing_is_left(throttle)
 
 
-async def test_call_passes_a_closed_gate_while_a_probe_has_no_answer():
+async def test_call_passes_a_closed_gate_while_a_probe_has_no_response():
     throttle = throttle_at_once()
     close_gate(throttle)
     async with slot(throttle, POLL), asyncio.timeout(1), slot(throttle):
@@ -370,7 +370,7 @@ async def test_one_probe_at_a_time():
     check_nothing_is_left(throttle)
 
 
-@pytest.mark.parametrize("ending", ["answered", "cancelled in flight", "cancelled in the queue"])
+@pytest.mark.parametrize("ending", ["failed", "cancelled in flight", "cancelled in the queue"])
 async def test_call_that_ends_does_not_make_way_for_a_second_probe(ending):
     throttle = throttle_at_once(max_concurrency=2)
     close_gate(throttle)
@@ -381,7 +381,7 @@ async def test_call_that_ends_does_not_make_way_for_a_second_probe(ending):
             (queued,) = start(throttle, CALL)
             await steps()
             await cancel(queued)
-        elif ending == "answered":
+        elif ending == "failed":
             fail(throttle, APITimeoutError("no response", job_id="a"), call)
         throttle.release(call)
         assert throttle.holds_back(now())
@@ -503,7 +503,7 @@ async def test_closing_and_opening_are_logged_once(caplog):
         await asyncio.gather(*polls, return_exceptions=True)
     fail(throttle, parse_error("c", 503, {}, b"<title>Down</title>"))
     await asyncio.sleep(0.16)
-    fail(throttle, parse_error("c", 404, {}, b""))  # an answer, if not a good one
+    fail(throttle, parse_error("c", 404, {}, b""))  # a response, if not a good one
     throttle.note_success(now())
     length = now() - began
     warning, info = caplog.records

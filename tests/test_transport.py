@@ -32,7 +32,7 @@ from sutro_async import (
 )
 from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_POLL
-from tests.raw_server import REPORT, SUCCEEDED, answer, raw_server
+from tests.raw_server import REPORT, SUCCEEDED, raw_response, raw_server
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -91,7 +91,7 @@ async def test_an_id_is_one_segment_of_the_path_as_it_arrives(fake):
 
 
 async def test_cookies_of_the_service_are_not_sent_back():
-    cookie = answer(REPORT, headers="Set-Cookie: session=1\r\n")
+    cookie = raw_response(REPORT, headers="Set-Cookie: session=1\r\n")
     # aiohttp's own jar takes no cookies from an address.
     async with (
         raw_server(cookie) as server,
@@ -120,7 +120,7 @@ async def test_requests_one_after_the_other_share_a_connection(fake):
     assert len(ports) == 1
 
 
-# ---- responses that are not answers
+# ---- no usable response
 
 
 async def test_refused(unused_tcp_port):
@@ -135,7 +135,7 @@ async def hang(reader, writer):
     await asyncio.sleep(60)
 
 
-async def test_a_server_that_never_answers():
+async def test_a_server_that_never_responds():
     async with raw_server(hang) as server, make_client(server.url, timeout=0.05) as client:
         with pytest.raises(APITimeoutError, match=r"within 0.05 s") as caught:
             await client.get_job_status("job-1")
@@ -144,7 +144,7 @@ async def test_a_server_that_never_answers():
 
 
 async def drip(reader, writer):
-    for byte in answer(REPORT):
+    for byte in raw_response(REPORT):
         writer.write(bytes([byte]))
         await writer.drain()
         await asyncio.sleep(0.005)
@@ -171,13 +171,13 @@ async def test_the_timeout_of_a_request_is_not_rounded_up(mocked):
 
 @pytest.mark.parametrize("seconds", [None, 0.01, 60], ids=["none", "shorter", "longer"])
 async def test_timeouts_of_a_session_that_was_passed_in_do_not_count(seconds):
-    async def answer_late(reader, writer):
+    async def respond_late(reader, writer):
         await asyncio.sleep(0.05)
-        writer.write(answer(REPORT))
+        writer.write(raw_response(REPORT))
 
     timeout = aiohttp.ClientTimeout(total=seconds, sock_read=seconds)
     async with (
-        raw_server(answer_late, hang) as server,
+        raw_server(respond_late, hang) as server,
         aiohttp.ClientSession(timeout=timeout) as session,
         make_client(server.url, session=session, timeout=0.3) as client,
     ):
@@ -187,7 +187,11 @@ async def test_timeouts_of_a_session_that_was_passed_in_do_not_count(seconds):
 
 
 async def send_in_pieces(reader, writer):
-    for piece in (answer(REPORT)[:20], answer(REPORT)[20:-20], answer(REPORT)[-20:]):
+    for piece in (
+        raw_response(REPORT)[:20],
+        raw_response(REPORT)[20:-20],
+        raw_response(REPORT)[-20:],
+    ):
         writer.write(piece)
         for _ in range(3):
             await asyncio.sleep(0)
@@ -228,14 +232,14 @@ async def test_queueing_does_not_count_against_the_timeout(fake):
         await asyncio.gather(*(client.get_job_status("job-1") for _ in range(6)))
 
 
-async def test_an_unsolicited_answer_is_not_taken_for_the_next():
-    async def answer_twice(reader, writer):
-        writer.write(answer(REPORT))
+async def test_an_unsolicited_response_is_not_taken_for_the_next():
+    async def respond_twice(reader, writer):
+        writer.write(raw_response(REPORT))
         await asyncio.sleep(0.001)  # or else they arrive as one, which aiohttp itself notices
-        writer.write(answer(SUCCEEDED))
+        writer.write(raw_response(SUCCEEDED))
 
     async with (
-        raw_server(answer_twice, answer(REPORT)) as server,
+        raw_server(respond_twice, raw_response(REPORT)) as server,
         make_client(server.url) as client,
     ):
         assert (await client.get_job_status("job-1")).status == "running"
@@ -248,13 +252,13 @@ async def test_an_unsolicited_answer_is_not_taken_for_the_next():
         assert (await client.get_job_status("job-2")).status == "running"
 
 
-async def test_all_connections_with_an_answer_that_was_not_requested_are_replaced():
-    async def answer_twice(reader, writer):
-        writer.write(answer(REPORT))
+async def test_all_connections_with_a_response_that_was_not_requested_are_replaced():
+    async def respond_twice(reader, writer):
+        writer.write(raw_response(REPORT))
         await asyncio.sleep(0.02)
-        writer.write(answer(SUCCEEDED))
+        writer.write(raw_response(SUCCEEDED))
 
-    script = [*[answer_twice] * 3, answer(REPORT)]
+    script = [*[respond_twice] * 3, raw_response(REPORT)]
     async with raw_server(*script) as server, make_client(server.url) as client:
         await asyncio.gather(*(client.get_job_status(f"job-{number}") for number in range(3)))
         (connections,) = client._manager.transport._session.connector._conns.values()
@@ -292,7 +296,7 @@ each_loss = pytest.mark.parametrize(("lose", "cause"), LOST, ids=["reset", "disc
 async def test_request_whose_connection_is_lost_is_sent_once_a_try(lose, cause, attempts, before):
     retry = RetryPolicy(attempts=attempts, initial=0.001)
     async with (
-        raw_server(*[answer(REPORT)] * before, lose) as server,
+        raw_server(*[raw_response(REPORT)] * before, lose) as server,
         SutroClient(KEY, base_url=server.url, retry=retry) as client,
     ):
         for _ in range(before):
@@ -323,7 +327,7 @@ async def test_aiohttp_repeats_a_request_on_a_session_that_was_passed_in(lose, c
 
 async def test_polls_continue_when_a_kept_connection_is_lost():
     async with (
-        raw_server(answer(REPORT), disconnect, answer(SUCCEEDED)) as server,
+        raw_server(raw_response(REPORT), disconnect, raw_response(SUCCEEDED)) as server,
         SutroClient(KEY, base_url=server.url, poll=FAST_POLL) as client,
     ):
         assert (await client.wait_for_job("job-1")).status == "succeeded"
@@ -331,7 +335,7 @@ async def test_polls_continue_when_a_kept_connection_is_lost():
 
 
 async def test_refused_connection():
-    async with raw_server(answer(REPORT)) as server:
+    async with raw_server(raw_response(REPORT)) as server:
         pass
     async with make_client(server.url) as client:
         with pytest.raises(APIConnectionError) as caught:
@@ -358,7 +362,7 @@ async def test_broken_off(fake, fault):
         b"\x00\x01\x02\x03\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
-        answer(b"not gzip at all", headers="Content-Encoding: gzip\r\n"),
+        raw_response(b"not gzip at all", headers="Content-Encoding: gzip\r\n"),
     ],
     ids=["version", "binary", "length", "long header", "broken gzip"],
 )
@@ -410,7 +414,7 @@ async def test_more_requests_than_aiohttp_allows_by_default_can_be_in_flight(fak
 
 
 async def test_a_passed_in_session_that_does_not_decompress_does_not_matter():
-    zipped = answer(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
+    zipped = raw_response(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
     async with (
         raw_server(zipped) as server,
         aiohttp.ClientSession(auto_decompress=False) as session,
@@ -420,7 +424,7 @@ async def test_a_passed_in_session_that_does_not_decompress_does_not_matter():
 
 
 async def test_a_compressed_body_is_read():
-    zipped = answer(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
+    zipped = raw_response(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
     async with raw_server(zipped) as server, make_client(server.url) as client:
         assert (await client.get_job_status("job-1")).status == "running"
 
@@ -428,9 +432,9 @@ async def test_a_compressed_body_is_read():
 @pytest.mark.parametrize("is_bomb", [False, True], ids=["plain", "compressed"])
 async def test_a_body_of_more_than_16_mib_is_not_read_further(is_bomb):
     body = b" " * (17 * 2**20) + REPORT
-    data = answer(body)
+    data = raw_response(body)
     if is_bomb:
-        data = answer(gzip.compress(body), headers="Content-Encoding: gzip\r\n")
+        data = raw_response(gzip.compress(body), headers="Content-Encoding: gzip\r\n")
     async with raw_server(data) as server, make_client(server.url) as client:
         with pytest.raises(InvalidResponseError, match="larger than 16 MiB"):
             await client.get_job_status("job-1")
@@ -439,7 +443,7 @@ async def test_a_body_of_more_than_16_mib_is_not_read_further(is_bomb):
 
 async def test_a_body_of_16_mib_is_read_and_no_byte_more():
     body = REPORT + b" " * (16 * 2**20 - len(REPORT))
-    script = [answer(body), answer(body + b" ")]
+    script = [raw_response(body), raw_response(body + b" ")]
     async with raw_server(*script) as server, make_client(server.url) as client:
         assert (await client.get_job_status("job-1")).status == "running"
         with pytest.raises(InvalidResponseError, match="larger than 16 MiB"):
@@ -447,7 +451,7 @@ async def test_a_body_of_16_mib_is_read_and_no_byte_more():
 
 
 async def test_the_status_of_an_error_counts_however_long_its_body():
-    data = answer(b"<html>" + b" " * (17 * 2**20), status=502)
+    data = raw_response(b"<html>" + b" " * (17 * 2**20), status=502)
     async with raw_server(data) as server, make_client(server.url) as client:
         with pytest.raises(ServerError) as caught:
             await client.get_job_status("job-1")
@@ -457,7 +461,7 @@ async def test_the_status_of_an_error_counts_however_long_its_body():
 async def test_an_error_is_not_worth_reading_more_than_a_mebibyte_of_it():
     body = b'{"detail": "an essay", "essay": "' + b"a" * (2 * 2**20) + b'"}'
     async with (
-        raw_server(answer(body, status=502)) as server,
+        raw_server(raw_response(body, status=502)) as server,
         make_client(server.url) as client,
     ):
         with pytest.raises(ServerError) as caught:
@@ -467,7 +471,7 @@ async def test_an_error_is_not_worth_reading_more_than_a_mebibyte_of_it():
 
 async def test_the_status_of_an_error_counts_though_its_body_breaks_off():
     async def send(reader, writer):
-        writer.write(answer(b'{"detail": "no"', status=401, length=1000))
+        writer.write(raw_response(b'{"detail": "no"', status=401, length=1000))
         writer.close()
 
     async with raw_server(send) as server, make_client(server.url) as client:
@@ -477,7 +481,7 @@ async def test_the_status_of_an_error_counts_though_its_body_breaks_off():
 
 async def test_an_error_whose_body_never_ends_is_a_timeout():
     async def send(reader, writer):
-        writer.write(answer(b'{"detail": "no"', status=401, length=1000))
+        writer.write(raw_response(b'{"detail": "no"', status=401, length=1000))
         await asyncio.sleep(60)
 
     async with raw_server(send) as server, make_client(server.url, timeout=0.05) as client:
@@ -486,12 +490,14 @@ async def test_an_error_whose_body_never_ends_is_a_timeout():
 
 
 ECHOES = {
-    "message": answer(b'{"detail": "the key sk_very_secret is wrong"}', status=401),
-    "request id": answer(b"{}", status=401, headers=f"X-Request-Id: {KEY}\r\n"),
-    "escaped": answer(b'{"detail": ["\\u0073k_very_secret", {"a": "sk_very_secret"}]}', status=401),
-    "name": answer(b'{"sk_very_secret": 1}', status=500),
-    "no JSON": answer(b"<html>sk_very_secret"),
-    "wrong type": answer(b'{"job_status": ["sk_very_secret"]}'),
+    "message": raw_response(b'{"detail": "the key sk_very_secret is wrong"}', status=401),
+    "request id": raw_response(b"{}", status=401, headers=f"X-Request-Id: {KEY}\r\n"),
+    "escaped": raw_response(
+        b'{"detail": ["\\u0073k_very_secret", {"a": "sk_very_secret"}]}', status=401
+    ),
+    "name": raw_response(b'{"sk_very_secret": 1}', status=500),
+    "no JSON": raw_response(b"<html>sk_very_secret"),
+    "wrong type": raw_response(b'{"job_status": ["sk_very_secret"]}'),
     "status line": b"HTTP/1.1 sk_very_secret\r\n\r\n",
     "header": b"HTTP/1.1 200 OK\r\nsk_very_secret\r\n\r\n",
 }
@@ -536,7 +542,7 @@ async def test_no_piece_of_an_echoed_key_is_left_where_a_text_is_cut_off(mocked,
 @pytest.mark.parametrize("length", range(6, len(KEY)))
 async def test_no_piece_of_an_echoed_key_is_left_where_the_connection_breaks_off(length):
     async def send(reader, writer):
-        writer.write(answer(f"the key {KEY[:length]}".encode(), status=401, length=1000))
+        writer.write(raw_response(f"the key {KEY[:length]}".encode(), status=401, length=1000))
         writer.close()
 
     async with raw_server(send) as server, make_client(server.url) as client:
@@ -557,7 +563,7 @@ async def test_a_key_is_redacted_in_any_json_escaping(status, key):
     ]
     body = f'{{"job_status": "failed", "message": "{", ".join(spellings)}"}}'
     assert json.loads(body)["message"] == ", ".join([key] * 5)
-    async with raw_server(answer(body.encode(), status=status)) as server:
+    async with raw_server(raw_response(body.encode(), status=status)) as server:
         async with SutroClient(key, base_url=server.url, retry=ONCE) as client:
             try:
                 message = (await client.get_job_status("job-1")).message
@@ -584,7 +590,7 @@ def longest_text_of_frames(error):
 async def test_an_error_does_not_keep_the_beginning_of_a_body_alive(ending):
     async def send(reader, writer):
         size = 17 * 2**20 if ending == "too large" else 2 * 2**20
-        writer.write(answer(b"x" * size, length=20 * 2**20))
+        writer.write(raw_response(b"x" * size, length=20 * 2**20))
         await writer.drain()
         if ending == "stopped":
             await asyncio.sleep(60)
@@ -609,7 +615,7 @@ async def test_an_error_does_not_keep_the_beginning_of_a_body_alive(ending):
 )
 async def test_an_error_does_not_keep_the_body_alive(status, body, attempts):
     policy = RetryPolicy(attempts=attempts, initial=0)
-    async with raw_server(*[answer(body, status=status)] * attempts) as server:
+    async with raw_server(*[raw_response(body, status=status)] * attempts) as server:
         async with SutroClient(KEY, base_url=server.url, retry=policy) as client:
             with pytest.raises(APIError) as caught:
                 await client.get_job_status("job-1")
@@ -621,7 +627,7 @@ async def test_an_error_does_not_keep_the_body_alive(status, body, attempts):
 
 
 @pytest.mark.parametrize("status", ["running", "succeeded", "pending"])
-async def test_a_good_answer_is_read_as_sent_though_it_has_the_key(mocked, status):
+async def test_a_good_response_is_read_as_sent_though_it_has_the_key(mocked, status):
     fields = {"message": f"{KEY} is fine", "metadata": {KEY: [KEY]}}
     mocked.get(URL_, payload={"job_status": status, **fields})
     record = {"job_id": "job-1", "status": "failed", "name": KEY, "system_prompt": f"say {KEY}"}
@@ -661,7 +667,7 @@ async def test_a_mismatch_is_logged_without_a_piece_of_the_key(mocked, caplog):
         assert not any(KEY[:length] in caplog.text for length in range(4, len(KEY)))
 
 
-async def test_an_error_stays_an_error_though_its_answer_could_be_read_without_the_key(mocked):
+async def test_an_error_stays_an_error_though_its_body_could_be_read_without_the_key(mocked):
     url = "https://api.sutro.sh/job-status/%5Bapi%20key%5D"
     mocked.get(URL(url, encoded=True), payload={"job_status": {KEY: "RUNNING"}})
     async with make_client() as client:
@@ -684,7 +690,7 @@ async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):
 
 
 @pytest.mark.parametrize("key", ["s", "job", "test", "running"])
-async def test_a_key_within_a_good_answer_does_not_change_it(key):
+async def test_a_key_within_a_good_response_does_not_change_it(key):
     async with FakeSutro(api_key=key) as fake, fake.client() as client:
         fake.add_job("my running test-job", ["running"], name=f"a {key} b")
         assert (await client.get_job_status("my running test-job")).status == "running"
@@ -692,7 +698,7 @@ async def test_a_key_within_a_good_answer_does_not_change_it(key):
 
 
 async def test_redirects_are_not_followed():
-    data = answer(b"", status=302, headers="Location: https://evil.test/steal?me\r\n")
+    data = raw_response(b"", status=302, headers="Location: https://evil.test/steal?me\r\n")
     async with raw_server(data) as server, make_client(server.url) as client:
         with pytest.raises(APIStatusError, match=r"redirect to evil\.test") as caught:
             await client.get_job_status("job-1")
@@ -761,7 +767,7 @@ def test_a_session_of_another_event_loop_is_rejected_and_left_as_it_was():
             return response.status
 
     with asyncio.Runner() as owner:
-        opening = raw_server(answer(REPORT))
+        opening = raw_server(raw_response(REPORT))
         server = owner.run(opening.__aenter__())
         session = owner.run(open_session())
         assert owner.run(ask_itself()) == 200  # and leaves a connection in the pool
@@ -806,7 +812,7 @@ async def test_each_request_is_logged_with_status_and_time(fake, caplog):
     assert debug[1].endswith("ms, attempt 2")
 
 
-async def test_a_request_without_an_answer_is_logged_too(caplog, unused_tcp_port):
+async def test_a_request_without_a_response_is_logged_too(caplog, unused_tcp_port):
     caplog.set_level(logging.DEBUG, "sutro_async")
     async with make_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(APIConnectionError):

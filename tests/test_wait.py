@@ -31,7 +31,7 @@ from sutro_async._http import Priority
 from sutro_async._numbers import timeout_seconds
 from sutro_async.testing import FakeSutro
 from tests.conftest import FAST_POLL, TIMER_RESOLUTION, nothing_left_behind, now
-from tests.raw_server import SUCCEEDED, answer, raw_server
+from tests.raw_server import SUCCEEDED, raw_response, raw_server
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -181,7 +181,7 @@ FAULTS = {
     "429 with a date": {"status": 429, "headers": {"Retry-After": http_date(0)}},
     "429 without": {"status": 429},
     "524": {"status": 524},
-    "never answers": {"delay": math.inf},
+    "never responds": {"delay": math.inf},
 }
 
 
@@ -309,7 +309,7 @@ async def test_a_final_status_ends_a_wait_at_once(fake, client, status):
 
 
 async def test_a_redirect_ends_a_wait_at_once():
-    data = answer(b"", status=307, headers="Location: https://evil.test/\r\n")
+    data = raw_response(b"", status=307, headers="Location: https://evil.test/\r\n")
     async with raw_server(data) as server, fake_client(server.url) as client:
         with pytest.raises(APIStatusError, match=r"evil\.test"):
             await client.wait_for_job("job-1")
@@ -568,7 +568,7 @@ async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake
 
 
 async def test_a_429_counts_as_an_outage_while_the_service_is_unavailable(fake):
-    """Good answers from before the outage do not show that the service is there."""
+    """Good responses from before the outage do not show that the service is there."""
     ids = [f"job-{number}" for number in range(7)]
     for job_id in ids:
         fake.add_job(job_id, timeline=["running"])
@@ -600,8 +600,8 @@ async def test_a_last_poll_that_was_quicker_than_feared_is_followed_by_another(f
     fake.add_job("job-1", [("running", 1.0), "succeeded"])
     fake.fail_next(1, delay=0.4)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
-        # The first answer takes so long that the last poll is made at half time, and answered
-        # at once.
+        # The first response takes so long that the last poll is made at half time, and gets
+        # its response at once.
         assert (await client.wait_for_job("job-1", timeout=1.5)).is_terminal
     assert 0.8 < polls(fake)[1] < 1
 
@@ -636,7 +636,7 @@ async def test_the_last_poll_can_bring_the_end(fake):
         assert (await client.wait_for_job("job-1", timeout=0.5)).is_terminal
 
 
-async def test_the_last_poll_leaves_a_slow_service_the_time_to_answer(fake):
+async def test_the_last_poll_leaves_a_slow_service_the_time_to_respond(fake):
     fake.add_job("job-1", [("running", 1), "succeeded"])
     fake.fail_next(2, delay=0.2)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
@@ -774,9 +774,9 @@ async def test_a_watch_shows_the_first_report_and_each_change(fake, client):
 
 async def test_a_change_of_the_message_alone_is_a_change():
     def report(message):
-        return answer(b'{"job_status": "running", "message": "%s"}' % message)
+        return raw_response(b'{"job_status": "running", "message": "%s"}' % message)
 
-    script = [report(b"1 of 3"), report(b"1 of 3"), report(b"2 of 3"), answer(SUCCEEDED)]
+    script = [report(b"1 of 3"), report(b"1 of 3"), report(b"2 of 3"), raw_response(SUCCEEDED)]
     async with raw_server(*script) as server, fake_client(server.url) as client:
         seen = [report.message async for report in client.watch_job("job-1")]
     assert seen == ["1 of 3", "2 of 3", ""]

@@ -289,7 +289,7 @@ def test_an_unrecognised_status_is_unknown_and_kept_as_sent(word):
     assert (job.status, job.raw_status) == (JobStatus.UNKNOWN, word)
 
 
-# ---- status answers
+# ---- status responses
 
 
 def test_the_mapping_form_reads_the_entry_of_the_job_alone():
@@ -320,7 +320,7 @@ def test_metadata_are_kept_as_sent(metadata):
     assert report_of(metadata=metadata).metadata == metadata
 
 
-def test_what_else_a_status_answer_holds_does_not_matter():
+def test_what_else_a_status_response_holds_does_not_matter():
     assert report_of("running", status="failed", job_id_="x", failure=5, raw_status=[]) == (
         report_of("running")
     )
@@ -354,7 +354,7 @@ def test_what_else_a_status_answer_holds_does_not_matter():
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
-def test_an_answer_without_a_status_word_is_malformed(fields, expected):
+def test_a_response_without_a_status_word_is_malformed(fields, expected):
     assert complaint(parse_report, "job-1", encode(fields)) == expected
 
 
@@ -368,7 +368,7 @@ def test_an_answer_without_a_status_word_is_malformed(fields, expected):
     ids=str,
 )
 @pytest.mark.parametrize("status", [None, "", {}, {"job-2": "RUNNING"}], ids=str)
-def test_a_malformed_answer_quotes_the_explanation_of_the_service(status, fields, explanation):
+def test_a_malformed_response_quotes_the_explanation_of_the_service(status, fields, explanation):
     text = complaint(parse_report, "job-1", encode({"job_status": status, **fields}))
     assert text.endswith(f"; the service says: {explanation}")
     for record in (5, {}, {"job_id": "job-2", "status": "x"}, {"job_id": "job-1", "status": ""}):
@@ -376,7 +376,7 @@ def test_a_malformed_answer_quotes_the_explanation_of_the_service(status, fields
         assert text.endswith(f"; the service says: {explanation}")
 
 
-def test_a_malformed_answer_does_not_quote_the_fixed_sentence():
+def test_a_malformed_response_does_not_quote_the_fixed_sentence():
     body = {"job_status": {}, "message": "Job status with job_id job-1 retrieved."}
     text = complaint(parse_report, "job-1", encode(body))
     assert text == "$.job_status['job-1']: expected a status, got null"
@@ -835,7 +835,7 @@ def test_a_malformed_value_is_shown_in_short():
     ],
     ids=["absent", "null", "message", "detail", "blank-message"],
 )
-def test_an_answer_without_a_record_means_that_there_is_no_job(body, message):
+def test_a_response_without_a_record_means_that_there_is_no_job(body, message):
     with pytest.raises(JobNotFoundError) as caught:
         parse_job("job-1", encode(body))
     error = caught.value
@@ -1107,7 +1107,7 @@ def test_the_cause_of_an_invalid_response_is_chained(body, cause):
     assert isinstance(caught.value.__cause__, cause)
 
 
-# ---- answers with other statuses
+# ---- responses with other statuses
 
 CLASSES = {
     100: APIStatusError,

@@ -329,7 +329,7 @@ def test_any_body_is_read_or_reported(body):
         assert len(problem) < 1000
 
 
-# ---- statuses of jobs, and answers with other HTTP statuses
+# ---- statuses of jobs, and responses with other HTTP statuses
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def survives(model):
 
 @reproducible
 @given(bodies(REPORT, REPORT_PATHS))
-def test_any_value_anywhere_in_a_status_answer_is_read_or_reported(content):
+def test_any_value_anywhere_in_a_status_response_is_read_or_reported(content):
     report = read(parse_report, json.dumps(content).encode())
     assert report is None or survives(report)
 
@@ -404,7 +404,7 @@ def test_a_status_read_again_is_the_same(word):
         ).map(lambda value: json.dumps(value).encode()),
     ),
 )
-def test_any_other_answer_is_an_error_with_a_reason(status, headers, body):
+def test_any_other_response_is_an_error_with_a_reason(status, headers, body):
     error = parse_error("job-1", status, headers, body)
     assert isinstance(error, SutroError)
     assert is_well_told(error)

@@ -65,11 +65,11 @@ class Flaky:
 
 
 @attrs.frozen
-class Answer:
+class Response:
     """The outcome of one request."""
 
     sent_at: float
-    answered_at: float
+    received_at: float
     is_good: bool
 
 
@@ -88,7 +88,7 @@ class VirtualClient:
     Attributes:
         jobs: The jobs.
         now: Virtual seconds since the beginning.
-        answers: What came of each request, in order of the answers.
+        responses: What came of each request, in order of arrival.
         lost: The jobs whose waits have given up.
         closings: How often the outage gate has closed.
     """
@@ -107,7 +107,7 @@ class VirtualClient:
     ):
         draw = random.Random(seed)
         self.now = 0.0
-        self.answers = []
+        self.responses = []
         self.lost = []
         self.closings = 0
         self._limiter = limiter
@@ -184,7 +184,7 @@ class VirtualClient:
             self._in_flight.append((self.now + self._latency, self.now, job, is_good, is_probe))
 
     def _receive(self, now, sent_at, job, is_good, is_probe):
-        self.answers.append(Answer(sent_at, now, is_good))
+        self.responses.append(Response(sent_at, now, is_good))
         pacer = self._pacer
         if is_good:
             self._good_at = now
@@ -204,8 +204,8 @@ class VirtualClient:
         error = parse_error(job.job_id, self._status_code, headers, b"")
         was_closed = gate.is_closed
         self._pacer.note_error(now, error, sent_at=sent_at, max_pause=MAX_RETRY_AFTER)
-        has_answers = not gate.is_closed and self._good_at > job.pace.answered_at
-        is_rate = has_answers and self._status_code == 429
+        has_responses = not gate.is_closed and self._good_at > job.pace.poll_ended_at
+        is_rate = has_responses and self._status_code == 429
         kind = FailureKind.RATE_LIMITED if is_rate else FailureKind.OUTAGE
         verdict = job.pace.note_failure(now, kind, retry_after=self._retry_after or 0.0)
         if verdict is Verdict.GIVE_UP:
@@ -234,9 +234,9 @@ def check_that_it_finds_the_limit(limiter, jobs, retry_after):
     """Check what a client makes of a limited service in the second of two minutes."""
     client = VirtualClient(limiter, jobs, retry_after=retry_after)
     client.run(until=120)
-    answers = [answer for answer in client.answers if answer.answered_at >= 60]
-    good = sum(answer.is_good for answer in answers)
-    assert 1 - good / len(answers) <= 0.05
+    responses = [each for each in client.responses if each.received_at >= 60]
+    good = sum(each.is_good for each in responses)
+    assert 1 - good / len(responses) <= 0.05
     demand = jobs / 15  # each job is polled every 15 s
     assert good / 60 >= 0.8 * min(limiter.limit, demand)
     assert not client.lost

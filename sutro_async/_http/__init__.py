@@ -1,7 +1,7 @@
 """One request in, one response or error out.
 
 - `_manager`: `SessionManager`, which all calls of a client share: it sends a request and reads the
-  answer
+  response
 - `_fetch`: one logical GET, with its retries
 - `_listing`: the list of jobs, page by page
 - `_transport`: one HTTP request; the only importer of aiohttp's client
@@ -14,7 +14,7 @@
 - `_lifecycle`: which event loop a client belongs to, and what closing it ends
 - `_steps`: the steps of a stream, and their end
 - `_scope`: what a timeout and closing have in common: they interrupt a task from outside
-- `_health`: when the service answered last
+- `_health`: when the service responded last
 - `_observer`: calls the observer of a client
 - `_observed`: notifies it of each request
 - `_stats`: what a client is doing now

@@ -128,7 +128,7 @@ class SessionManager:
         transport: Sends the requests.
         throttle: Says when.
         lifecycle: What the client is doing now.
-        health: When the service answered last, and since when it has not.
+        health: When the service responded last, and since when it has not.
         observer: Gets events, if there is one.
         waiting: How many jobs are waited for.
     """
@@ -233,9 +233,9 @@ class SessionManager:
         del body  # so that the traceback does not keep it in memory
         raise failure
 
-    def answers_since(self, when: float) -> bool:
+    def has_response_since(self, when: float) -> bool:
         """Whether the client has had a good response after a time of the loop's clock."""
-        return self.health.last_answer_at > when
+        return self.health.last_response_at > when
 
     def log_status(self, report: JobStatusReport) -> None:
         """Log a changed status."""
@@ -286,10 +286,10 @@ class SessionManager:
     def _without_key(self, mismatch: Mismatch) -> Mismatch:
         return attrs.evolve(mismatch, value=self.transport.redaction.value(mismatch.value))
 
-    def _warn_of_unknown_status(self, answer: Job | JobStatusReport) -> None:
-        if answer.raw_status.lower() == JobStatus.UNKNOWN:
+    def _warn_of_unknown_status(self, record: Job | JobStatusReport) -> None:
+        if record.raw_status.lower() == JobStatus.UNKNOWN:
             return  # an ordinary status
-        abbreviated = one_line(answer.raw_status, limit=40)
+        abbreviated = one_line(record.raw_status, limit=40)
         word = abbreviated.lower()
         # The bound keeps a faulty service from filling the memory.
         if word in self._unrecognised_words or len(self._unrecognised_words) >= _MAX_WORDS:
@@ -298,7 +298,7 @@ class SessionManager:
         _log.warning(
             "job %r: unrecognised status %r is read as unknown; a newer version of"
             " sutro-async may know it",
-            answer.job_id,
+            record.job_id,
             abbreviated,
         )
 

@@ -77,7 +77,7 @@ class Pacer:
     def note_success(self, now: float) -> None:
         """Note a good response."""
         self._rate.note_success(now)
-        self._note_answer(now)
+        self._note_response(now)
 
     def note_error(self, now: float, error: APIError, *, sent_at: float, max_pause: float) -> None:
         """Note a request that failed.
@@ -102,9 +102,9 @@ class Pacer:
         if error.retryable or isinstance(error, InvalidResponseError):
             self.gate.note_failure(now, error.job_id, sent_at=sent_at)
         elif status_code is not None:
-            self._note_answer(now)
+            self._note_response(now)
 
-    def _note_answer(self, now: float) -> None:
+    def _note_response(self, now: float) -> None:
         if self.gate.is_closed:
             self.window = 1
         elif now >= self.paused_until:

@@ -17,9 +17,9 @@ def client_stats(manager: SessionManager) -> ClientStats:
     now, utc_now = lifecycle.now(), datetime.now(UTC)
     pause_reason: PauseReason | None = None
     paused_since = paused_until = -math.inf
-    unanswered_since = health.unanswered_since(waiting=manager.waiting)
+    unresponsive_since = health.unresponsive_since(waiting=manager.waiting)
     if lifecycle.is_closed:
-        unanswered_since = None
+        unresponsive_since = None
     elif throttle.unavailable_since is not None:
         pause_reason, paused_since = "outage", throttle.unavailable_since
     elif now < throttle.paused_until:
@@ -32,11 +32,11 @@ def client_stats(manager: SessionManager) -> ClientStats:
         pause_reason=pause_reason,
         paused_since=datetime_of(paused_since, now, utc_now),
         paused_until=datetime_of(paused_until, now, utc_now),
-        last_answer_at=datetime_of(health.last_answer_at, now, utc_now),
+        last_response_at=datetime_of(health.last_response_at, now, utc_now),
         last_failure=health.last_failure,
         last_failure_at=datetime_of(health.last_failure_at, now, utc_now),
-        unanswered_since=datetime_of(unanswered_since, now, utc_now),
-        unanswered_seconds=0.0 if unanswered_since is None else now - unanswered_since,
+        unresponsive_since=datetime_of(unresponsive_since, now, utc_now),
+        unresponsive_seconds=0.0 if unresponsive_since is None else now - unresponsive_since,
     )
 
 

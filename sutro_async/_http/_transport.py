@@ -215,7 +215,7 @@ class Transport:
 
     def _problem(self, error: Exception) -> str:
         if isinstance(error, aiohttp.ClientHttpProxyError) and self._proxy is not None:
-            return f"the proxy {self._proxy.address} answered {error.status}"
+            return f"the proxy {self._proxy.address} responded with {error.status}"
         return f"no response from {self._peer()}: {_describe(error)}"
 
     def _peer(self) -> str:

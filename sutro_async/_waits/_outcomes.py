@@ -31,17 +31,17 @@ class BatchErrors:
 
     def __init__(self) -> None:
         self._refused: set[str] = set()
-        self._has_good_answer = False
+        self._has_good_response = False
 
     def note_success(self) -> None:
         """Note a good response about some job."""
-        self._has_good_answer = True
+        self._has_good_response = True
 
     def note_error(self, job_id: str, error: Exception) -> bool:
         """Note the error that ended one job, and return whether it ends the batch."""
         if isinstance(error, PermissionDeniedError):
             self._refused.add(job_id)
-            return not self._has_good_answer and len(self._refused) >= _FATAL_REFUSALS
+            return not self._has_good_response and len(self._refused) >= _FATAL_REFUSALS
         return isinstance(error, _BATCH_FATAL_ERRORS)
 
 

@@ -108,7 +108,7 @@ class Pace:
     """The pace of one wait.
 
     Attributes:
-        answered_at: When the latest poll was answered or failed; the beginning before the first.
+        poll_ended_at: When the latest poll ended; before the first, when the wait began.
         failing_since: When the first of the latest polls failed; None after a good one.
         next_poll_at: When the next poll is due; infinity after the last one.
         is_covered: Whether list-jobs shows the job as unchanged, so that it needs no poll.
@@ -126,16 +126,16 @@ class Pace:
         "_refusal",
         "_settings",
         "_unchanged_polls",
-        "answered_at",
         "failing_since",
         "is_covered",
         "is_held_back",
         "next_poll_at",
+        "poll_ended_at",
         "send_by",
     )
 
     def __init__(self, settings: PaceSettings, now: float) -> None:
-        self.answered_at = now
+        self.poll_ended_at = now
         self.failing_since: float | None = None
         self.next_poll_at = now
         self.is_covered = False
@@ -166,7 +166,7 @@ class Pace:
             is_changed: Whether the report differs from the one before.
         """
         policy = self._settings.policy
-        self.answered_at = now
+        self.poll_ended_at = now
         self.is_covered = self.is_held_back = False
         self._earliest = -math.inf
         self._failures = 0
@@ -191,8 +191,8 @@ class Pace:
         settings, policy = self._settings, self._settings.policy
         for streak in (self._outage, self._refusal):
             if streak is not None:
-                streak.note_queued(min(queued, now - self.answered_at))
-        self.answered_at = now
+                streak.note_queued(min(queued, now - self.poll_ended_at))
+        self.poll_ended_at = now
         if self.failing_since is None:
             self.failing_since = now
         self.is_covered = self.is_held_back = False
@@ -210,7 +210,7 @@ class Pace:
         self._earliest = now + retry_after
         self._schedule(now, max(delay, retry_after), give_up_at=now + left)
         if settings.timeout == 0 or self.next_poll_at == math.inf:
-            # This is the last response, and "no such job" is an answer, unlike all other failures.
+            # There is no further poll. "No such job" is a result, unlike all other failures.
             if kind is FailureKind.REFUSED:
                 return Verdict.GIVE_UP
             if settings.timeout == 0:

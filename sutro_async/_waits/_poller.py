@@ -297,18 +297,18 @@ class JobPoller:
     def _kind_of(self, error: APIError) -> FailureKind:
         if isinstance(error, JobNotFoundError | PermissionDeniedError):
             return FailureKind.REFUSED
-        if isinstance(error, RateLimitError) and self._has_answers():
+        if isinstance(error, RateLimitError) and self._has_good_responses():
             return FailureKind.RATE_LIMITED
         if error.retryable or isinstance(error, InvalidResponseError):
             return FailureKind.OUTAGE
         return FailureKind.FINAL
 
-    def _has_answers(self) -> bool:
+    def _has_good_responses(self) -> bool:
         """Whether the client gets good responses, so that the service is available."""
         # After a long time of being held back, the responses may be from before the outage.
         if self._manager.throttle.service_is_unavailable:
             return False
-        return self._manager.answers_since(self.pace.answered_at)
+        return self._manager.has_response_since(self.pace.poll_ended_at)
 
 
 def _retry_after(error: APIError) -> float:

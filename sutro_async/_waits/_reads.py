@@ -54,7 +54,7 @@ class SharedReads:
         """Return the status of a job, by a request unless it is remembered as finished.
 
         Raises:
-            APIError: There was no usable answer, retries included.
+            APIError: There was no usable response, retries included.
             ClientStateError: The reads or the client were closed, or it belongs to another loop.
         """
         report = self.recall(job_id)
@@ -68,7 +68,7 @@ class SharedReads:
         """Return the record of a job, by a request unless it is remembered as finished.
 
         Raises:
-            APIError: There was no usable answer, retries included.
+            APIError: There was no usable response, retries included.
             ClientStateError: The reads or the client were closed, or it belongs to another loop.
         """
         job = self._records.recall(job_id)
@@ -161,7 +161,7 @@ class _Read(Generic[ReadT]):
         return None if isinstance(error, Exception) else error
 
     def result(self) -> ReadT:
-        """Return the answer, or raise a copy of the error for this caller."""
+        """Return the response, or raise a copy of the error for this caller."""
         error = self.error if self.task.cancelled() else self.task.exception()
         if error is not None:
             raise own(error)

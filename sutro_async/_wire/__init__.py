@@ -1,7 +1,7 @@
 """Bytes to models or errors: every rule about what the service sends, as pure functions.
 
 - `_paths`: the path of a request
-- `_answers`: the forms of a response with status 200 about one job
+- `_responses`: the forms of a response with status 200 about one job
 - `_pages`: one page of the list of jobs
 - `_errors`: the forms of a response with any other status
 - `_json`: strict JSON, within bounds of size and depth
@@ -10,11 +10,11 @@
 Nothing here does I/O. The deployed service differs from its API reference in places; both are read.
 """
 
-from sutro_async._wire._answers import Mismatch, OnMismatch, parse_job, parse_report
 from sutro_async._wire._errors import parse_error
 from sutro_async._wire._json import MAX_BODY_BYTES
 from sutro_async._wire._pages import JobPage, StatusPage, parse_jobs, parse_statuses
 from sutro_async._wire._paths import check_job_id, job_path, page_path, status_path
+from sutro_async._wire._responses import Mismatch, OnMismatch, parse_job, parse_report
 from sutro_async._wire._structure import converter, is_same_status
 
 __all__ = [

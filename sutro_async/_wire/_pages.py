@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import attrs
 
-from sutro_async._wire._answers import (
+from sutro_async._wire._paths import check_job_id
+from sutro_async._wire._responses import (
     Mismatch,
     OnMismatch,
     ignore_mismatch,
@@ -19,7 +20,6 @@ from sutro_async._wire._answers import (
     load_object,
     read_record,
 )
-from sutro_async._wire._paths import check_job_id
 from sutro_async.models import Job
 
 __all__ = ["JobPage", "StatusPage", "parse_jobs", "parse_statuses"]

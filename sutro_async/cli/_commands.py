@@ -266,7 +266,7 @@ def wait(
     "--dialect",
     type=click.Choice(["mapping", "flat"]),
     default="mapping",
-    help="The form of the answers: of the deployed service, or of its API reference.",
+    help="The form of the responses: of the deployed service, or of its API reference.",
 )
 @click.option(
     "--failure-reason",
@@ -287,7 +287,7 @@ def fake(
     """Run a fake Sutro service on this machine, to play with.
 
     It serves until Ctrl-C. The seconds of a timeline count from the start. Statuses without
-    seconds change with each request: it is answered with the next one.
+    seconds change with each request: each response has the next one.
     """
     if not failure_reason.strip():
         raise click.UsageError("--failure-reason must not be empty")

@@ -29,7 +29,7 @@ __all__ = ["Abandoned", "Board", "Entry", "Interrupted", "exit_status", "state_c
 _PRECEDENCE: Final = (ExitStatus.API_ERROR, ExitStatus.TIMED_OUT, ExitStatus.JOB_UNSUCCESSFUL)
 
 
-# Seconds without an answer of the service.
+# Seconds without a response from the service.
 _OUTAGE_AFTER: Final = 10.0
 
 
@@ -64,7 +64,7 @@ class Entry:
     is_early: bool = False
 
     @property
-    def answer(self) -> JobStatusReport | Job | None:
+    def newest(self) -> JobStatusReport | Job | None:
         """The newest report, or else the record."""
         return self.report or self.record
 
@@ -84,20 +84,20 @@ class Entry:
         """The status, or else `error` or `not seen`."""
         if self.has_error:
             return "error"
-        return "not seen" if self.answer is None else str(self.answer.status)
+        return "not seen" if self.newest is None else str(self.newest.status)
 
     def word(self, *, raw: bool) -> str:
         """Return the state as it is shown; the status as the service sent it if `raw` is set."""
-        if self.has_error or self.answer is None:
+        if self.has_error or self.newest is None:
             return self.state
-        return status_word(self.answer, raw=raw)
+        return status_word(self.newest, raw=raw)
 
     @property
     def reason(self) -> str:
         """Why the job failed, or the text of its error, on one line; empty if neither applies."""
         if self.error is not None:
             return one_line(error_text(self.error))
-        if self.answer is None or self.answer.status is not JobStatus.FAILED:
+        if self.newest is None or self.newest.status is not JobStatus.FAILED:
             return ""
         of_report = "" if self.report is None else JobFailedError(self.report).reason
         of_record = "" if self.record is None else str(self.record.failure or "")
@@ -112,7 +112,7 @@ class Board:
         clock: Returns the time in seconds.
 
     Attributes:
-        outage: Since when and why the service does not answer; empty if it does.
+        outage: Since when and why the service does not respond; empty if it does.
     """
 
     outage = ""
@@ -148,13 +148,13 @@ class Board:
         return entry
 
     def note_service(self, stats: ClientStats) -> None:
-        """Note whether the service answers."""
+        """Note whether the service responds."""
         self.outage = ""
-        if stats.unanswered_since is not None and stats.unanswered_seconds >= _OUTAGE_AFTER:
+        if stats.unresponsive_since is not None and stats.unresponsive_seconds >= _OUTAGE_AFTER:
             failure = stats.current_failure
             reason = "" if failure is None else f": {one_line(error_text(failure))}"
-            since = stats.unanswered_since.astimezone()
-            self.outage = f"no answer from the service since {since:%H:%M:%S}{reason}"
+            since = stats.unresponsive_since.astimezone()
+            self.outage = f"no response from the service since {since:%H:%M:%S}{reason}"
 
     def end_early(self, cause: BaseException) -> list[Entry]:
         """End the waits that are not over yet, and return their entries.

@@ -144,7 +144,7 @@ def _print_timeouts(timeouts: list[JobWaitTimeoutError], number_of_jobs: int) ->
             " or with a longer --timeout."
         )
     elif not failures:
-        print_error("The service has not answered yet: wait again with a longer --timeout.")
+        print_error("The service has not responded yet: wait again with a longer --timeout.")
 
 
 def _without_job(error: APIError) -> str:

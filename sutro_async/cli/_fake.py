@@ -83,9 +83,7 @@ async def serve(fake: FakeSutro, job_ids: list[str], *, as_json: bool) -> NoRetu
             why = os.strerror(error.errno or 0)
             raise click.UsageError(f"the port cannot be used ({why}): choose another") from None
         # On a line of its own: the terminal has written ^C to the last one.
-        stack.callback(
-            lambda: print_error("", f"{plural(len(fake.requests), 'request')} answered.")
-        )
+        stack.callback(lambda: print_error("", f"{plural(len(fake.requests), 'request')} served."))
         if as_json:
             address = {"url": fake.url, "api_key": fake.api_key, "job_ids": job_ids}
             write_json(address, at_once=True)
@@ -128,8 +126,8 @@ async def run_demo(output: Output) -> ExitStatus:
             await wait_for_all(client, board, output, timeout=None)
         if not output.is_data:
             print(
-                f"\n{len(fake.requests)} requests were sent. The service answered one with 503 and"
-                " a Retry-After,\nand truncated another answer: no wait was affected.\n"
+                f"\n{len(fake.requests)} requests were sent. One response was a 503 with a"
+                " Retry-After,\nand another was truncated: no wait was affected.\n"
             )
             print(_CODE, end="")
     return ExitStatus.OK

@@ -70,7 +70,7 @@ class JSONProgress(Progress):
 
 
 class _LineProgress(Progress):
-    """Prints a line for each change, of a job or of whether the service answers."""
+    """Prints a line for each change, of a job or of whether the service responds."""
 
     tick = 1.0
 
@@ -96,7 +96,7 @@ class _LineProgress(Progress):
     def refresh(self) -> None:
         if bool(self._board.outage) is not self._is_outage:
             self._is_outage = not self._is_outage
-            self._print(self._board.outage or "the service answers again")
+            self._print(self._board.outage or "the service responds again")
 
     def _print(self, line: str) -> None:
         elapsed = padded(duration(self._board.elapsed), 7, is_number=True)

@@ -81,14 +81,14 @@ def local_time(moment: datetime) -> str:
     return f"{local:%Y-%m-%d %H:%M:%S %Z}"
 
 
-def status_word(answer: Job | JobStatusReport, *, raw: bool) -> str:
+def status_word(record: Job | JobStatusReport, *, raw: bool) -> str:
     """Write a status; as the service sent it if `raw` is set.
 
     An unrecognised word is added to `unknown`.
     """
-    word = one_line(answer.raw_status, limit=40)
+    word = one_line(record.raw_status, limit=40)
     if raw:
         return word
-    if answer.status is JobStatus.UNKNOWN and word.lower() != JobStatus.UNKNOWN:
-        return f"{answer.status} ({word.lower()})"
-    return str(answer.status)
+    if record.status is JobStatus.UNKNOWN and word.lower() != JobStatus.UNKNOWN:
+        return f"{record.status} ({word.lower()})"
+    return str(record.status)

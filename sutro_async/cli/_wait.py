@@ -96,7 +96,7 @@ async def _show_what_arrived(
 
 
 async def _read_records(client: SutroClient, board: Board, progress: Progress) -> None:
-    """Read the records of finished jobs, as long as the service answers in time."""
+    """Read the records of finished jobs, as long as the service responds in time."""
     client = client.with_options(timeout=_RECORD_TIMEOUT, retry=RetryPolicy(attempts=2))
     job_ids = [entry.job_id for entry in board.entries if entry.is_finished]
     with suppress(SutroError, TimeoutError):

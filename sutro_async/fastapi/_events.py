@@ -1,6 +1,6 @@
 """Jobs as server-sent events: a report at each change, or a problem.
 
-While the service does not answer there are no reports, and one event says so.
+While the service does not respond there are no reports, and one event says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ END: Final = "end"
 """The id of the last event of a stream."""
 
 _RECONNECT_AFTER: Final = 3000  # milliseconds
-# Seconds between two checks whether the service answers: while it does, and while it does not.
+# Seconds between two checks whether the service responds: while it does, and while it does not.
 _TICK: Final = 3.0
 _TICK_IN_OUTAGE: Final = 1.0
 
@@ -38,7 +38,7 @@ async def events(
     Args:
         outcomes: The outcomes.
         job_ids: The jobs.
-        stats: Returns the state of the client, and so whether the service answers.
+        stats: Returns the state of the client, and so whether the service responds.
     """
     yield ServerSentEvent(retry=_RECONNECT_AFTER)
     # By job id, the newest report.
@@ -54,7 +54,7 @@ async def events(
                 is_outage = True
                 yield ServerSentEvent(event="trouble", raw_data=trouble.model_dump_json())
             elif trouble is None and is_outage:
-                # Any report shows that the service answers again. Without one, the first will.
+                # Any report shows that the service responds again. Without one, the first will.
                 new_outcomes = [
                     JobOutcome(job_id=job_id, value=report)
                     for job_id, report in unfinished.items()

@@ -11,7 +11,7 @@ from sutro_async.fastapi._visible import job_not_found
 
 __all__ = ["list_visible_jobs"]
 
-# How many jobs of the account are read for one answer: ten requests to the service.
+# How many jobs of the account are read for one response: ten requests to the service.
 _MOST_JOBS: Final = 1000
 _PAGE_SIZE: Final = 100
 

@@ -1,4 +1,4 @@
-"""The answers of the router: pydantic models of what `to_dict()` of the library returns.
+"""The responses of the router: pydantic models of what `to_dict()` of the library returns.
 
 Fields without a description are described in `sutro_async.models`.
 """
@@ -120,7 +120,7 @@ class JobOutcomesModel(BaseModel):
 
 
 class ServiceTrouble(BaseModel):
-    """An outage: the service does not answer, so nothing new is known of any job."""
+    """An outage: the service does not respond, so nothing new is known of any job."""
 
-    since: datetime = Field(description="When the first request was sent that was not answered.")
+    since: datetime = Field(description="When the first request that got no response was sent.")
     detail: str = Field(description="A description of the last failure.")

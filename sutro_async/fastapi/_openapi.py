@@ -1,4 +1,4 @@
-"""The answers that FastAPI cannot derive by itself, for the OpenAPI document.
+"""The responses that FastAPI cannot derive by itself, for the OpenAPI document.
 
 Their schemas are written out where they are used, without references: FastAPI chooses the names of
 an app's models only once it knows all of them.
@@ -21,7 +21,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 
 def problems(*statuses: int) -> Responses:
-    """Describe the answers with problem details: `statuses`, and those of every route."""
+    """Describe the responses with problem details: `statuses`, and those of every route."""
     content = {PROBLEM_JSON: {"schema": _schema(JobProblem)}}
     responses: Responses = {
         status: {"description": HTTPStatus(status).phrase, "content": content}
@@ -59,7 +59,7 @@ EVENTS: Final[Responses] = {
             " the terminal report last. A `problem` event is the last event of its job. The stream"
             " ends when each job has had its last event. The last event of the stream has the id"
             " `end`, unless it may help to reconnect. A `trouble` event says that the service has"
-            " not answered for ten seconds; the next `status` event says that it answers again."
+            " not responded for ten seconds; the next `status` event says that it responds again."
         ),
         "content": {
             EventSourceResponse.media_type: {

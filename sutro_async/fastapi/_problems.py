@@ -51,7 +51,7 @@ PROBLEM_JSON: Final = "application/problem+json"
 
 _log = logging.getLogger("sutro_async")
 
-# Seconds without an answer of the service.
+# Seconds without a response from the service.
 _TROUBLE_AFTER: Final = 10.0
 
 _TYPES: Final = "https://github.com/sutro-async/sutro-async/blob/main/docs/fastapi.md#"
@@ -86,8 +86,8 @@ _KINDS: Final[dict[type[BaseException], _Kind]] = {
     ),
     AuthenticationError: _ACCESS_REFUSED,
     PermissionDeniedError: _ACCESS_REFUSED,
-    APITimeoutError: _Kind(504, "Service timeout", "The service did not answer in time."),
-    APIError: _Kind(502, "Service failure", "The service sent no usable answer."),
+    APITimeoutError: _Kind(504, "Service timeout", "The service did not respond in time."),
+    APIError: _Kind(502, "Service failure", "The service sent no usable response."),
     JobWaitTimeoutError: _Kind(
         504, "Wait timeout", "The timeout expired before the job had finished; it is still running."
     ),
@@ -102,17 +102,17 @@ _KINDS: Final[dict[type[BaseException], _Kind]] = {
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Let the app answer each `SutroError` that an endpoint raises with problem details.
+    """Let the app respond with problem details to each `SutroError` that an endpoint raises.
 
-    The routes of `jobs_router` do so anyway. The answer has a fixed text for the kind of error. The
-    error itself is logged if the status is 500 or above.
+    The routes of `jobs_router` do so anyway. The response has a fixed text for each kind of
+    error. The error itself is logged if the status is 500 or above.
     """
 
-    async def answer(request: Request, error: Exception) -> Response:
+    async def respond(request: Request, error: Exception) -> Response:
         assert isinstance(error, SutroError)  # noqa: S101 - it is registered for these
         return problem_response(request, error)
 
-    app.add_exception_handler(SutroError, answer)
+    app.add_exception_handler(SutroError, respond)
 
 
 def problem_response(request: Request, error: SutroError) -> Response:
@@ -121,7 +121,7 @@ def problem_response(request: Request, error: SutroError) -> Response:
     reason = _reason(error)
     kind = _kind(error)
     retry_after = kind.retry_after
-    # Not on a 404 or 410: a job that the caller may not see has to answer like a missing one.
+    # Not on a 404 or 410: a job that the caller may not see has to look like a missing one.
     is_server_error = kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR
     if is_server_error and isinstance(reason, APIStatusError) and reason.retry_after is not None:
         retry_after = math.ceil(reason.retry_after)
@@ -148,8 +148,8 @@ def problem_details(error: SutroError, *, job_id: str | None = None) -> JobProbl
 
 def service_trouble(stats: ClientStats) -> ServiceTrouble | None:
     """Describe an outage of the service; None if there is none, or it began just now."""
-    since = stats.unanswered_since
-    if since is None or stats.unanswered_seconds < _TROUBLE_AFTER:
+    since = stats.unresponsive_since
+    if since is None or stats.unresponsive_seconds < _TROUBLE_AFTER:
         return None
     # Without a failure in that time the first request is still in flight.
     failure = stats.current_failure
@@ -162,7 +162,7 @@ def log_problem(error: SutroError) -> None:
     kind = _kind(error)
     if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         level = logging.DEBUG if isinstance(error, ClientStateError) else logging.WARNING
-        _log.log(level, "answered with %d %s: %s", kind.status, kind.title, error)
+        _log.log(level, "responded with %d %s: %s", kind.status, kind.title, error)
 
 
 def validation_response(request: Request, error: RequestValidationError) -> Response:

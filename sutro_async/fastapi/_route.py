@@ -1,4 +1,4 @@
-"""The classes of the routes: how they answer errors, and how they end."""
+"""The classes of the routes: how they respond to errors, and how they end."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class JobsRoute(APIRoute):
         return handle_finished_stream
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """End cleanly if the visitor has disconnected, or if the server cancels the answer.
+        """End cleanly if the visitor has disconnected, or if the server cancels the response.
 
-        uvicorn cancels answers when its `timeout_graceful_shutdown` expires. The request ends then
-        in any case, but uvicorn would log a traceback for each `CancelledError`. All other
+        uvicorn cancels responses when its `timeout_graceful_shutdown` expires. The request ends
+        then in any case, but uvicorn would log a traceback for each `CancelledError`. All other
         cancellations are raised, such as that of a timeout of the app.
         """
         is_started = is_complete = False
@@ -61,11 +61,11 @@ class JobsRoute(APIRoute):
                 raise
             if not is_started:
                 error = ClientStateError("the server has cancelled the request")
-                await self.answer_stopped(error, scope, receive, send)
+                await self.respond_to_cancelled(error, scope, receive, send)
             else:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def answer_stopped(
+    async def respond_to_cancelled(
         self,
         error: ClientStateError,
         scope: Scope,  # noqa: ARG002 - for the subclass
@@ -77,7 +77,7 @@ class JobsRoute(APIRoute):
 
 
 class ProblemsRoute(JobsRoute):
-    """A route whose errors are answered with problem details, whatever the app does with them."""
+    """A route that responds to errors with problem details, whatever the app does with them."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -92,8 +92,8 @@ class ProblemsRoute(JobsRoute):
 
         return handle_with_problems
 
-    async def answer_stopped(
+    async def respond_to_cancelled(
         self, error: ClientStateError, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Answer a request that the server has cancelled, with problem details."""
+        """Respond with problem details to a request that the server has cancelled."""
         await problem_response(Request(scope), error)(scope, receive, send)

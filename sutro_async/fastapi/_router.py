@@ -68,9 +68,9 @@ def jobs_router(
         visible: A FastAPI dependency that gives an async function. It is called with a frozenset
             of job ids, and returns those that the caller may see. Each request calls it once, with
             exactly the ids that its route uses, before anything is done with them. A job that may
-            not be seen answers like one that does not exist. If the function raises or returns
-            anything else, no job is shown: the answer is a 500, and the reason is logged.
-        problem_details: Whether errors are answered with problem details (RFC 9457). False leaves
+            not be seen looks like one that does not exist. If the function raises or returns
+            anything else, no job is shown: the response is a 500, and the reason is logged.
+        problem_details: Whether errors get problem details (RFC 9457) as the response. False leaves
             them, and requests that cannot be validated, to the exception handlers of the app.
 
     Raises:
@@ -98,7 +98,7 @@ def _no_problems(*statuses: int) -> Responses:  # noqa: ARG001 - as `problems`
 
 
 async def _reject_trailing_slash() -> None:
-    """Answer 404 where the app would redirect: with the slash, it would be a different job id."""
+    """Respond with 404, not with a redirect: with the slash, it would be a different job id."""
     raise HTTPException(HTTPStatus.NOT_FOUND)
 
 

@@ -84,7 +84,7 @@ class _Reads:
 
 
 def outcomes_model(outcomes: Iterable[Outcome]) -> JobOutcomesModel:
-    """Turn outcomes into the answer, and log one error of each kind."""
+    """Turn outcomes into the response, and log one error of each kind."""
     outcomes = list(outcomes)
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     for error in {type(error): error for error in errors}.values():

@@ -165,12 +165,12 @@ async def check_visible(may_see: Callable[..., Any], job_ids: Collection[str]) -
         return frozenset()
     requested = frozenset(job_ids)
     try:
-        answer = await may_see(requested)
-        if isinstance(answer, str | bytes | Mapping) or not isinstance(answer, Collection):
+        returned = await may_see(requested)
+        if isinstance(returned, str | bytes | Mapping) or not isinstance(returned, Collection):
             raise TypeError(  # noqa: TRY301 - treated as what the function raises
-                f"it must return a set or list of job ids, got {type(answer).__name__}"
+                f"it must return a set or list of job ids, got {type(returned).__name__}"
             )
-        found = frozenset(answer)
+        found = frozenset(returned)
         if not found <= requested:
             raise ValueError("it returned something that it was not called with")  # noqa: TRY301
     except Exception as error:
@@ -181,7 +181,7 @@ async def check_visible(may_see: Callable[..., Any], job_ids: Collection[str]) -
 
 @contextmanager
 def _rejecting_invalid_ids(location: tuple[str, str]) -> Iterator[None]:
-    """Answer 422 if the library rejects an id."""
+    """Respond with 422 if the library rejects an id."""
     try:
         yield
     except ValueError as error:

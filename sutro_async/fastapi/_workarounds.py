@@ -17,12 +17,12 @@ UVICORN_CANCELLATION: Final = "timeout graceful shutdown exceeded"
 Nothing else distinguishes this cancellation from others. The message is in `Server.shutdown`:
 https://github.com/Kludex/uvicorn/blob/main/uvicorn/server.py. Tried with uvicorn 0.54; 0.22, 0.23,
 0.30, 0.35 and 0.40 have the same text. A test fails when it changes. The only effect would be that
-an answer which the server cancels is cut off, with a traceback in its log.
+a response which the server cancels is cut off, with a traceback in its log.
 """
 
 
 def is_cancelled_by_server(cancellation: asyncio.CancelledError) -> bool:
-    """Whether uvicorn has cancelled the answer, because its shutdown timeout has expired."""
+    """Whether uvicorn has cancelled the response, because its shutdown timeout has expired."""
     return UVICORN_CANCELLATION in str(cancellation)
 
 
@@ -40,7 +40,7 @@ def suppress_broken_stream() -> Iterator[None]:
         _, others = group.split(anyio.BrokenResourceError)
         if others is not None:
             raise others from None
-        # If a cancellation has ended the answer, the broken stream has replaced it: raise it.
+        # If a cancellation has ended the response, the broken stream has replaced it: raise it.
         cause = group.__context__
         if isinstance(cause, asyncio.CancelledError) and not is_cancelled_by_server(cause):
             raise cause from None

@@ -1,4 +1,4 @@
-"""Failures on request, and the bodies of error answers."""
+"""Failures on request, and the bodies of error responses."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Ending = Literal["whole", "truncate", "reset", "disconnect"]
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """How to answer the next `times` requests; without a status, with the correct response."""
+    """How to respond to the next `times` requests; without a status, with the correct response."""
 
     times: int = attrs.field(default=1, validator=[instance_of(int), ge(1)])
     status: int | None = attrs.field(
@@ -57,14 +57,14 @@ class Fault:
             "truncate": truncate,
         }
         chosen = [ending for ending, wanted in endings.items() if wanted]
-        has_answer = bool(status is not None or headers or body is not None)
-        if not (chosen or has_answer or delay):
+        has_response = bool(status is not None or headers or body is not None)
+        if not (chosen or has_response or delay):
             raise ValueError(
                 "pass what goes wrong: status, headers, body, delay, disconnect, reset or truncate"
             )
         if len(chosen) > 1:
             raise ValueError(f"these exclude each other: choose one of {', '.join(chosen)}")
-        if disconnect and has_answer:
+        if disconnect and has_response:
             raise ValueError("disconnect sends no response: drop status, headers and body")
         if chosen and body is not None and len(body) == 0:
             raise ValueError(f"{chosen[0]} cuts the body in half: pass one that is not empty")

@@ -1,4 +1,4 @@
-"""The fake's jobs: their timelines, and what the service answers about them. No HTTP here.
+"""The fake's jobs: their timelines, and the service's responses about them. No HTTP here.
 
 Every instant is a reading of `time.monotonic`, in seconds, passed in by the caller.
 """

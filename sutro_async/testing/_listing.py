@@ -15,7 +15,7 @@ _MARK = b"\xfb\xff\xfe"
 _POSITION = re.compile(_MARK + rb"([0-9]{1,18})")
 
 
-def list_answer(
+def list_response(
     jobs: dict[str, FakeJob], query: str, record: Callable[[FakeJob], dict[str, Any]]
 ) -> tuple[int, dict[str, Any]]:
     """Return status and body, the newest job first.

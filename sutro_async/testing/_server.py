@@ -16,7 +16,7 @@ from sutro_async.testing._faults import Endpoint, Fault, FaultQueue, error_body
 from sutro_async.testing._http import RecordedRequest, make_response, parse_path, record, send
 from sutro_async.testing._jobs import UNSET, Dialect, FakeJob, Step, require_text
 from sutro_async.testing._listener import close_listener
-from sutro_async.testing._listing import list_answer
+from sutro_async.testing._listing import list_response
 
 _NO_FAULT = Fault()
 # Event loops disagree on an infinite timer. This one is longer than any test.
@@ -122,7 +122,7 @@ class FakeSutro:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop, and abort the requests that are still being answered."""
+        """Stop, and abort the requests that are still being handled."""
         self._listener = None
         for transport in self._busy:
             transport.abort()
@@ -142,7 +142,7 @@ class FakeSutro:
 
     @property
     def in_flight(self) -> int:
-        """How many requests are being answered."""
+        """How many requests are being handled."""
         return len(self._busy)
 
     @property
@@ -252,11 +252,11 @@ class FakeSutro:
 
         Args:
             times: How many requests.
-            status: Answer with this status, and a body as the service sends it.
+            status: Respond with this status, and a body as the service sends it.
             headers: Send these headers too.
-            body: Answer with this body; with status 200 unless `status` is set.
-            delay: Seconds before the response or the disconnection; `math.inf` never answers.
-            disconnect: Close the connection instead of answering.
+            body: Respond with this body; with status 200 unless `status` is set.
+            delay: Seconds before the response or the disconnection; `math.inf` never responds.
+            disconnect: Close the connection instead of responding.
             reset: Send the headers and half of the body, then reset the connection.
             truncate: Send the headers and half of the body, then close the connection.
             endpoint: Only requests to this endpoint: `"job-status"`, `"jobs"` or `"list-jobs"`;
@@ -303,7 +303,7 @@ class FakeSutro:
                 return web.Response()
             status, body = fault.status, fault.body
             if status is None:
-                status, body = self._answer(request, endpoint, job_id, fault)
+                status, body = self._correct_response(request, endpoint, job_id, fault)
             if body is None:
                 body = error_body(status, job_id)
             response = make_response(status, body, fault.headers)
@@ -314,7 +314,7 @@ class FakeSutro:
         finally:
             self._busy.discard(transport)
 
-    def _answer(
+    def _correct_response(
         self, request: web.Request, endpoint: str, job_id: str, fault: Fault
     ) -> tuple[int, bytes | None]:
         """Return status and body as the service would; None for the usual body of the status."""
@@ -328,7 +328,7 @@ class FakeSutro:
         if endpoint == "list-jobs":
             # As sent: once decoded, a plus sign would be a space.
             query = request.raw_path.partition("?")[2]
-            status, content = list_answer(self._jobs, query, lambda job: self._entry(job, now))
+            status, content = list_response(self._jobs, query, lambda job: self._entry(job, now))
             return status, json.dumps(content).encode()
         job = self._jobs.get(job_id)
         if job is None:

@@ -34,7 +34,7 @@ class Campaign:
 
     Args:
         seed: For another course of events.
-        steps: The fewest and the most honest answers until a job has ended.
+        steps: The fewest and the most honest responses until a job has ended.
         share: The share of requests that are broken.
 
     Attributes:

@@ -5,7 +5,7 @@ one exchange, entered into `FAULTS` together with what the library promises in t
 campaign, the tests of single faults and the table in `docs/reliability.md` all go by that table.
 
 Whatever a fault sends that must not be believed says that the job was cancelled, which is never
-true here: whoever believes a broken answer ends with the wrong status.
+true here: a client that believes a broken response ends with the wrong status.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class Promise(enum.Enum):
 
 @attrs.frozen(kw_only=True)
 class Fault:
-    """One way to break an answer.
+    """One way to break a response.
 
     Attributes:
         name: What it is called.
         does: What the server does, in words.
         promise: What the library makes of it.
-        error: What a question raises that is not asked again; None where it gets its answer. With
-            `NEXT_RETRIED` that is the next question on the connection.
+        error: What a call raises that is not retried; None if it gets its response. With
+            `NEXT_RETRIED` that is the next call on the connection.
         status_code: That of the error.
         inject: Does it.
         can_spread: Whether it can hit a later request too, for which nothing is promised.
@@ -85,17 +85,17 @@ FAULTS: Final[dict[str, Fault]] = {}
 
 
 class HostileServer:
-    """Answers correctly, unless a fault is set.
+    """Responds correctly, unless a fault is set.
 
     Args:
-        tell: Gives the true word for the status of a job; called for each honest answer.
-        choose: Gives the fault for a request, by the id of the job; None for an honest answer.
+        tell: Gives the true word for the status of a job; called for each honest response.
+        choose: Gives the fault for a request, by the id of the job; None for an honest response.
         ssl_context: For a server that speaks TLS.
 
     Attributes:
         requests: The first lines and headers that have arrived.
         keeps_requests: Whether to keep them.
-        in_flight: Requests that have arrived, and are neither answered nor given up by the client.
+        in_flight: Requests that have arrived and have not ended yet, on either side.
         max_in_flight: The most of them at one moment.
         accepted: Connections that were made.
         client_timeout: Seconds after which the client gives up, for faults that are later.
@@ -206,7 +206,7 @@ class Connection(asyncio.StreamReaderProtocol):
     """One connection of a client, which ends at once when the client leaves.
 
     Attributes:
-        drops_next: Whether the next request on it gets no answer but the end.
+        drops_next: Whether the next request on it gets the end and no response.
     """
 
     def __init__(self, server: HostileServer) -> None:
@@ -224,18 +224,18 @@ class Connection(asyncio.StreamReaderProtocol):
         super().data_received(data)
 
     def eof_received(self) -> bool:
-        self.answered()
+        self.note_end()
         super().eof_received()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.answered()
+        self.note_end()
         self._server.connections.discard(self)
         if self.serving is not None:
             self.serving.cancel()
         super().connection_lost(exc)
 
-    def answered(self) -> None:
+    def note_end(self) -> None:
         """Take note that the client has got all that its request will get."""
         if self._is_busy:
             self._is_busy = False
@@ -250,11 +250,11 @@ class Connection(asyncio.StreamReaderProtocol):
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while not self.writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
-                await self._answer(head)
-                self.answered()
+                await self._respond(head)
+                self.note_end()
         self.writer.close()
 
-    async def _answer(self, head: bytes) -> None:
+    async def _respond(self, head: bytes) -> None:
         server = self._server
         if server.keeps_requests:
             server.requests.append(head)
@@ -286,7 +286,7 @@ class Exchange:
     is_record: bool
 
     def truth(self) -> bytes:
-        """The body of a correct answer."""
+        """The body of a correct response."""
         return self.body(self.server.tell(self.job_id))
 
     def lie(self, **more: object) -> bytes:
@@ -299,7 +299,7 @@ class Exchange:
         if self.is_record:
             content = {"job": {"job_id": job_id, "status": word}}
         elif job_id == self.job_id:
-            # The form without an id: an answer that gets to the wrong job is believed. A failure
+            # The form without an id: a response that gets to the wrong job is believed. A failure
             # has its reason, for otherwise a wait would read the record too.
             metadata = {"failure_reason": "no GPU"} if word == "failed" else None
             content = {"message": f"about {job_id}", "job_status": word, "metadata": metadata}
@@ -308,11 +308,13 @@ class Exchange:
         return json.dumps({**content, **more}).encode()
 
     def send(self, body: bytes, *headers: str, status: int = 200, length: object = None) -> None:
-        """Send an answer in one piece."""
-        self.write(self.answer(body, *headers, status=status, length=length))
+        """Send a response in one piece."""
+        self.write(self.response(body, *headers, status=status, length=length))
 
-    def answer(self, body: bytes, *headers: str, status: int = 200, length: object = None) -> bytes:
-        """The bytes of an answer."""
+    def response(
+        self, body: bytes, *headers: str, status: int = 200, length: object = None
+    ) -> bytes:
+        """The bytes of a response."""
         lines = [
             f"HTTP/1.1 {status} Whatever",
             "Content-Type: application/json",
@@ -405,26 +407,26 @@ async def refuse(x: Exchange) -> None:
     x.reset()
 
 
-@_fault("resets the connection before it answers")
+@_fault("resets the connection before it responds")
 async def reset_at_once(x: Exchange) -> None:
     x.reset()
 
 
-@_fault("closes the connection before it answers")
+@_fault("closes the connection before it responds")
 async def close_at_once(x: Exchange) -> None:
     x.close()
 
 
 @_fault("resets the connection within the headers")
 async def reset_in_headers(x: Exchange) -> None:
-    x.write(x.answer(x.lie())[:30])
+    x.write(x.response(x.lie())[:30])
     await asyncio.sleep(0.002)
     x.reset()
 
 
 @_fault("closes the connection within the headers")
 async def close_in_headers(x: Exchange) -> None:
-    x.write(x.answer(x.lie())[:30])
+    x.write(x.response(x.lie())[:30])
     x.close()
 
 
@@ -442,23 +444,23 @@ async def close_in_body(x: Exchange) -> None:
 
 
 @_fault("closes a keep-alive connection right after its response", Promise.UNNOTICED)
-async def close_after_answer(x: Exchange) -> None:
+async def close_after_response(x: Exchange) -> None:
     x.send(x.truth())
     x.close()
 
 
 @_fault("half-closes a keep-alive connection right after its response", Promise.UNNOTICED)
-async def half_close_after_answer(x: Exchange) -> None:
+async def half_close_after_response(x: Exchange) -> None:
     x.send(x.truth())
     x.connection.writer.write_eof()
-    # A request that comes before the client has noticed cannot be answered any more.
+    # A request that comes before the client has noticed cannot get a response any more.
     x.connection.drops_next = True
 
 
 @_fault("resets a keep-alive connection 2 ms after its response", Promise.UNNOTICED)
-async def reset_after_answer(x: Exchange) -> None:
+async def reset_after_response(x: Exchange) -> None:
     x.send(x.truth())
-    x.connection.answered()
+    x.connection.note_end()
     await asyncio.sleep(0.002)
     x.reset()
 
@@ -470,9 +472,9 @@ async def close_at_next_request(x: Exchange) -> None:
 
 
 @_fault("sends a second, unsolicited response", Promise.UNNOTICED, can_spread=True)
-async def answer_twice(x: Exchange) -> None:
+async def respond_twice(x: Exchange) -> None:
     x.send(x.truth())
-    x.connection.answered()
+    x.connection.note_end()
     await asyncio.sleep(0.002)
     x.send(x.lie())
 
@@ -480,14 +482,14 @@ async def answer_twice(x: Exchange) -> None:
 # -- time
 
 
-@_fault("never answers", error=APITimeoutError)
-async def never_answer(x: Exchange) -> None:
+@_fault("never responds", error=APITimeoutError)
+async def never_respond(x: Exchange) -> None:
     await x.hang()
 
 
 @_fault("stops within the headers", error=APITimeoutError)
 async def stop_in_headers(x: Exchange) -> None:
-    x.write(x.answer(x.lie())[:30])
+    x.write(x.response(x.lie())[:30])
     await x.hang()
 
 
@@ -497,8 +499,8 @@ async def stop_in_body(x: Exchange) -> None:
     await x.hang()
 
 
-@_fault("answers after the timeout", error=APITimeoutError)
-async def answer_late(x: Exchange) -> None:
+@_fault("responds after the timeout", error=APITimeoutError)
+async def respond_late(x: Exchange) -> None:
     try:
         await asyncio.sleep(x.server.client_timeout + 0.1)
     finally:  # the client has left, most likely
@@ -507,17 +509,17 @@ async def answer_late(x: Exchange) -> None:
 
 @_fault("sends one byte at a time, fast enough", Promise.UNNOTICED)
 async def drip(x: Exchange) -> None:
-    for byte in x.answer(x.truth()):
+    for byte in x.response(x.truth()):
         x.write(bytes([byte]))
         await asyncio.sleep(0)
 
 
 @_fault("sends one byte at a time, too slowly", error=APITimeoutError)
 async def drip_slowly(x: Exchange) -> None:
-    answer = x.answer(x.lie())
-    for byte in answer:
+    response = x.response(x.lie())
+    for byte in response:
         x.write(bytes([byte]))
-        await asyncio.sleep(4 * x.server.client_timeout / len(answer))
+        await asyncio.sleep(4 * x.server.client_timeout / len(response))
 
 
 # -- lengths
@@ -694,7 +696,7 @@ _sends(
     "sends 100, 102 and 103 before its response",
     lambda x: x.write(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
-        b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n" + x.answer(x.truth())
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n" + x.response(x.truth())
     ),
     Promise.UNNOTICED,
 )
@@ -710,7 +712,7 @@ _sends(
     "switches to another protocol",
     lambda x: x.write(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-        + x.answer(x.lie())
+        + x.response(x.lie())
     ),
     Promise.FINAL,
     APIStatusError,
@@ -761,14 +763,14 @@ def _raw(name: str, does: str, data: Callable[[Exchange], bytes]) -> None:
 
 
 _raw("http_0_9", "speaks HTTP/0.9: a body and nothing else", lambda x: x.lie())
-_raw("http_9_9", "speaks HTTP/9.9", lambda x: x.answer(x.lie()).replace(b"HTTP/1.1", b"HTTP/9.9"))
+_raw("http_9_9", "speaks HTTP/9.9", lambda x: x.response(x.lie()).replace(b"HTTP/1.1", b"HTTP/9.9"))
 _raw("http_2", "speaks HTTP/2", lambda _: bytes.fromhex("000012040000000000000300000064"))
 _raw("ssh", "speaks SSH", lambda _: b"SSH-2.0-OpenSSH_9.6\r\n")
 _raw("garbage", "sends random bytes", lambda _: bytes(range(255, 0, -1)) * 40)
 _raw(
     "status_no_number",
     "sends a status that is not a number",
-    lambda x: x.answer(x.lie()).replace(b"200", b"2OO"),
+    lambda x: x.response(x.lie()).replace(b"200", b"2OO"),
 )
 
 
@@ -809,14 +811,14 @@ _body("utf_16", "sends UTF-16", lambda x: x.lie().decode().encode("utf-16"))
 _body("utf_8_broken", "sends broken UTF-8", lambda x: x.lie(text="?").replace(b"?", b"\xff"))
 _sends(
     "no_content",
-    "answers 204",
+    "responds with 204",
     lambda x: x.write(b"HTTP/1.1 204 No Content\r\n\r\n"),
     Promise.SURVIVED,
     InvalidResponseError,
 )
 _sends(
     "partial_content",
-    "answers 206",
+    "responds with 206",
     lambda x: x.send(x.lie(), status=206),
     Promise.SURVIVED,
     InvalidResponseError,
@@ -831,7 +833,7 @@ _HTML: Final = b"<html><h1>502 Bad Gateway</h1></html>"
 for _status in (408, 425, 500, 502, 503, 504, 520, 524, 530):
     _sends(
         f"status_{_status}",
-        f"answers {_status} with a page of HTML",
+        f"responds with {_status} and a page of HTML",
         lambda x, status=_status: x.send(_HTML, status=status),
         Promise.RETRIED,
         ServerError if _status >= 500 else APIStatusError,
@@ -839,7 +841,7 @@ for _status in (408, 425, 500, 502, 503, 504, 520, 524, 530):
     )
 _sends(
     "rate_limit",
-    "answers 429 with a Retry-After of 5 ms",
+    "responds with 429 and a Retry-After of 5 ms",
     lambda x: x.send(b'{"detail": "slow down"}', "Retry-After: 0.005", status=429),
     Promise.RETRIED,
     RateLimitError,
@@ -847,7 +849,7 @@ _sends(
 )
 _sends(
     "rate_limit_nonsense",
-    "answers 429 with an invalid Retry-After",
+    "responds with 429 and an invalid Retry-After",
     lambda x: x.send(b"", "Retry-After: -1e999 days", status=429),
     Promise.RETRIED,
     RateLimitError,
@@ -863,7 +865,7 @@ _sends(
 )
 _sends(
     "error_of_brackets",
-    "answers 500 with a million brackets",
+    "responds with 500 and a million brackets",
     lambda x: x.send(b"[" * 10**6, status=500),
     Promise.RETRIED,
     ServerError,
@@ -871,7 +873,7 @@ _sends(
 )
 _sends(
     "gone",
-    "answers 410",
+    "responds with 410",
     lambda x: x.send(b'{"detail": "gone"}', status=410),
     Promise.FINAL,
     GoneError,
@@ -879,7 +881,7 @@ _sends(
 )
 _sends(
     "status_unheard_of",
-    "answers 799",
+    "responds with 799",
     lambda x: x.send(x.lie(), status=799),
     Promise.FINAL,
     APIStatusError,

@@ -17,13 +17,13 @@ __all__ = ["OUTAGES", "Arrival", "Bucket", "Service", "failing", "most_in_a_seco
 # How a service is unavailable: as the table of faults has it.
 OUTAGES: Final = (
     *("status_503", "rate_limit_nonsense", "reset_at_once"),
-    *("html", "never_answer", "refuse"),
+    *("html", "never_respond", "refuse"),
 )
 
 
 @attrs.frozen
 class Arrival:
-    """A request: when it came, of which job, and whether it got a good answer."""
+    """A request: when it came, of which job, and whether it got a good response."""
 
     at: float
     job_id: str

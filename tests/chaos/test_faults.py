@@ -41,7 +41,7 @@ def server_with(script):
 
 
 async def let_leftovers_come():
-    """Let enough time pass for what follows an answer, in more than one turn of the event loop."""
+    """Let enough time pass for what follows a response, in more than one turn of the event loop."""
     for _ in range(3):
         await asyncio.sleep(0.01)
 
@@ -70,7 +70,7 @@ async def test_call(fault, method):
             else:
                 await assert_error(fault, ask("job-1"))
             assert not client._manager.transport._session.connector._acquired
-            # What is left of the fault on its connection is not taken for an answer.
+            # What is left of the fault on its connection is not taken for a response.
             script.times = 0
             await let_leftovers_come()
             if fault.promise is Promise.NEXT_RETRIED:
@@ -128,7 +128,7 @@ async def test_wait_after_a_good_report(fault):
 
 
 def test_a_lie_would_be_noticed():
-    """The false answers of the table are valid reports, so a test would notice one that counts."""
+    """The false responses are valid reports, so a test would notice one that is believed."""
     from sutro_async._wire import parse_job, parse_report
     from tests.chaos._hostile import Exchange
 

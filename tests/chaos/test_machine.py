@@ -116,7 +116,7 @@ async def feed(job_ids):
 
 
 class Machine(RuleBasedStateMachine):
-    """A client and a monitor, a server with scripted answers, and a record of both.
+    """A client and a monitor, a server with scripted responses, and a record of both.
 
     Time passes only within the rules: the event loop stands still between them.
     """
@@ -179,7 +179,7 @@ class Machine(RuleBasedStateMachine):
         self.gone.add(self.newest[place])
 
     @rule(faults=st.lists(st.sampled_from(SURVIVABLE), min_size=1, max_size=5))
-    def break_the_next_answers(self, faults):
+    def break_the_next_responses(self, faults):
         self.next_faults += faults
 
     # ---- what is started
@@ -353,7 +353,7 @@ class Machine(RuleBasedStateMachine):
         self.run(reopen())
 
     def is_in_full_swing(self, activity):
-        """Whether it waits, and not for the answer to its first request."""
+        """Whether it waits, and not for the response to its first request."""
         return not (activity.is_question or activity.task.done()) and any(
             self.asked[job_id] > activity.asked_before[job_id] + 1 for job_id in activity.job_ids
         )

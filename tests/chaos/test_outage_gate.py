@@ -35,7 +35,7 @@ ERRORS = {
     "rate_limit_nonsense": RateLimitError,
     "reset_at_once": APIConnectionError,
     "html": InvalidResponseError,
-    "never_answer": APITimeoutError,
+    "never_respond": APITimeoutError,
     "refuse": APIConnectionError,
 }
 assert set(ERRORS) == set(OUTAGES)
@@ -166,7 +166,7 @@ async def test_few_waits_with_long_intervals_recover_soon():
 
 
 @pytest.mark.parametrize("fault", ["status_500", "html"])
-async def test_a_job_whose_answers_are_always_broken_does_not_close_the_gate(fault):
+async def test_a_job_whose_responses_are_always_broken_does_not_close_the_gate(fault):
     healthy = ids(10)
     poll = attrs.evolve(POLL, max_outage=5)
     async with service_and_client(poll=poll) as (service, client):
@@ -203,7 +203,7 @@ async def test_retry_after_is_never_undercut_in_an_outage(status):
         await end(task)
     times = [each.at for each in service.since(began_at) if not each.is_good]
     assert len(times) >= 3
-    # Those that are in flight together are answered together.
+    # Those that are in flight together get their responses together.
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(gap >= seconds or gap <= 0.05 for gap in gaps)
     good = service.since(times[-1] + 0.05)
@@ -327,7 +327,7 @@ async def test_cancelling_and_closing_work_at_once_behind_the_closed_gate(form):
 # ---- calls
 
 
-@pytest.mark.parametrize("form", [None, "status_503", "never_answer"])
+@pytest.mark.parametrize("form", [None, "status_503", "never_respond"])
 async def test_calls_are_sent_ahead_of_polls(form):
     """Even where the polls take all slots, and all of them hang."""
     poll = PollPolicy(initial=0.5, maximum=0.5)
@@ -344,7 +344,7 @@ async def test_calls_are_sent_ahead_of_polls(form):
             call = client.get_job if number % 2 else client.get_job_status
             assert (await call(f"asked-{number}")).status == "running"
             # Polls that hang may hold all slots.
-            longest = REQUEST_TIMEOUT if form == "never_answer" else 0
+            longest = REQUEST_TIMEOUT if form == "never_respond" else 0
             assert now() - began_at <= longest + 0.2
         await end(task)
 

@@ -22,7 +22,7 @@ PAGE = b"<html><title>We are deploying</title></html>"
 
 
 def refusal(status):
-    """Answer as a proxy does during a deployment; it is not in the table, since it may pass."""
+    """Respond as a proxy does during a deployment; it is not in the table, since it may pass."""
 
     async def inject(x):
         x.send(PAGE, status=status)
@@ -72,17 +72,17 @@ seen_or_not = pytest.mark.parametrize("is_seen", [False, True], ids=["first", "s
 
 
 class Refusals:
-    """Makes a number of requests fail, after a first good answer or at once."""
+    """Makes a number of requests fail, after a first good response or at once."""
 
     def __init__(self, status, *, is_seen, times):
         self.began_at = None
         self._fault = refusal(status)
-        self._answers = int(is_seen)
+        self._responses = int(is_seen)
         self._times = times
 
     def __call__(self, job_id):
-        if self._answers:
-            self._answers -= 1
+        if self._responses:
+            self._responses -= 1
             return None
         if not self._times:
             return None
@@ -127,7 +127,7 @@ async def test_refusal_that_passes_does_not_end_a_wait(follow, status, error, is
 async def test_queueing_does_not_count_for_max_outage():
     """Each job fails once, and then queues for the only slot for longer than an outage may last."""
     ids = [f"job-{number}" for number in range(4)]  # with five, it would be an outage of all
-    failures = iter([FAULTS["never_answer"]] * len(ids))
+    failures = iter([FAULTS["never_respond"]] * len(ids))
     request_timeout, max_outage = 0.1, 0.2
     poll = attrs.evolve(FAST_POLL, max_outage=max_outage)
     async with nothing_left_behind():
@@ -147,7 +147,7 @@ async def test_no_wait_gives_up_before_another_poll_has_failed():
 
     def choose(job_id):
         polls[job_id] += 1
-        return FAULTS["never_answer"]
+        return FAULTS["never_respond"]
 
     poll = attrs.evolve(FAST_POLL, max_outage=0.3)
     async with nothing_left_behind():

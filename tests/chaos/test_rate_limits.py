@@ -119,7 +119,7 @@ async def test_sending_resumes_gradually_after_a_pause():
     assert most_in_a_second(resumed) <= 1.5 * 60
 
 
-async def test_call_is_answered_soon_while_thousands_of_polls_are_limited():
+async def test_call_gets_a_response_soon_while_thousands_of_polls_are_limited():
     async with nothing_left_behind(), Service() as service:
         service.limit = Bucket(10, burst=1)
         async with client_of(service, retry=RetryPolicy(attempts=10)) as client:

@@ -64,7 +64,7 @@ async def monitored_watch(client, monitor):
             pass
 
 
-@pytest.mark.parametrize("fault", [None, "never_answer", "status_503", "html"])
+@pytest.mark.parametrize("fault", [None, "never_respond", "status_503", "html"])
 @pytest.mark.parametrize(
     "follow",
     [
@@ -100,7 +100,7 @@ async def stream_changes(client):
 
 @pytest.mark.parametrize("read", [collect, stream, stream_changes])
 async def test_timeout_of_a_batch_expires_for_all_jobs_together_after_the_event_loop_was_busy(read):
-    """The answers arrive together with the timeout, and say that the jobs have finished."""
+    """The responses arrive together with the timeout, and say that the jobs have finished."""
     began_at = time.monotonic()
 
     def tell(_):

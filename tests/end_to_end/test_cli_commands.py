@@ -566,13 +566,13 @@ def test_a_timeout_reports_why_jobs_were_never_seen(service, run):
     ]
 
 
-def test_a_timeout_before_any_answer_says_so(service, run):
+def test_a_timeout_before_any_response_says_so(service, run):
     service.fail_next(1, delay=60)
     status, _, errors = run("wait", "a", "--timeout", "0.1")
     assert status == 124
     assert errors == (
         "Error: timed out after 0.1s: 1 of 1 job had not finished, 1 never seen\n"
-        "The service has not answered yet: wait again with a longer --timeout.\n"
+        "The service has not responded yet: wait again with a longer --timeout.\n"
     )
 
 
@@ -620,7 +620,7 @@ def test_a_summary_does_without_records_that_cannot_be_read(service, run, monkey
 
 
 def hang_up_records(service, monkeypatch):
-    """Let requests for records hang as soon as a status has been answered."""
+    """Let requests for records hang as soon as a status has been sent."""
     service.fail_next(100, endpoint="jobs", delay=60)
 
 
@@ -777,14 +777,14 @@ def test_an_interrupt_after_all_jobs_have_finished_shows_them(service, run, monk
 
 def test_a_change_that_does_not_show_is_no_line(service, run, monkeypatch):
     service.add_job("a", ["running", "running", "succeeded"])
-    answer = service._answer
+    correct_response = service._correct_response
 
     def with_count(*arguments):
-        status, body = answer(*arguments)
+        status, body = correct_response(*arguments)
         note = f"seen {len(service.requests)} times".encode()
         return status, body.replace(b"Job status with job_id a retrieved.", note)
 
-    monkeypatch.setattr(service, "_answer", with_count)
+    monkeypatch.setattr(service, "_correct_response", with_count)
     output = run("wait", "a")[1]
     assert re.findall(r"s  a  (\w+)", output) == ["running", "succeeded"]
 
@@ -798,8 +798,8 @@ def port():
         return probe.getsockname()[1]
 
 
-def answers(port):
-    """Whether there is a server at the port; it answers once it has said that it runs."""
+def responds(port):
+    """Whether there is a server at the port; it responds once it has said that it runs."""
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1)
     except urllib.error.HTTPError as error:
@@ -810,7 +810,7 @@ def answers(port):
 
 
 def test_fake_says_how_to_reach_it(run, port):
-    with once(lambda: answers(port), press_ctrl_c):
+    with once(lambda: responds(port), press_ctrl_c):
         status, output, errors = run("fake", "--port", str(port), "--dialect", "flat")
     assert status == 130
     assert output.splitlines() == [
@@ -818,11 +818,11 @@ def test_fake_says_how_to_reach_it(run, port):
         "export SUTRO_API_KEY=sk_test",
     ]
     assert "with job-1, job-2, job-3." in errors
-    assert errors.endswith("\n1 request answered.\n")
+    assert errors.endswith("\n1 request served.\n")
 
 
 def test_fake_says_how_to_reach_it_as_json(run_json, port):
-    with once(lambda: answers(port), press_ctrl_c):
+    with once(lambda: responds(port), press_ctrl_c):
         status, objects, _ = run_json("fake", "--port", str(port), "--job", "a=running:9,failed")
     assert status == 130
     assert objects == [

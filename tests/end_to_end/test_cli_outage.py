@@ -1,4 +1,4 @@
-"""What `sutro-async wait` shows while the service does not answer."""
+"""What `sutro-async wait` shows while the service does not respond."""
 
 import asyncio
 import re
@@ -43,9 +43,9 @@ async def test_plain_lines_say_it_once_and_once_when_it_is_over(fake, client, ca
     words = [line.split(maxsplit=1)[1] for line in changes]
     assert words[:3] == ["job-1  running", "job-2  running", "job-2  succeeded"]
     assert re.fullmatch(
-        r"no answer from the service since \d\d:\d\d:\d\d: job 'job-1': HTTP 503: .+", words[3]
+        r"no response from the service since \d\d:\d\d:\d\d: job 'job-1': HTTP 503: .+", words[3]
     )
-    assert words[4:] == ["the service answers again", "job-1  succeeded"]
+    assert words[4:] == ["the service responds again", "job-1  succeeded"]
     began, ended = (float(line.split()[0].rstrip("s")) for line in changes[3:5])
     assert 20 <= began < 25
     assert 26 <= ended < 32
@@ -56,19 +56,19 @@ async def test_the_live_table_has_a_line_while_it_lasts(fake, client, make_termi
     waiting, board = await start(fake, client, "table")
     fake.fail_next(10_000, disconnect=True)
     await asyncio.sleep(5)
-    assert "no answer" not in "\n".join(terminal.lines)
+    assert "no response from the service" not in "\n".join(terminal.lines)
     while not board.outage:
         await asyncio.sleep(0.1)
     await asyncio.sleep(1)
     assert 20 <= board.elapsed < 26
-    [line] = [line for line in terminal.lines if "no answer" in line]
-    assert re.match(r"no answer from the service since \d\d:\d\d:\d\d: job 'job-1': no res", line)
+    [line] = [line for line in terminal.lines if "no response from the service" in line]
+    assert re.match(r"no response from the service since \d\d:\d\d:\d\d: job 'job-1': no r", line)
     assert len(line) <= 80
     assert terminal.lines[0].startswith("Job ")
     assert any(line.endswith("1 of 2 finished") for line in terminal.lines)
     fake.clear_faults()
     await asyncio.sleep(5)
-    assert "no answer" not in "\n".join(terminal.lines)
+    assert "no response from the service" not in "\n".join(terminal.lines)
     fake.set_status("job-1", "succeeded")
     await waiting
 
@@ -77,7 +77,7 @@ async def test_a_service_that_hangs_is_shown_before_the_first_timeout(fake, clie
     waiting, board = await start(fake, client, "plain")
     fake.fail_next(10_000, delay=3600)
     await asyncio.sleep(15)
-    assert re.fullmatch(r"no answer from the service since \d\d:\d\d:\d\d", board.outage)
+    assert re.fullmatch(r"no response from the service since \d\d:\d\d:\d\d", board.outage)
     waiting.cancel()
     await asyncio.wait({waiting})
 

@@ -363,7 +363,7 @@ async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(brows
 
 
 @pytest.mark.browser
-async def test_while_the_service_does_not_answer_one_banner_says_so(browser, dashboard):
+async def test_while_the_service_does_not_respond_one_banner_says_so(browser, dashboard):
     fake = dashboard.fake
     ids = ["silent-1", "silent-2", "silent-3"]
     for job_id in ids:
@@ -375,8 +375,8 @@ async def test_while_the_service_does_not_answer_one_banner_says_so(browser, das
             await expect(job(page, job_id)).to_contain_text("running")
         await expect(banner).to_be_hidden()
         fake.fail_next(10_000, status=503)
-        await expect(banner).to_contain_text("The service has not answered since")
-        await expect(page.get_by_text("has not answered")).to_have_count(1)
+        await expect(banner).to_contain_text("The service has not responded since")
+        await expect(page.get_by_text("has not responded")).to_have_count(1)
         for job_id in ids:
             await expect(job(page, job_id).locator(".trouble")).to_be_empty()
         await picture(page, "silent")

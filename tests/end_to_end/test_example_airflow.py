@@ -112,6 +112,6 @@ def test_triggers_share_one_client_which_ends_with_the_last(dag, fake):
 
     for number in range(20):
         fake.add_job(f"job-{number}", timeline=["running", "succeeded"])
-    answers = asyncio.run(together())
-    assert {event["report"]["status"] for (event,) in answers} == {"succeeded"}
+    found = asyncio.run(together())
+    assert {event["report"]["status"] for (event,) in found} == {"succeeded"}
     assert sutro_jobs._client is None

@@ -257,8 +257,8 @@ async def test_a_problem_says_when_to_come_again_to_another_origin_too(fake):
     fake.fail_next(1, status=429, headers={"Retry-After": "120"})
     async with app.router.lifespan_context(app), browser_of(app) as browser:
         headers = {"Origin": "https://pages.example", "Authorization": f"Bearer {TOKEN}"}
-        answer = await browser.get("/api/jobs/ann-1", headers=headers)
-    assert answer.status_code == 503
-    assert answer.headers["retry-after"] == "120"
-    assert answer.headers["access-control-expose-headers"] == "Retry-After"
-    assert answer.headers["access-control-allow-origin"] == "https://pages.example"
+        response = await browser.get("/api/jobs/ann-1", headers=headers)
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "120"
+    assert response.headers["access-control-expose-headers"] == "Retry-After"
+    assert response.headers["access-control-allow-origin"] == "https://pages.example"

@@ -210,8 +210,8 @@ async def test_a_visitor_who_disconnects_does_not_affect_the_others(fake, server
         await asyncio.sleep(0.1)
         await leaving[0].close()
         await leaving[1].reset()
-        answers = await asyncio.gather(*staying)
-    assert {answer.json()["status"] for answer in answers} == {"running"}
+        responses = await asyncio.gather(*staying)
+    assert {response.json()["status"] for response in responses} == {"running"}
     assert len(fake.requests) == 1
 
 
@@ -277,7 +277,7 @@ async def test_the_message_of_the_servers_cancellation_is_the_one_that_the_route
     assert not is_cancelled_by_server(asyncio.CancelledError("a timeout of the app"))
 
 
-async def test_without_problem_details_the_app_answers_what_the_server_cancels(fake):
+async def test_without_problem_details_the_app_responds_to_what_the_server_cancels(fake):
     fake.fail_next(9, delay=math.inf)
     app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(poll=FAST_POLL)))
     app.include_router(jobs_router(problem_details=False))
@@ -290,9 +290,9 @@ async def test_without_problem_details_the_app_answers_what_the_server_cancels(f
         waiting = asyncio.create_task(browser.get("/jobs/job-1", timeout=10))
         await until(lambda: fake.in_flight)
         server.should_exit = True
-        answer = await waiting
-    assert answer.status_code == 503
-    assert answer.json() == {
+        response = await waiting
+    assert response.status_code == 503
+    assert response.json() == {
         "type": "ClientStateError",
         "message": "the server has cancelled the request",
     }
@@ -309,7 +309,7 @@ async def test_a_stopped_app_leaves_no_task_behind(fake):
     assert not left
 
 
-# ---- a service that does not answer
+# ---- a service that does not respond
 
 OUTAGES = {
     "refuses": {"status": 503, "body": b"secret inner thoughts"},
@@ -318,9 +318,9 @@ OUTAGES = {
     "limits": {"status": 429, "headers": {"Retry-After": "5"}},
 }
 DETAILS = {
-    "refuses": "The service sent no usable answer.",
-    "hangs": "The service did not answer in time.",
-    "disconnects": "The service sent no usable answer.",
+    "refuses": "The service sent no usable response.",
+    "hangs": "The service did not respond in time.",
+    "disconnects": "The service sent no usable response.",
     "limits": "The service rate-limits this server.",
 }
 

@@ -38,7 +38,7 @@ from tests.chaos.conftest import nothing_left_behind, open_files
 TIMEOUT = 5.0
 POLL = PollPolicy(initial=1.0, maximum=4.0, max_outage=600.0, not_found_grace=0.0)
 RETRY = RetryPolicy(attempts=10, initial=0.1, maximum=1.0)
-# Correct answers until a job has finished; half a minute on average.
+# Correct responses until a job has finished; half a minute on average.
 STEPS = (1, 20)
 SHARE = 0.1
 

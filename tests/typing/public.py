@@ -138,7 +138,7 @@ async def an_observed_client(client: SutroClient) -> None:
     assert_type(stats.in_flight, int)
     assert_type(stats.pause_reason, Literal["retry_after", "outage"] | None)
     assert_type(stats.paused_until, datetime | None)
-    assert_type(stats.unanswered_seconds, float)
+    assert_type(stats.unresponsive_seconds, float)
     assert_type(stats.last_failure, APIError | None)
 
 

@@ -104,7 +104,7 @@ function connect() {
   stream.addEventListener("problem", (event) => take({ problem: JSON.parse(event.data) }));
   stream.addEventListener("error", () => {
     showConnection("lost", "Connection lost, trying again…");
-    // The browser reconnects by itself, unless the answer was not an event stream.
+    // The browser reconnects by itself, unless the response was not an event stream.
     if (stream?.readyState === EventSource.CLOSED) {
       connectLater();
       findRefusal(stream);
@@ -236,7 +236,7 @@ function commonTrouble() {
   if (open.length === 0) return "";
   if (outage) {
     const since = new Date(outage.since).toLocaleTimeString();
-    return `The service has not answered since ${since}. ${outage.detail} The page shows what was known then.`;
+    return `The service has not responded since ${since}. ${outage.detail} The page shows what was known then.`;
   }
   return open.every(({ problem }) => problem) ? `${open[0].problem.detail} Trying again…` : "";
 }
