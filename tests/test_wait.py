@@ -772,6 +772,17 @@ async def test_a_watch_shows_the_first_report_and_each_change(fake, client):
     assert seen == ["queued", "running", "failed"]
 
 
+@pytest.mark.parametrize("message", ["short", "long" * 1000])
+async def test_return_to_an_earlier_status_is_a_change(fake, client, message):
+    statuses = ["running", "running", "queued", "queued", "running", "running", "succeeded"]
+    fake.add_job("job-1", statuses, message=message)
+    fake.fail_next(1, body="broken")
+    reports = [report async for report in client.watch_job("job-1")]
+    assert [report.status for report in reports] == ["running", "queued", "running", "succeeded"]
+    assert {report.message for report in reports} == {message}
+    assert len(fake.requests) == 8
+
+
 async def test_a_change_of_the_message_alone_is_a_change():
     def report(message):
         return raw_response(b'{"job_status": "running", "message": "%s"}' % message)

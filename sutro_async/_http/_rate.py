@@ -134,6 +134,8 @@ class _SecondsCounter:
         )
 
     def _advance(self, second: int) -> None:
+        if second <= self._second:
+            return
         for each in range(max(self._second + 1, second - _REMEMBERED_SECONDS + 1), second + 1):
             self._counts[each % _REMEMBERED_SECONDS] = 0
-        self._second = max(self._second, second)
+        self._second = second

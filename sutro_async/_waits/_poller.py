@@ -10,6 +10,7 @@ from typing import Final
 
 from sutro_async._http import (
     STATUS,
+    Endpoint,
     HeldBack,
     Options,
     Priority,
@@ -19,6 +20,7 @@ from sutro_async._http import (
 )
 from sutro_async._waits._pace import FailureKind, Pace, PaceSettings, Verdict
 from sutro_async._waits._reason import add_reason
+from sutro_async._wire import OnMismatch, parse_report
 from sutro_async.errors import (
     APIError,
     APIStatusError,
@@ -40,6 +42,9 @@ _OUTCOMES: Final[dict[JobStatus, WaitOutcome]] = {
     JobStatus.CANCELLED: "cancelled",
 }
 
+# Bytes; a longer body is parsed each time, and not kept in memory.
+_LONGEST_KEPT_BODY: Final = 500
+
 _log: Final = logging.getLogger("sutro_async")
 
 
@@ -57,6 +62,7 @@ class JobPoller:
 
     __slots__ = (
         "_began_at",
+        "_body",
         "_completed_at",
         "_is_ended",
         "_manager",
@@ -89,6 +95,7 @@ class JobPoller:
         self._options = options
         self._settings = settings
         self._began_at = now
+        self._body = b""
         self._completed_at: datetime | None = None
         self._is_ended = False
         self._polls = 0
@@ -151,7 +158,7 @@ class JobPoller:
 
         try:
             report = await self._manager.request(
-                STATUS,
+                Endpoint(STATUS.name, STATUS.path, self._parse),
                 self.job_id,
                 self._options,
                 attempt=self._polls,
@@ -236,9 +243,19 @@ class JobPoller:
         error.__cause__ = self.failure
         return error
 
+    def _parse(self, job_id: str, body: bytes, on_mismatch: OnMismatch) -> JobStatusReport:
+        """Read a response; most are the same as the one before, byte for byte."""
+        if self.report is not None and body == self._body:
+            return self.report
+        self._body = b""
+        report = parse_report(job_id, body, on_mismatch)
+        if len(body) <= _LONGEST_KEPT_BODY:
+            self._body = body
+        return report
+
     def _note_report(self, report: JobStatusReport, began_at: float) -> JobStatusReport | None:
         previous, self.failure = self.report, None
-        is_changed = report != previous
+        is_changed = report is not previous and report != previous
         if is_changed:  # else the old one stays, so that memory is not churned
             self.report = report
         if previous is None or report.raw_status != previous.raw_status:

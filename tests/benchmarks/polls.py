@@ -5,8 +5,8 @@
 CPU time of the process, divided by the requests that the server counted meanwhile, from when all
 jobs have been polled once. Two paces:
 
-- paced: each job is polled every 10 s on average, at random times, so 1,000 polls a second; by
-  hand with a task for each job that sleeps in between
+- paced: each job is polled at once, and then every 10 s on average, at random times, so 500 to
+  1,000 polls a second; by hand with a task for each job that sleeps in between
 - flat out: jobs are polled as fast as the client can; by hand with 20 tasks, as many as
   `max_concurrency`
 
@@ -86,8 +86,8 @@ async def by_hand(url: str, pace: str, *, profile: bool) -> float:
 
         async def wait(job_id: str) -> None:
             while True:
-                await asyncio.sleep(INTERVAL[pace] * random.uniform(0, 2))
                 await poll(job_id)
+                await asyncio.sleep(INTERVAL[pace] * random.uniform(0, 2))
 
         ids = [f"job-{number}" for number in range(JOBS)]
         endless = itertools.cycle(ids)
