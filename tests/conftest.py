@@ -241,7 +241,7 @@ def mocked(monkeypatch) -> Iterator[aioresponses]:
 
 
 @asynccontextmanager
-async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
+async def assert_no_leaks(client: SutroClient, fake: FakeSutro):
     """Check that the block leaks no task, no connection in use and no timer."""
     tasks = asyncio.all_tasks()
     timers = scheduled_timers()

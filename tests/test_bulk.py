@@ -20,7 +20,7 @@ from sutro_async import (
 from sutro_async._waits._bulk import Hint, hint
 from sutro_async.testing import FakeSutro
 from tests.cases import in_turn
-from tests.conftest import nothing_left_behind, now
+from tests.conftest import assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -81,7 +81,7 @@ EVERY_BATCH = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 
 async def outcomes_of(fake, wait, poll=BULK, **options):
     async with fake.client(poll=poll, **options) as client, JobMonitor(client) as monitor:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             outcomes = await wait(client, monitor)
             await asyncio.sleep(0)
     assert sorted(outcomes) == sorted(IDS)
@@ -462,7 +462,7 @@ async def test_sweeps_that_are_held_back_in_an_outage_are_no_failures_of_the_lis
 async def test_cancelling_during_a_sweep_releases_all_resources(fake):
     add_jobs(fake)
     fake.fail_next(1000, delay=60, endpoint="list-jobs")
-    async with fake.client(poll=BULK) as client, nothing_left_behind(client, fake):
+    async with fake.client(poll=BULK) as client, assert_no_leaks(client, fake):
         waiting = asyncio.create_task(client.wait_for_jobs(IDS))
         await asyncio.sleep(1)
         waiting.cancel()

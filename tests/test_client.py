@@ -21,7 +21,7 @@ from sutro_async import (
     ServerError,
     SutroClient,
 )
-from tests.conftest import TIMER_RESOLUTION, nothing_left_behind
+from tests.conftest import TIMER_RESOLUTION, assert_no_leaks
 
 KEY = "sk_very_secret"
 
@@ -140,7 +140,7 @@ async def test_closing_closes_the_connections(fake):
     client = fake.client()
     await client.get_job("job-1")
     session = client._manager.transport._session
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         await client.aclose()
     assert session.closed
 

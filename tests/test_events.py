@@ -40,7 +40,7 @@ from sutro_async.events import (
     WaitEnded,
 )
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind
+from tests.conftest import FAST_POLL, FAST_RETRY, assert_no_leaks
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -463,7 +463,7 @@ async def test_a_pause_of_a_client_that_closes_ends_with_it(fake, recorder):
     fake.add_job("job-1")
     fake.fail_next(status=429, headers={"Retry-After": "60"})
     async with fake.client(retry=ONCE, observer=recorder.append) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             with pytest.raises(RateLimitError):
                 await client.get_job_status("job-1")
             await asyncio.sleep(1)

@@ -11,7 +11,7 @@ import pytest
 from sutro_async import JobFailedError, JobMonitor, JobStatus, JobWaitTimeoutError
 from sutro_async.testing import FakeSutro
 from tests.cases import in_turn
-from tests.conftest import FAST_POLL, nothing_left_behind, now
+from tests.conftest import FAST_POLL, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -173,7 +173,7 @@ async def test_a_slow_record_takes_no_longer_than_what_is_left_of_the_timeout(fa
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
     began = now()
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         report = await wait(client, "job-1", timeout=0.3)
     assert 0.29 <= now() - began < 0.45
     assert (report.status, report.failure) == (JobStatus.FAILED, None)
@@ -214,7 +214,7 @@ async def test_watchers_of_a_monitor_keep_their_own_timeouts(fake, client):
 async def test_cancelling_while_the_record_is_read_releases_all_resources(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     hang_up_records(fake)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(client.wait_for_job("job-1"))
         while not records_read(fake):
             await asyncio.sleep(0.001)

@@ -24,7 +24,7 @@ from sutro_async import (
     SutroClient,
 )
 from tests.cases import in_turn
-from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind, now
+from tests.conftest import FAST_POLL, FAST_RETRY, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -204,7 +204,7 @@ async def test_a_batch_fatal_error_is_raised_and_ends_the_requests(fake, call):
     add_jobs(fake)
     fake.fail_next(999, status=401)
     async with fake.client(max_concurrency=4, retry=FAST_RETRY, poll=FAST_POLL) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             with pytest.raises(AuthenticationError):
                 await call(client, MANY)
         # Only those that were under way when the first response arrived.
@@ -219,7 +219,7 @@ async def test_403_for_three_jobs_and_no_good_response_is_batch_fatal(fake, call
     fake.fail_next(9999, status=403)
     policy = attrs.evolve(FAST_POLL, not_found_grace=0)
     async with fake.client(max_concurrency=4, retry=FAST_RETRY, poll=policy) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             with pytest.raises(PermissionDeniedError):
                 await call(client, MANY)
         assert 3 <= len(fake.requests) <= 6
@@ -350,7 +350,7 @@ async def test_a_base_exception_of_on_change_is_raised_out_of_the_batch(
         await asyncio.sleep(0)
         fail(report)
 
-    async with nothing_left_behind(client, fake), asyncio.timeout(5):
+    async with assert_no_leaks(client, fake), asyncio.timeout(5):
         with pytest.raises(error):
             await client.wait_for_jobs(MANY, on_change=fail_later if is_async else fail)
 
@@ -389,7 +389,7 @@ async def test_a_timer_need_not_know_its_time(fake, client, monkeypatch):
 async def test_breaking_out_leaks_nothing(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, MANY, ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async for outcome in client.as_completed([*MANY, "done"], timeout=30):
             assert outcome.job_id == "done"
             break
@@ -423,7 +423,7 @@ async def test_no_request_is_sent_after_breaking_out(client, monkeypatch):
 async def test_an_iterator_that_is_kept_ends_with_aclose(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, MANY, ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with contextlib.aclosing(client.as_completed(["done", *MANY])) as outcomes:
             async for outcome in outcomes:
                 assert outcome.ok
@@ -435,7 +435,7 @@ async def test_cancelling_leaks_nothing(fake, call):
     add_jobs(fake, MANY, ["running"])
     fake.fail_next(5, delay=math.inf)
     async with fake.client(max_concurrency=5, poll=FAST_POLL) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             task = asyncio.create_task(call(client, MANY))
             await asyncio.sleep(0.05)
             task.cancel()
@@ -448,7 +448,7 @@ async def test_cancelling_leaks_nothing(fake, call):
 
 async def test_cancelling_while_the_tasks_are_being_started(fake, client):
     ids = [f"job-{number}" for number in range(1000)]
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         task = asyncio.create_task(client.get_jobs(ids))
         for _ in range(3):
             await asyncio.sleep(0)
@@ -499,7 +499,7 @@ async def test_at_the_timeout_every_unfinished_job_gets_its_outcome_at_the_same_
 
 async def test_the_timeout_of_a_batch_leaks_nothing(fake, client):
     add_jobs(fake, MANY, ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         began = now()
         outcomes = await client.wait_for_jobs(MANY, timeout=0.2)
         assert now() - began < 0.3

@@ -17,7 +17,7 @@ from sutro_async import (
     ServerError,
 )
 from sutro_async._http import Priority
-from tests.conftest import FAST_RETRY, TIMER_RESOLUTION, nothing_left_behind
+from tests.conftest import FAST_RETRY, TIMER_RESOLUTION, assert_no_leaks
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -171,7 +171,7 @@ async def test_cancelling_leaks_nothing(fake, moment):
             fake.fail_next(1, status=500, headers={"Retry-After": "30"})
         else:
             await client._manager.throttle.acquire(Priority.CALL)
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             task = asyncio.create_task(client.get_job_status("job-1"))
             await asyncio.sleep(0.05)
             task.cancel()
@@ -189,7 +189,7 @@ async def test_closing_the_client_ends_it(fake, moment):
         fake.fail_next(1, status=500, headers={"Retry-After": "30"})
     else:
         await client._manager.throttle.acquire(Priority.CALL)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         task = asyncio.create_task(client.get_job_status("job-1"))
         await asyncio.sleep(0.05)
         async with asyncio.timeout(1):

@@ -26,7 +26,7 @@ from sutro_async import (
 )
 from sutro_async._http import Priority, status_page
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_RETRY, nothing_left_behind
+from tests.conftest import FAST_RETRY, assert_no_leaks
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -116,7 +116,7 @@ async def test_a_page_is_requested_when_its_first_job_is_awaited(fake, client):
 
 async def test_leaving_it_early_requests_no_more(fake, client):
     expected = add_jobs(fake, 250)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with client.list_jobs() as jobs:
             async for job in jobs:
                 assert job.job_id == expected[0]
@@ -370,7 +370,7 @@ async def test_a_cancelled_step_loses_and_repeats_nothing(fake, moment, steps_be
             fake.fail_next(delay=math.inf)
         elif moment == "in back-off":
             fake.fail_next(status=500, headers={"Retry-After": "30"})
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             step = asyncio.create_task(anext(stream))
             if moment != "before it runs":
                 await asyncio.sleep(0.05)
@@ -452,7 +452,7 @@ async def test_closing_ends_the_step_of_another_task(fake, ending, moment):
             fake.fail_next(delay=math.inf)
         elif moment == "in back-off":
             fake.fail_next(status=500, headers={"Retry-After": "30"})
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             stream = client.list_jobs()
             step = asyncio.create_task(anext(stream))
             await asyncio.sleep(0.05)

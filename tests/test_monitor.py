@@ -19,7 +19,7 @@ from sutro_async import (
     RateLimitError,
     ServerError,
 )
-from tests.conftest import FAST_POLL, nothing_left_behind, now
+from tests.conftest import FAST_POLL, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -116,7 +116,7 @@ async def test_the_last_watcher_to_leave_ends_the_loop(fake, client, monitor):
         wait.cancel()
     await asyncio.sleep(0.02)
     assert len(monitor) == 1
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         waits[2].cancel()
         await asyncio.gather(*waits, return_exceptions=True)
         assert len(monitor) == 0
@@ -128,7 +128,7 @@ async def test_the_last_watcher_to_leave_ends_the_loop(fake, client, monitor):
 
 async def test_breaking_out_of_a_watch_leaks_nothing(fake, client, monitor):
     fake.add_job("job-1", ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async for _ in monitor.watch("job-1", timeout=30):
             break
         await until(lambda: len(monitor) == 0)
@@ -383,7 +383,7 @@ async def test_a_bad_id_is_rejected_before_the_first_step(fake, monitor, timeout
 
 async def test_closing_wakes_all_waiters(fake, client):
     fake.add_job("job-1", ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with JobMonitor(client) as monitor:
             waits = [asyncio.create_task(monitor.wait("job-1")) for _ in range(5)]
             reports = monitor.watch("job-1")

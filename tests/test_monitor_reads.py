@@ -12,7 +12,7 @@ from sutro_async import (
     JobNotFoundError,
     ServerError,
 )
-from tests.conftest import nothing_left_behind
+from tests.conftest import assert_no_leaks
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -223,7 +223,7 @@ async def test_a_cancelled_caller_does_not_affect_the_others(fake, monitor, read
 
 async def test_the_last_caller_to_leave_cancels_the_request(fake, client, monitor, read):
     hang(fake)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         calls = [asyncio.create_task(read(monitor, "job-1")) for _ in range(3)]
         await until(lambda: fake.in_flight)
         for call in calls[:2]:
@@ -239,7 +239,7 @@ async def test_the_last_caller_to_leave_cancels_the_request(fake, client, monito
 
 async def test_all_callers_may_leave_at_the_same_moment(fake, client, monitor, read):
     hang(fake)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         calls = [asyncio.create_task(read(monitor, "job-1")) for _ in range(500)]
         await until(lambda: fake.in_flight)
         for call in calls:
@@ -297,7 +297,7 @@ async def test_a_request_that_is_cancelled_from_outside_ends_the_calls(fake, mon
 
 async def test_closing_wakes_all_callers(fake, client, read):
     hang(fake)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with JobMonitor(client) as monitor:
             calls = [asyncio.create_task(read(monitor, "job-1")) for _ in range(5)]
             await until(lambda: fake.in_flight)

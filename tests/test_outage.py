@@ -18,7 +18,7 @@ from sutro_async import (
     ServerError,
 )
 from sutro_async._http._throttle import Permit
-from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind, now
+from tests.conftest import FAST_POLL, FAST_RETRY, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -211,7 +211,7 @@ async def test_held_back_requests_end_at_once_and_leak_nothing(fake, kind, endin
             "batch": lambda: client.wait_for_jobs(IDS),
             "statuses": lambda: client.get_job_statuses(IDS),
         }
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             task = asyncio.create_task(calls[kind]())
             await asyncio.sleep(0.1)
             assert not task.done()

@@ -23,7 +23,7 @@ from sutro_async import (
     Stream,
 )
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, nothing_left_behind, now, served
+from tests.conftest import FAST_POLL, assert_no_leaks, now, served
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -246,7 +246,7 @@ def test_another_event_loop_is_rejected(fake_in_a_thread, name, use):
 @every_stream
 async def test_closing_it_ends_the_step_of_another_task(fake, client, name):
     fake.fail_next(1, delay=math.inf)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with opened(name, client, ["job-1"]) as stream:
             step = asyncio.create_task(anext(stream))
             while not fake.in_flight:
@@ -261,7 +261,7 @@ async def test_closing_it_ends_the_step_of_another_task(fake, client, name):
 async def test_leaving_its_block_releases_all_resources(fake, client, name):
     fake.add_job("job-1", ["running"])
     fake.add_job("job-2")
-    async with nothing_left_behind(client, fake), opened(name, client, ["job-1"]) as stream:
+    async with assert_no_leaks(client, fake), opened(name, client, ["job-1"]) as stream:
         async with stream as entered:
             assert entered is stream
             if name != "as_completed":
@@ -366,7 +366,7 @@ async def test_leaving_a_generator_around_it_early_ends_the_polling(fake, client
             async for item in stream:
                 yield item
 
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async for _ in generate():
             break
         gc.collect()
@@ -389,7 +389,7 @@ async def test_an_on_change_may_drop_the_stream(fake, client, is_async):
     async def drop_later(report):
         drop(report)
 
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         box.append(
             client.as_completed(["done", "endless"], on_change=drop_later if is_async else drop)
         )
@@ -562,7 +562,7 @@ async def test_what_the_ids_raise_is_raised_after_a_clean_end(fake, client, name
         finally:
             is_closed = True
 
-    async with nothing_left_behind(client, fake), opened(name, client, broken()) as stream:
+    async with assert_no_leaks(client, fake), opened(name, client, broken()) as stream:
         with pytest.raises(LookupError, match="the database is gone"):
             await rest_of(stream)
     assert is_closed

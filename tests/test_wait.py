@@ -30,7 +30,7 @@ from sutro_async import (
 from sutro_async._http import Priority
 from sutro_async._numbers import timeout_seconds
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, TIMER_RESOLUTION, nothing_left_behind, now
+from tests.conftest import FAST_POLL, TIMER_RESOLUTION, assert_no_leaks, now
 from tests.raw_server import SUCCEEDED, raw_response, raw_server
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -511,7 +511,7 @@ async def test_a_timeout_expires_while_the_wait_sleeps(fake, timeout):
 async def test_a_timeout_expires_while_the_server_hangs(fake):
     fake.fail_next(9, delay=math.inf)
     async with fake.client() as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
                 await client.wait_for_job("job-1", timeout=0.3)
     assert caught.value.last_report is None
@@ -870,7 +870,7 @@ async def test_a_cancellation_within_on_change_does_not_end_the_wait(fake, clien
 
 async def test_an_on_change_may_cancel_the_wait(fake, client):
     fake.add_job("job-1", ENDLESS)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(
             client.wait_for_job("job-1", on_change=lambda _: asyncio.current_task().cancel())
         )
@@ -920,7 +920,7 @@ async def test_an_on_change_that_suppresses_a_cancellation_does_not_delay_the_wa
 
 async def test_cancelling_during_on_change_cancels_the_wait(fake, client):
     fake.add_job("job-1", ENDLESS)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(
             client.wait_for_job("job-1", on_change=lambda _: asyncio.sleep(60))
         )
@@ -933,7 +933,7 @@ async def test_cancelling_during_on_change_cancels_the_wait(fake, client):
 @pytest.mark.parametrize("status", ["running", "succeeded"])
 async def test_closing_the_client_during_on_change_ends_the_wait(fake, client, status):
     fake.add_job("job-1", [status])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(
             client.wait_for_job("job-1", timeout=30, on_change=lambda _: asyncio.sleep(60))
         )
@@ -978,7 +978,7 @@ async def waiting_task(fake, client, moment):
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_cancelling_a_wait_leaks_nothing(fake, moment):
     async with fake.client(max_concurrency=1, poll=PollPolicy(initial=60, maximum=60)) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             task = await waiting_task(fake, client, moment)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -988,7 +988,7 @@ async def test_cancelling_a_wait_leaks_nothing(fake, moment):
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_closing_the_client_ends_a_wait_and_leaks_nothing(fake, moment):
     client = fake.client(max_concurrency=1, poll=PollPolicy(initial=60, maximum=60))
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         task = await waiting_task(fake, client, moment)
         async with asyncio.timeout(1):
             await client.aclose()
@@ -1001,7 +1001,7 @@ async def test_closing_the_client_ends_a_wait_and_leaks_nothing(fake, moment):
 
 async def test_breaking_out_of_a_watch_leaks_nothing(fake, client):
     fake.add_job("job-1", ENDLESS)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async for _ in client.watch_job("job-1", timeout=30):
             break
         tasks = asyncio.all_tasks()

@@ -1,4 +1,4 @@
-"""Bulk with a list that is hostile, late, or of no use: reports and completions stay the same."""
+"""Bulk polling with an invalid, lagging or failing list: all reports and outcomes are the same."""
 
 import logging
 
@@ -26,27 +26,27 @@ from tests.test_bulk import (
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
 PAGES = {
-    "of nobody": [],
+    "empty": [],
     "of foreign jobs": [entry("foreign-1"), entry("foreign-2")],
     "of our jobs between foreign ones": [
         entry(each) for job_id in IDS for each in (f"foreign-{job_id}", job_id)
     ],
     "with an id twice": [entry("job-0"), entry("job-0", "SUCCEEDED"), *map(entry, IDS)],
-    "with rubbish between": [
+    "with invalid entries": [
         *(None, 5, [], {}, {"job_id": "job-1"}, {"status": "running"}),
         *({"job_id": 5, "status": "running"}, {"job_id": "job-2", "status": 5}),
         *map(entry, IDS[:6]),
     ],
-    "with unknown words": [entry(job_id, "hibernating") for job_id in IDS],
-    "that claims success": [entry(job_id, "SUCCEEDED") for job_id in IDS],
-    "that claims a failure": [entry(job_id, "FAILED") for job_id in IDS],
+    "with unknown statuses": [entry(job_id, "hibernating") for job_id in IDS],
+    "of succeeded jobs": [entry(job_id, "SUCCEEDED") for job_id in IDS],
+    "of failed jobs": [entry(job_id, "FAILED") for job_id in IDS],
 }
 
 FAILURES = {
     **{str(status): {"status": status} for status in (400, 401, 403, 404, 410, 422, 500, 503)},
     "HTML": {"body": b"<html><title>Down</title></html>"},
     "no list": {"body": b'{"jobs": {}}'},
-    "cut": {"truncate": True},
+    "truncated": {"truncate": True},
     "lost connection": {"disconnect": True},
     "timeout": {"delay": 60},
 }
@@ -84,7 +84,7 @@ async def test_a_cursor_that_comes_again_ends_the_sweep(fake, next_cursor):
         outcomes = await client.wait_for_jobs(ids)
     assert all(outcome.ok for outcome in outcomes.values())
     cursors = ["cursor=" in request.path for request in sweeps_of(fake)]
-    # The first page, and where it names a cursor, the one after it.
+    # The first page, and if it has a cursor, the next one.
     assert cursors == ([False, True] if next_cursor == "again" else [False]) * (
         len(cursors) // (2 if next_cursor == "again" else 1)
     )

@@ -1,4 +1,4 @@
-"""The table of faults in the documentation is that of the tests."""
+"""The documentation of faults matches the tests."""
 
 import re
 from pathlib import Path

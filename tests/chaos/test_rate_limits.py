@@ -1,4 +1,4 @@
-"""A service that limits the rate: the client finds the rate, and no job is lost."""
+"""A service with a rate limit: the client adapts to it, and no job is lost."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ import pytest
 from sutro_async import PollPolicy, RetryPolicy, SutroClient
 from sutro_async._http._gate import OutageGate
 from tests.chaos._service import Bucket, Service, most_in_a_second
-from tests.chaos.conftest import nothing_left_behind
+from tests.chaos.conftest import assert_no_leaks
 from tests.virtual_client import (
     FixedWindow,
     Flaky,
@@ -35,7 +35,7 @@ def client_of(service, **options):
 
 
 async def poll_for(seconds, service, client, jobs):
-    """Wait for jobs that do not finish, and return what arrived meanwhile."""
+    """Wait for jobs that do not finish, and return the requests that arrived."""
     began_at = now()
     task = asyncio.create_task(client.wait_for_jobs(ids(jobs)))
     await asyncio.sleep(seconds)
@@ -51,7 +51,7 @@ def share_of_refusals(arrivals):
 
 async def test_client_finds_the_rate_of_the_service_and_loses_no_job():
     rate = 10
-    async with nothing_left_behind(), Service() as service:
+    async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(rate, burst=1)
         async with client_of(service, poll=PollPolicy(max_outage=30)) as client:
             began_at = now()
@@ -67,7 +67,7 @@ async def test_client_finds_the_rate_of_the_service_and_loses_no_job():
 
 async def test_finished_jobs_are_found_in_twice_the_time_that_the_limit_allows():
     rate, jobs = 60, 900
-    async with nothing_left_behind(), Service("succeeded") as service:
+    async with assert_no_leaks(), Service("succeeded") as service:
         service.limit = Bucket(rate, burst=6)
         async with client_of(service) as client:
             began_at = now()
@@ -79,7 +79,7 @@ async def test_finished_jobs_are_found_in_twice_the_time_that_the_limit_allows()
 
 @pytest.mark.parametrize("jobs", [20, 200])
 async def test_client_that_is_not_limited_is_not_slowed(jobs):
-    async with nothing_left_behind(), Service("succeeded") as service:
+    async with assert_no_leaks(), Service("succeeded") as service:
         async with client_of(service) as client:
             began_at = now()
             assert all(outcome.ok for outcome in (await client.wait_for_jobs(ids(jobs))).values())
@@ -87,7 +87,7 @@ async def test_client_that_is_not_limited_is_not_slowed(jobs):
 
 
 async def test_client_follows_a_limit_that_is_raised():
-    async with nothing_left_behind(), Service() as service:
+    async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(5, burst=1)
         async with client_of(service) as client:
             task = asyncio.create_task(client.wait_for_jobs(ids(300)))
@@ -97,13 +97,13 @@ async def test_client_follows_a_limit_that_is_raised():
             await asyncio.sleep(60)
             task.cancel()
             await asyncio.wait({task})
-    # As many as the default pace makes, or nearly so.
+    # Nearly as many as the default polling interval makes.
     assert len(service.since(raised_at + 50)) / 10 >= 0.8 * 300 / 15
 
 
 async def test_sending_resumes_gradually_after_a_pause():
-    """One refusal pauses the client; what has queued up meanwhile does not leave at once."""
-    async with nothing_left_behind(), Service() as service:
+    """One 429 pauses the client; the queued requests are not sent all at once."""
+    async with assert_no_leaks(), Service() as service:
         async with client_of(service, poll=PollPolicy(initial=1, maximum=1)) as client:
             task = asyncio.create_task(client.wait_for_jobs(ids(60)))
             await asyncio.sleep(3)
@@ -120,14 +120,14 @@ async def test_sending_resumes_gradually_after_a_pause():
 
 
 async def test_call_gets_a_response_soon_while_thousands_of_polls_are_limited():
-    async with nothing_left_behind(), Service() as service:
+    async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(10, burst=1)
         async with client_of(service, retry=RetryPolicy(attempts=10)) as client:
             task = asyncio.create_task(client.wait_for_jobs(ids(500)))
             await asyncio.sleep(20)
             for number in range(5):
                 began_at = now()
-                await client.get_job_status(f"asked-{number}")
+                await client.get_job_status(f"call-{number}")
                 assert now() - began_at <= 3
             task.cancel()
             await asyncio.wait({task})

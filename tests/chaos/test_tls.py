@@ -16,7 +16,7 @@ TWICE = RetryPolicy(attempts=2, initial=0)
 
 @asynccontextmanager
 async def client_of(server):
-    """Make a client that trusts the tests' own authority."""
+    """Make a client that trusts the certificate authority of the tests."""
     connector = aiohttp.TCPConnector(ssl=client_context())
     async with (
         aiohttp.ClientSession(connector=connector) as session,
@@ -30,7 +30,7 @@ def tls_server(certificate):
 
 
 async def test_a_good_certificate():
-    """Without this one, the refusals below would prove nothing."""
+    """Shows that the failures below are caused by the certificates."""
     async with tls_server(good_certificate()) as server, client_of(server) as client:
         assert (await client.get_job_status("job-1")).status is JobStatus.SUCCEEDED
 
@@ -64,7 +64,7 @@ async def test_one_side_speaks_tls_and_the_other_does_not(speaks_tls):
         async with SutroClient(KEY, base_url=url, retry=TWICE, timeout=0.2) as client:
             with pytest.raises(APIConnectionError) as caught:
                 await client.get_job_status("job-1")
-        assert caught.value.retryable  # it may be the proxy in front that is starting up
+        assert caught.value.retryable  # a proxy in front of the service may be starting up
         assert server.accepted >= 2
         assert not server.requests
 
@@ -74,14 +74,14 @@ async def test_a_wait_survives_a_handshake_that_breaks_off():
     async with HostileServer(lambda _: "succeeded", ssl_context=context) as server:
         opened, open_ = [], server._open
 
-        async def open_the_third(sock):
+        async def open_third_connection(sock):
             opened.append(sock)
             if len(opened) < 3:
                 sock.close()
             else:
                 await open_(sock)
 
-        server._open = open_the_third
+        server._open = open_third_connection
         async with client_of(server) as client:
             async with asyncio.timeout(10):
                 report = await client.wait_for_job("job-1")
