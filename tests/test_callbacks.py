@@ -163,7 +163,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("failure", "wait"), in_turn(FAILURES, WAITS))
-async def test_an_exception_is_logged_and_the_wait_continues(fake, client, caplog, wait, failure):
+async def test_exception_is_logged_and_wait_continues(fake, client, caplog, wait, failure):
     form, make = failure
     add_jobs(fake)
     task = asyncio.create_task(wait(client, on_change=form(make())))
@@ -208,7 +208,7 @@ CRASHES = {
 
 
 @pytest.mark.parametrize(("crash", "wait"), in_turn(CRASHES, WAITS))
-def test_what_is_no_exception_is_raised_out_of_the_wait(wait, crash):
+def test_base_exception_is_raised_from_wait(wait, crash):
     form, make = crash
     error = make()
     on_change = form(error)
@@ -267,7 +267,7 @@ ENDS = {
 
 @every_wait
 @every_ending
-async def test_an_exception_when_it_is_cancelled_is_logged(fake, client, caplog, wait, ending):
+async def test_exception_during_cancellation_is_logged(fake, client, caplog, wait, ending):
     result = await cancelled_by(ending, fake, client, wait, LookupError("oops"))
     assert isinstance(result, ENDS[ending])
     message = "job 'job-1': on_change failed when it was cancelled"
@@ -278,13 +278,13 @@ async def test_an_exception_when_it_is_cancelled_is_logged(fake, client, caplog,
 
 @every_wait
 @every_ending
-async def test_what_is_no_exception_is_raised_when_it_is_cancelled(fake, client, wait, ending):
+async def test_base_exception_during_cancellation_is_raised(fake, client, wait, ending):
     error = Stop()
     assert await cancelled_by(ending, fake, client, wait, error) is error
 
 
 @pytest.mark.parametrize("ending", ["close the stream", "next step"])
-async def test_what_is_no_exception_is_raised_where_the_stream_ends(fake, client, ending):
+async def test_base_exception_is_raised_at_end_of_stream(fake, client, ending):
     add_jobs(fake)
     fake.add_job("done")
     error = Stop()
@@ -307,7 +307,7 @@ async def test_what_is_no_exception_is_raised_where_the_stream_ends(fake, client
 
 
 @every_wait
-async def test_it_may_return_the_same_future_for_all_jobs(fake, client, wait):
+async def test_callback_can_return_same_future_for_all_jobs(fake, client, wait):
     add_jobs(fake)
     shared = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(0.05, shared.set_result, None)
@@ -316,7 +316,7 @@ async def test_it_may_return_the_same_future_for_all_jobs(fake, client, wait):
 
 
 @every_wait
-async def test_its_task_may_be_cancelled_before_its_first_step(fake, client, caplog, wait):
+async def test_callback_task_cancelled_before_first_step_does_not_hang(fake, client, caplog, wait):
     def on_change(report):
         task = asyncio.create_task(asyncio.sleep(60))
         task.cancel()
@@ -329,7 +329,7 @@ async def test_its_task_may_be_cancelled_before_its_first_step(fake, client, cap
 
 
 @every_wait
-async def test_a_wait_can_be_cancelled_after_a_task_group_has_failed(fake, client, wait):
+async def test_wait_can_be_cancelled_after_failed_task_group(fake, client, wait):
     """The failure leaves a cancellation in the count of its task on Python 3.11 and 3.12."""
     for job_id in ("job-1", "job-2"):
         fake.add_job(job_id, ["running"])

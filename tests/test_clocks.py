@@ -99,7 +99,7 @@ def longest_gap(fake, job_ids=IDS):
 
 
 @pytest.mark.parametrize(("queue", "wait", "clock"), in_turn(QUEUES, WAITS, CLOCKS))
-async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, queue, clock):
+async def test_queue_time_does_not_count_towards_failure_limits(fake, wait, queue, clock):
     """A job fails twice, and queues in between for longer than failures may last."""
     clock, status = clock
     for job_id in IDS:
@@ -115,7 +115,7 @@ async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, qu
 
 
 @every_wait
-async def test_the_gate_does_not_count_for_not_found_grace(fake, caplog, wait):
+async def test_held_back_time_does_not_count_towards_not_found_grace(fake, caplog, wait):
     """A job is not found, then the service is unavailable, and then it is not found once more."""
     for job_id in IDS:
         fake.add_job(job_id, ["running", "running", "succeeded"])
@@ -138,7 +138,7 @@ async def test_the_gate_does_not_count_for_not_found_grace(fake, caplog, wait):
 
 
 @pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
-async def test_queueing_does_not_count_for_the_timeout_of_a_request(fake, caplog, wait, queue):
+async def test_queue_time_does_not_count_towards_request_timeout(fake, caplog, wait, queue):
     for job_id in IDS:
         fake.add_job(job_id, ["running", "running", "succeeded"])
     slow_down_for_slots(fake, queue)
@@ -151,7 +151,7 @@ async def test_queueing_does_not_count_for_the_timeout_of_a_request(fake, caplog
 
 @pytest.mark.parametrize("call", ["get_jobs", "get_job_statuses"])
 @every_queue
-async def test_queueing_does_not_count_for_the_timeout_of_many_requests(fake, call, queue):
+async def test_queue_time_does_not_count_towards_timeout_of_many_requests(fake, call, queue):
     for job_id in IDS:
         fake.add_job(job_id)
     slow_down_for_slots(fake, queue)
@@ -167,9 +167,7 @@ async def test_queueing_does_not_count_for_the_timeout_of_many_requests(fake, ca
 
 
 @pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
-async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
-    fake, wait, queue, caplog
-):
+async def test_queue_time_does_not_count_towards_record_timeout(fake, wait, queue, caplog):
     """All jobs fail at once, so that the requests for their records queue up."""
     for job_id in IDS:
         fake.add_job(job_id, ["running", "failed"], failure_reason="no GPU", status_reason=False)
@@ -181,7 +179,7 @@ async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
 
 
 @pytest.mark.parametrize(("queue", "wait", "clock"), in_turn(QUEUES, WAITS, CLOCKS))
-async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue, clock):
+async def test_wait_fails_only_after_second_failed_poll(fake, wait, queue, clock):
     clock, status = clock
     for job_id in IDS:
         fake.add_job(job_id, [("running", 3), "succeeded"])
@@ -200,7 +198,7 @@ async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue
 
 
 @pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
-async def test_the_timeout_of_a_wait_includes_queueing(fake, wait, queue):
+async def test_wait_timeout_includes_queue_time(fake, wait, queue):
     for job_id in IDS:
         fake.add_job(job_id, ["running"])
     slow_down_for_slots(fake, queue)
@@ -255,18 +253,18 @@ async def longest_silence(fake, wait, **fault):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(("headers", "wait"), in_turn(ABSURD, WAITS))
-async def test_no_wait_is_silent_for_longer_than_max_retry_after(fake, wait, status, headers):
+async def test_wait_polls_again_within_max_retry_after(fake, wait, status, headers):
     assert await longest_silence(fake, wait, status=status, headers=headers) < 0.6
 
 
 @pytest.mark.parametrize(("seconds", "wait"), in_turn(ABSURD_SECONDS, WAITS))
-async def test_nor_with_an_absurd_body(fake, wait, seconds):
+async def test_wait_polls_again_within_max_retry_after_from_body(fake, wait, seconds):
     body = json.dumps({"detail": "slow down", "retry_after": seconds})
     assert await longest_silence(fake, wait, status=429, body=body) < 0.6
 
 
 @pytest.mark.parametrize("headers", ABSURD.values(), ids=ABSURD)
-async def test_a_single_call_does_not_wait_for_an_absurd_retry_after(fake, headers):
+async def test_call_does_not_wait_for_excessive_retry_after(fake, headers):
     fake.add_job("job-1")
     fake.fail_next(1, status=429, headers=headers)
     began_at = now()
@@ -276,7 +274,7 @@ async def test_a_single_call_does_not_wait_for_an_absurd_retry_after(fake, heade
     assert now() - began_at < 1
 
 
-async def test_a_retry_after_may_be_as_long_as_the_interval(fake):
+async def test_retry_after_up_to_interval_is_honoured(fake):
     """So a policy with long intervals does not poll during the pause that the service asked for."""
     fake.add_job("job-1")
     fake.fail_next(1, status=503, headers={"Retry-After": "86400"})

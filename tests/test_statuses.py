@@ -99,13 +99,13 @@ def requests_about(fake, status):
     return [each for each in fake.requests if each.path.endswith(f"/{job_of(status)}")]
 
 
-def test_every_status_is_of_one_kind():
+def test_every_status_has_one_kind():
     kinds = [*TRANSIENT, *FINAL, *NOT_200, 401, 403, 404]
     assert sorted(kinds) == list(range(201, 600))
 
 
 @every_call(TRANSIENT)
-async def test_a_transient_status_is_survived(fake, call, statuses):
+async def test_transient_status_is_retried(fake, call, statuses):
     found = await call_with(fake, call, statuses)
     assert {status for status, end in found.items() if isinstance(end, SutroError)} == set()
     for status in statuses:
@@ -113,7 +113,7 @@ async def test_a_transient_status_is_survived(fake, call, statuses):
 
 
 @every_call(FINAL)
-async def test_a_final_status_is_its_error_at_once(fake, call, statuses):
+async def test_final_status_is_raised_at_once(fake, call, statuses):
     found = await call_with(fake, call, statuses)
     for status, error in found.items():
         assert isinstance(error, ServerError if 500 <= status < 600 else APIStatusError)
@@ -122,7 +122,7 @@ async def test_a_final_status_is_its_error_at_once(fake, call, statuses):
 
 
 @every_call(NOT_200)
-async def test_a_success_that_is_not_200_is_an_invalid_response(fake, call, statuses):
+async def test_other_success_status_is_invalid_response(fake, call, statuses):
     found = await call_with(fake, call, statuses)
     for status, end in found.items():
         if call in WAITS:

@@ -198,14 +198,14 @@ def survives(model):
 
 @reproducible
 @given(bodies(REPORT, REPORT_PATHS))
-def test_any_value_anywhere_in_a_status_response_is_read_or_reported(content):
+def test_any_value_anywhere_in_status_response_is_read_or_reported(content):
     report = read(parse_report, json.dumps(content).encode())
     assert report is None or survives(report)
 
 
 @reproducible
 @given(bodies({"job": JOB}, JOB_PATHS))
-def test_any_value_anywhere_in_a_job_record_is_read_or_reported(content):
+def test_any_value_anywhere_in_job_record_is_read_or_reported(content):
     job = read(parse_job, json.dumps(content).encode())
     assert job is None or survives(job)
 
@@ -223,7 +223,7 @@ def test_any_bytes_are_read_or_reported(body):
         st.sampled_from([*'[]{}:,"\\ \n', '"a"', "\\u", "\\ud8", "00", "1", "e9", "-", ".", "NaN"])
     ).map("".join)
 )
-def test_any_scraps_of_json_are_read_or_reported(scraps):
+def test_any_json_fragments_are_read_or_reported(scraps):
     for body in (scraps, f'{{"job_status": "x", "metadata": {scraps}}}', f'{{"job": {scraps}}}'):
         read(parse_report, body.encode())
         read(parse_job, body.encode())
@@ -254,7 +254,7 @@ report_fields = st.fixed_dictionaries(
 
 @reproducible
 @given(word=words | st.text().filter(str.strip), mapping=st.booleans(), fields=report_fields)
-def test_no_other_value_costs_a_report_its_status(word, mapping, fields):
+def test_no_other_value_invalidates_report(word, mapping, fields):
     status = {"job-1": word, "job-2": fields} if mapping else word
     mismatches = []
     body = json.dumps({"job_status": status, **fields}).encode()
@@ -287,7 +287,7 @@ def test_no_other_value_costs_a_report_its_status(word, mapping, fields):
         json_values,
     ),
 )
-def test_no_other_value_costs_a_record_its_status(word, fields):
+def test_no_other_value_invalidates_record(word, fields):
     mismatches = []
     body = json.dumps({"job": {"job_id": "job-1", "status": word, **fields}}).encode()
     job = parse_job("job-1", body, mismatches.append)
@@ -319,7 +319,7 @@ def test_no_other_value_costs_a_record_its_status(word, fields):
     facts=st.none()
     | st.fixed_dictionaries({"failure_reason": reasons, "additional_context": optional_texts}),
 )
-def test_a_report_survives_json_and_pickling(word, mapping, fields, facts):
+def test_report_survives_json_and_pickling(word, mapping, fields, facts):
     body = {"job_status": {"job-1": word, "job-2": "x"} if mapping else word, **fields}
     if facts is not None:
         body["metadata"] = {**(fields.get("metadata") or {}), **facts}
@@ -359,7 +359,7 @@ def test_a_report_survives_json_and_pickling(word, mapping, fields, facts):
         },
     ),
 )
-def test_a_job_survives_json_and_pickling(status, fields):
+def test_job_survives_json_and_pickling(status, fields):
     body = {"job": {"job_id": "job-1", "status": status, **fields}}
     job = read(parse_job, json.dumps(body).encode())
     assert job.raw_status == status
@@ -370,7 +370,7 @@ def test_a_job_survives_json_and_pickling(status, fields):
 
 @reproducible
 @given(words | st.text().filter(str.strip))
-def test_a_status_read_again_is_the_same(word):
+def test_parsing_status_twice_is_idempotent(word):
     status = parse_report("job-1", json.dumps({"job_status": word}).encode()).status
     again = parse_report("job-1", json.dumps({"job_status": status}).encode()).status
     assert type(status) is JobStatus
@@ -404,7 +404,7 @@ def test_a_status_read_again_is_the_same(word):
         ).map(lambda value: json.dumps(value).encode()),
     ),
 )
-def test_any_other_response_is_an_error_with_a_reason(status, headers, body):
+def test_any_other_response_is_error_with_reason(status, headers, body):
     error = parse_error("job-1", status, headers, body)
     assert isinstance(error, SutroError)
     assert is_well_told(error)
@@ -423,7 +423,7 @@ def test_any_other_response_is_an_error_with_a_reason(status, headers, body):
 
 @reproducible
 @given(st.one_of(st.text(), st.text(st.characters()), st.text("./%\\a\n é")))
-def test_any_text_is_one_safe_segment_or_rejected(job_id):
+def test_any_text_is_one_safe_path_segment_or_rejected(job_id):
     try:
         path = job_path(job_id)
     except ValueError:

@@ -80,7 +80,7 @@ async def test_call(fault, method):
 
 
 @every_fault
-async def test_call_is_retried(fault):
+async def test_call_with_retries(fault):
     script = Script(fault, 1)
     async with assert_no_leaks(), server_with(script) as server:
         async with make_client(server, timeout=timeout_for(fault)) as client:
@@ -106,7 +106,7 @@ async def test_wait(fault):
 
 
 @every_fault
-async def test_wait_after_a_good_report(fault):
+async def test_wait_after_good_report(fault):
     """The fault occurs on a reused connection."""
     statuses = iter(["running"])
     script = Script(fault, 0)
@@ -127,7 +127,7 @@ async def test_wait_after_a_good_report(fault):
                     assert (await wait).status is JobStatus.SUCCEEDED
 
 
-def test_a_lie_would_be_noticed():
+def test_wrong_bodies_are_valid():
     """The wrong bodies are valid, so a test fails if the client accepts one."""
     from sutro_async._wire import parse_job, parse_report
     from tests.chaos._hostile import Exchange

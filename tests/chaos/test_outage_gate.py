@@ -104,7 +104,7 @@ async def closed_gate(form="status_503", **options):
 
 
 @every_outage
-async def test_requests_in_an_outage_and_after_it(form):
+async def test_request_rate_during_and_after_outage(form):
     jobs = ids(30)
     healthy = len(jobs) / POLL.maximum
     async with service_and_client() as (service, client):
@@ -133,7 +133,7 @@ async def test_requests_in_an_outage_and_after_it(form):
     assert most_in_a_second(recovery) <= 1.5 * healthy
 
 
-async def test_reopening_is_no_burst():
+async def test_reopening_causes_no_burst():
     poll = PollPolicy(initial=2, maximum=2)
     jobs = ids(150)
     async with service_and_client(poll=poll) as (service, client):
@@ -166,7 +166,7 @@ async def test_few_waits_with_long_intervals_recover_soon():
 
 
 @pytest.mark.parametrize("fault", ["status_500", "html"])
-async def test_a_job_whose_responses_are_always_broken_does_not_close_the_gate(fault):
+async def test_failures_of_one_job_do_not_close_gate(fault):
     healthy = ids(10)
     poll = attrs.evolve(POLL, max_outage=5)
     async with service_and_client(poll=poll) as (service, client):
@@ -188,7 +188,7 @@ async def test_a_job_whose_responses_are_always_broken_does_not_close_the_gate(f
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_never_undercut_in_an_outage(status):
+async def test_retry_after_is_honoured_during_outage(status):
     seconds = 3.0
     async with service_and_client(max_concurrency=5) as (service, client):
         task = asyncio.create_task(client.wait_for_jobs(ids(30)))
@@ -252,7 +252,7 @@ def waits_of(client, monitor, prefix, **options):
 
 
 @every_outage
-async def test_max_outage_ends_each_wait_with_an_error_of_its_own(form):
+async def test_max_outage_ends_each_wait_with_its_own_error(form):
     """Waits that failed, that were held back before they failed, and that began in the outage."""
     poll = PollPolicy(initial=2, maximum=2, max_outage=8)
     async with service_and_client(poll=poll) as (service, client), JobMonitor(client) as monitor:
@@ -276,7 +276,7 @@ async def test_max_outage_ends_each_wait_with_an_error_of_its_own(form):
 
 
 @pytest.mark.parametrize("timeout", [0.5, 2.0, 7.0])
-async def test_timeouts_are_accurate_behind_the_closed_gate(timeout):
+async def test_timeouts_are_accurate_while_gate_is_closed(timeout):
     async with closed_gate() as (_, client), JobMonitor(client) as monitor:
         tasks = waits_of(client, monitor, "job", timeout=timeout)
         ended_at = {}
@@ -295,7 +295,7 @@ async def test_timeouts_are_accurate_behind_the_closed_gate(timeout):
     assert {type(cause) for cause in causes} == {ServerError}
 
 
-async def test_timeout_0_polls_behind_the_closed_gate():
+async def test_timeout_0_polls_while_gate_is_closed():
     async with closed_gate() as (service, client):
         before = len(service.arrivals)
         with pytest.raises(JobWaitTimeoutError) as caught:
@@ -309,7 +309,7 @@ async def test_timeout_0_polls_behind_the_closed_gate():
 
 
 @every_outage
-async def test_cancelling_and_closing_work_at_once_behind_the_closed_gate(form):
+async def test_cancellation_and_close_are_immediate_while_gate_is_closed(form):
     async with closed_gate(form) as (_, client), JobMonitor(client) as monitor:
         cancelled = waits_of(client, monitor, "cancelled")
         closed = waits_of(client, monitor, "closed")
@@ -328,7 +328,7 @@ async def test_cancelling_and_closing_work_at_once_behind_the_closed_gate(form):
 
 
 @pytest.mark.parametrize("form", [None, "status_503", "never_respond"])
-async def test_calls_are_sent_ahead_of_polls(form):
+async def test_calls_are_sent_before_polls(form):
     """Even if polls take all slots and hang."""
     poll = PollPolicy(initial=0.5, maximum=0.5)
     retry = RetryPolicy(attempts=1)
@@ -349,7 +349,7 @@ async def test_calls_are_sent_ahead_of_polls(form):
         await cancel_all(task)
 
 
-async def test_calls_without_end_do_not_hold_up_polls():
+async def test_endless_calls_do_not_starve_polls():
     async with service_and_client(max_concurrency=2) as (service, client):
 
         async def call():
@@ -365,7 +365,7 @@ async def test_calls_without_end_do_not_hold_up_polls():
         await cancel_all(*calls)
 
 
-async def test_batch_of_requests_in_an_outage_has_an_error_for_each_job():
+async def test_get_job_statuses_during_outage_returns_error_for_each_job():
     retry = RetryPolicy(attempts=3, initial=0.1, maximum=2)
     async with closed_gate(retry=retry) as (service, client):
         began_at = now()
@@ -378,7 +378,7 @@ async def test_batch_of_requests_in_an_outage_has_an_error_for_each_job():
 # ---- the log
 
 
-async def test_log_has_two_lines_about_an_outage(caplog):
+async def test_outage_is_logged_in_two_lines(caplog):
     logging.getLogger("sutro_async").setLevel(logging.INFO)
     async with service_and_client() as (service, client):
         task = asyncio.create_task(client.wait_for_jobs(ids(50)))

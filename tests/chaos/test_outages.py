@@ -94,7 +94,7 @@ class Refusals:
 @every_wait
 @every_refusal
 @seen_or_not
-async def test_refusal_ends_a_wait_once_it_has_lasted(run_wait, status, error, is_seen):
+async def test_lasting_403_or_404_ends_wait(run_wait, status, error, is_seen):
     script = Refusals(status, is_seen=is_seen, times=-1)
     poll = attrs.evolve(FAST_POLL, not_found_grace=GRACE)
     async with assert_no_leaks():
@@ -112,7 +112,7 @@ async def test_refusal_ends_a_wait_once_it_has_lasted(run_wait, status, error, i
 @every_wait
 @every_refusal
 @seen_or_not
-async def test_refusal_that_passes_does_not_end_a_wait(run_wait, status, error, is_seen):
+async def test_transient_403_or_404_does_not_end_wait(run_wait, status, error, is_seen):
     statuses = iter(["running"] if is_seen else [])
     script = Refusals(status, is_seen=is_seen, times=3)
     poll = attrs.evolve(FAST_POLL, not_found_grace=60)
@@ -124,7 +124,7 @@ async def test_refusal_that_passes_does_not_end_a_wait(run_wait, status, error, 
     assert script.began_at is not None
 
 
-async def test_queueing_does_not_count_for_max_outage():
+async def test_queue_time_does_not_count_towards_max_outage():
     """Each job fails once, and then queues for the only slot for longer than an outage may last."""
     ids = [f"job-{number}" for number in range(4)]  # with five, the gate would close
     failures = iter([FAULTS["never_respond"]] * len(ids))
@@ -141,7 +141,7 @@ async def test_queueing_does_not_count_for_max_outage():
                 assert [outcome.ok for outcome in outcomes.values()] == [True] * len(ids)
 
 
-async def test_no_wait_gives_up_before_another_poll_has_failed():
+async def test_wait_fails_only_after_second_failed_poll():
     ids = [f"job-{number}" for number in range(5)]
     polls = dict.fromkeys(ids, 0)
 

@@ -49,7 +49,7 @@ def share_of_refusals(arrivals):
     return sum(not each.is_good for each in arrivals) / len(arrivals)
 
 
-async def test_client_finds_the_rate_of_the_service_and_loses_no_job():
+async def test_client_adapts_to_rate_limit_and_loses_no_job():
     rate = 10
     async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(rate, burst=1)
@@ -65,7 +65,7 @@ async def test_client_finds_the_rate_of_the_service_and_loses_no_job():
     assert len(after_a_minute) >= 0.6 * rate * 40
 
 
-async def test_finished_jobs_are_found_in_twice_the_time_that_the_limit_allows():
+async def test_finished_jobs_are_noticed_within_twice_the_minimum_time():
     rate, jobs = 60, 900
     async with assert_no_leaks(), Service("succeeded") as service:
         service.limit = Bucket(rate, burst=6)
@@ -78,7 +78,7 @@ async def test_finished_jobs_are_found_in_twice_the_time_that_the_limit_allows()
 
 
 @pytest.mark.parametrize("jobs", [20, 200])
-async def test_client_that_is_not_limited_is_not_slowed(jobs):
+async def test_unlimited_client_is_not_slowed(jobs):
     async with assert_no_leaks(), Service("succeeded") as service:
         async with client_of(service) as client:
             began_at = now()
@@ -86,7 +86,7 @@ async def test_client_that_is_not_limited_is_not_slowed(jobs):
             assert now() - began_at <= 1
 
 
-async def test_client_follows_a_limit_that_is_raised():
+async def test_client_follows_raised_limit():
     async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(5, burst=1)
         async with client_of(service) as client:
@@ -101,7 +101,7 @@ async def test_client_follows_a_limit_that_is_raised():
     assert len(service.since(raised_at + 50)) / 10 >= 0.8 * 300 / 15
 
 
-async def test_sending_resumes_gradually_after_a_pause():
+async def test_requests_resume_gradually_after_pause():
     """One 429 pauses the client; the queued requests are not sent all at once."""
     async with assert_no_leaks(), Service() as service:
         async with client_of(service, poll=PollPolicy(initial=1, maximum=1)) as client:
@@ -119,7 +119,7 @@ async def test_sending_resumes_gradually_after_a_pause():
     assert most_in_a_second(resumed) <= 1.5 * 60
 
 
-async def test_call_gets_a_response_soon_while_thousands_of_polls_are_limited():
+async def test_call_is_fast_while_polls_are_rate_limited():
     async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(10, burst=1)
         async with client_of(service, retry=RetryPolicy(attempts=10)) as client:
@@ -140,13 +140,13 @@ async def test_call_gets_a_response_soon_while_thousands_of_polls_are_limited():
 @pytest.mark.parametrize("limiter", [FixedWindow, TokenBucket])
 @pytest.mark.parametrize("jobs", [100, 1000, 5000])
 @pytest.mark.parametrize("limit", [5, 10, 50, 200])
-async def test_client_finds_every_limit(limit, jobs, limiter, retry_after):
+async def test_client_adapts_to_limit(limit, jobs, limiter, retry_after):
     check_that_it_finds_the_limit(limiter(limit), jobs, retry_after)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])
 @pytest.mark.parametrize("seed", range(3))
-async def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
+async def test_random_failures_lose_no_wait(share, seed):
     client = VirtualClient(
         Flaky(share, seed), 100, retry_after=None, status_code=503, max_outage=120, seed=seed
     )
@@ -156,7 +156,7 @@ async def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
 
 
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_outage_gate_costs_no_waits_when_most_requests_fail_at_random(seed, monkeypatch):
+def test_outage_gate_loses_no_waits_under_random_failures(seed, monkeypatch):
     """Of 100 waits a few fail by chance for `max_outage` seconds, with and without the gate."""
 
     def run():

@@ -50,7 +50,7 @@ TARGETS = (
 
 @pytest.mark.parametrize("method", ["get_job_status", "get_job", "wait_for_job"])
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
-async def test_a_redirect_does_not_send_the_key(status, method):
+async def test_redirect_does_not_send_key(status, method):
     async with correct_server() as evil:
         for target in TARGETS:
             headers = [
@@ -145,7 +145,7 @@ async def connect(base_url):
         "https://api.sutro.sh//evil.test",
     ],
 )
-def test_a_url_that_can_be_read_in_two_ways_is_rejected(base_url):
+def test_ambiguous_url_is_rejected(base_url):
     with pytest.raises(ConfigurationError) as caught:
         SutroClient(KEY, base_url=base_url)
     assert KEY not in str(caught.value)
@@ -162,7 +162,7 @@ def test_a_url_that_can_be_read_in_two_ways_is_rejected(base_url):
         ("http://localhost.:8000", "localhost", 8000),
     ],
 )
-async def test_any_other_url_leads_where_it_says(base_url, host, port):
+async def test_unambiguous_url_is_resolved_as_written(base_url, host, port):
     assert await connect(base_url) == [(host, port)]
 
 
@@ -182,7 +182,7 @@ CONFUSING = st.lists(
 
 @settings(derandomize=True, max_examples=500, deadline=None)
 @given(CONFUSING | CONFUSING.map("https://".__add__))
-def test_what_is_accepted_is_read_alike_by_all(base_url):
+def test_accepted_url_is_parsed_alike_by_all_parsers(base_url):
     try:
         client = SutroClient(KEY, base_url=base_url)
     except ConfigurationError:
@@ -195,7 +195,7 @@ def test_what_is_accepted_is_read_alike_by_all(base_url):
     assert ours.scheme == "https" or ours.host in {"localhost", "127.0.0.1", "::1"}
 
 
-async def test_the_key_of_the_environment_goes_to_no_other_url(monkeypatch):
+async def test_environment_key_is_not_sent_to_another_url(monkeypatch):
     async with correct_server() as own, correct_server() as other:
         monkeypatch.setenv("SUTRO_API_KEY", KEY)
         monkeypatch.setenv("SUTRO_API_URL", own.url)
@@ -216,7 +216,7 @@ HOSTILE_IDS = (
 )
 
 
-def test_an_id_is_one_segment_of_the_path_or_rejected():
+def test_id_is_one_path_segment_or_rejected():
     """It never changes the host, the rest of the path, or the headers."""
     with asyncio.Runner() as runner:
         server = runner.run(correct_server().__aenter__())
@@ -308,7 +308,7 @@ async def request_with_every_fault(method):
 
 
 @pytest.mark.parametrize("method", ["get_job_status", "get_job", "wait_for_job", "wait"])
-async def test_the_key_is_in_no_log_repr_error_or_pickle(caplog, method):
+async def test_key_is_in_no_log_repr_error_or_pickle(caplog, method):
     logging.getLogger("sutro_async").setLevel(1)
     logging.getLogger("aiohttp").setLevel(1)
     caplog.set_level(1)
@@ -337,7 +337,7 @@ def assert_error_has_no_key(error):
 
 
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
-async def test_a_client_and_its_key_cannot_be_pickled_or_copied(take):
+async def test_client_cannot_be_pickled_or_copied(take):
     client = SutroClient(KEY)
     with pytest.raises(TypeError, match="cannot be pickled"):
         take(client)

@@ -99,7 +99,7 @@ async def stream_changes(client):
 
 
 @pytest.mark.parametrize("read", [collect, stream, stream_changes])
-async def test_timeout_of_a_batch_expires_for_all_jobs_together_after_the_event_loop_was_busy(read):
+async def test_batch_timeout_expires_for_all_jobs_together_on_busy_loop(read):
     """The responses arrive as the timeout expires, with terminal statuses."""
     began_at = time.monotonic()
 
@@ -117,7 +117,7 @@ async def test_timeout_of_a_batch_expires_for_all_jobs_together_after_the_event_
     assert len({outcome.error.elapsed for outcome in outcomes}) == 1
 
 
-async def test_slow_name_lookup_does_not_delay_a_timeout(monkeypatch):
+async def test_slow_dns_lookup_does_not_delay_timeout(monkeypatch):
     lookup_started = asyncio.Event()
 
     async def look_up(*_, **__):

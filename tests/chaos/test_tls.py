@@ -29,7 +29,7 @@ def tls_server(certificate):
     return HostileServer(lambda _: "succeeded", ssl_context=server_context(certificate))
 
 
-async def test_a_good_certificate():
+async def test_valid_certificate_is_accepted():
     """Shows that the failures below are caused by the certificates."""
     async with tls_server(good_certificate()) as server, client_of(server) as client:
         assert (await client.get_job_status("job-1")).status is JobStatus.SUCCEEDED
@@ -37,7 +37,7 @@ async def test_a_good_certificate():
 
 @pytest.mark.parametrize("method", ["get_job_status", "get_job", "wait_for_job"])
 @pytest.mark.parametrize("fault", TLS_FAULTS.values(), ids=TLS_FAULTS.keys())
-async def test_a_bad_certificate(fault, method):
+async def test_invalid_certificate_is_rejected(fault, method):
     async with tls_server(fault.issue()) as server, client_of(server) as client:
         with pytest.raises(APIConnectionError, match="certificate") as caught:
             await getattr(client, method)("job-1")
@@ -46,7 +46,7 @@ async def test_a_bad_certificate(fault, method):
     assert not server.requests
 
 
-async def test_the_clients_own_session_rejects_untrusted_certificates():
+async def test_own_session_rejects_untrusted_certificates():
     async with tls_server(good_certificate()) as server, make_client(server) as client:
         with pytest.raises(APIConnectionError, match="certificate") as caught:
             await client.get_job_status("job-1")
@@ -56,7 +56,7 @@ async def test_the_clients_own_session_rejects_untrusted_certificates():
 
 
 @pytest.mark.parametrize("speaks_tls", [True, False], ids=["https to http", "http to https"])
-async def test_one_side_speaks_tls_and_the_other_does_not(speaks_tls):
+async def test_tls_on_one_side_only_is_connection_error(speaks_tls):
     context = None if speaks_tls else server_context(good_certificate())
     async with HostileServer(lambda _: "succeeded", ssl_context=context) as server:
         scheme = "https" if speaks_tls else "http"
@@ -69,7 +69,7 @@ async def test_one_side_speaks_tls_and_the_other_does_not(speaks_tls):
         assert not server.requests
 
 
-async def test_a_wait_survives_a_handshake_that_breaks_off():
+async def test_wait_survives_aborted_handshake():
     context = server_context(good_certificate())
     async with HostileServer(lambda _: "succeeded", ssl_context=context) as server:
         opened, open_ = [], server._open

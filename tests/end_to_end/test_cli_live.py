@@ -86,7 +86,7 @@ def environment(**changes):
     return kept | {"TERM": "xterm-256color"} | changes
 
 
-def test_ctrl_c_typed_into_a_wait_for_500_jobs(service):
+def test_ctrl_c_during_wait_for_500_jobs(service):
     ids = [f"job-{number}" for number in range(500)]
     for job_id in ids:
         service.add_job(job_id, ["running"])

@@ -149,7 +149,7 @@ def job(page, job_id):
 # ---- the program
 
 
-async def test_without_a_key_it_shows_jobs_of_a_fake_service():
+async def test_dashboard_without_key_shows_fake_jobs():
     async with running({}) as dashboard, httpx.AsyncClient(base_url=dashboard.url) as visitor:
         assert "<h1>Sutro jobs</h1>" in (await visitor.get("/")).text
         assert (await visitor.get("/settings")).json() == {"demo": True}
@@ -159,7 +159,7 @@ async def test_without_a_key_it_shows_jobs_of_a_fake_service():
         assert all(outcome["report"] for outcome in outcomes.json()["outcomes"])
 
 
-async def test_with_a_key_it_shows_the_jobs_of_the_service(dashboard):
+async def test_dashboard_with_key_shows_jobs_of_service(dashboard):
     dashboard.fake.add_job("job-1")
     async with httpx.AsyncClient(base_url=dashboard.url) as visitor:
         assert (await visitor.get("/settings")).json() == {"demo": False}
@@ -171,7 +171,7 @@ async def test_with_a_key_it_shows_the_jobs_of_the_service(dashboard):
 
 
 @pytest.mark.browser
-async def test_jobs_move_live_to_their_ends(browser, dashboard):
+async def test_jobs_change_live_until_terminal(browser, dashboard):
     fake = dashboard.fake
     fake.add_job("good-1", ["queued"], num_rows=50)
     fake.add_job(
@@ -225,7 +225,7 @@ async def test_jobs_move_live_to_their_ends(browser, dashboard):
 
 
 @pytest.mark.browser
-async def test_an_empty_page_says_what_to_do_and_the_demo_shows_it(browser):
+async def test_empty_page_shows_instructions_and_demo(browser):
     async with running({}) as dashboard, visiting(browser, dashboard.url) as page:
         await expect(page.get_by_text("Paste the ids of your jobs")).to_be_visible()
         await expect(page.get_by_text("press “Start six demo jobs”")).to_be_visible()
@@ -247,7 +247,7 @@ async def test_an_empty_page_says_what_to_do_and_the_demo_shows_it(browser):
 
 
 @pytest.mark.browser
-async def test_failures_come_first_on_demand_and_running_jobs_are_counted(browser, dashboard):
+async def test_failures_can_be_sorted_first_and_running_jobs_are_counted(browser, dashboard):
     ids = [f"order-{number}" for number in range(6)]
     for job_id in ids:
         dashboard.fake.add_job(job_id, ["running"])
@@ -269,7 +269,7 @@ async def test_failures_come_first_on_demand_and_running_jobs_are_counted(browse
 
 
 @pytest.mark.browser
-async def test_ids_beyond_the_limit_stay_in_the_box(browser, dashboard):
+async def test_ids_beyond_limit_stay_in_input(browser, dashboard):
     dashboard.fake.add_job("kept-0", ["running"])
     ids = [f"kept-{number}" for number in range(103)]
     async with visiting(browser, dashboard.url) as page:
@@ -290,7 +290,7 @@ async def test_ids_beyond_the_limit_stay_in_the_box(browser, dashboard):
 
 
 @pytest.mark.browser
-async def test_the_page_can_be_used_with_the_keyboard_and_refuses_what_is_no_id(browser, dashboard):
+async def test_page_works_with_keyboard_and_rejects_invalid_ids(browser, dashboard):
     dashboard.fake.add_job("job-3", ["running"])
     async with visiting(browser, dashboard.url) as page:
         await expect(page.get_by_role("button", name="demo")).to_be_hidden()
@@ -310,7 +310,7 @@ async def test_the_page_can_be_used_with_the_keyboard_and_refuses_what_is_no_id(
 
 
 @pytest.mark.browser
-async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(browser, dashboard):
+async def test_id_rejected_by_backend_is_shown_and_can_be_removed(browser, dashboard):
     dashboard.fake.add_job("job-4", ["running"])
     dashboard.fake.add_job("with/slash", ["succeeded"])
 
@@ -336,7 +336,7 @@ async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(b
 
 
 @pytest.mark.browser
-async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(browser, dashboard):
+async def test_page_recovers_after_backend_restart(browser, dashboard):
     fake = dashboard.fake
     fake.add_job("job-2", ["running"])
     async with visiting(browser, f"{dashboard.url}?job_id=job-2") as page:
@@ -363,7 +363,7 @@ async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(brows
 
 
 @pytest.mark.browser
-async def test_while_the_service_does_not_respond_one_banner_says_so(browser, dashboard):
+async def test_unresponsive_service_shows_one_banner(browser, dashboard):
     fake = dashboard.fake
     ids = ["silent-1", "silent-2", "silent-3"]
     for job_id in ids:

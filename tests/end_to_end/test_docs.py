@@ -77,7 +77,7 @@ def files(how):
     [path for path in PAGES + MODULES if has_snippets(path)],
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
-def test_the_snippets_run(path, monkeypatch, tmp_path):
+def test_snippets_run(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with asyncio.Runner(loop_factory=FastLoop) as runner:
         runner.run(run_snippets(path, monkeypatch))
@@ -157,7 +157,7 @@ def test_tests_run(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "await client.get_job('nope')", "nobody_knows"])
-async def test_a_snippet_that_fails_is_noticed(code, tmp_path, client):
+async def test_failing_snippet_is_detected(code, tmp_path, client):
     page = tmp_path / "page.md"
     page.write_text(f"# A page\n\n```python\n{code}\n```\n", encoding="utf-8")
     (example,) = parse(page).examples()
@@ -167,7 +167,7 @@ async def test_a_snippet_that_fails_is_noticed(code, tmp_path, client):
         await example.namespace["__started__"]
 
 
-def test_the_table_of_defaults_is_that_of_the_code():
+def test_table_of_defaults_matches_code():
     options = inspect.signature(SutroClient).parameters
     expected = {name: options[name].default for name in ("timeout", "max_concurrency", "max_rate")}
     for policy in (RetryPolicy, PollPolicy):
@@ -182,12 +182,12 @@ def test_the_table_of_defaults_is_that_of_the_code():
     assert shown == expected
 
 
-def test_what_does_not_run_says_why():
+def test_skipped_snippets_give_reason():
     for path in PAGES:
         for skip in re.findall(r"<!-+ *;? *skip:.*", path.read_text(encoding="utf-8")):
             assert re.fullmatch(r'<!--- skip: next "[^"]{10,}" -->', skip), path
 
 
-def test_each_page_is_looked_at():
+def test_each_page_is_collected():
     assert len(PAGES) > 10
     assert all(has_snippets(ROOT / "docs" / name) for name in ("waiting.md", "many-jobs.md"))

@@ -54,7 +54,7 @@ async def running(program, *arguments):
         await process.communicate()
 
 
-async def test_a_signal_ends_streams_and_long_polls_at_once(fake, program):
+async def test_signal_ends_streams_and_long_polls_at_once(fake, program):
     fake.add_job("job-1", ["running"])
     # Side by side, since most of the time goes into starting the processes.
     await asyncio.gather(

@@ -99,7 +99,7 @@ def backend():
         ("GET", "/jobs"),
     ],
 )
-def test_it_keeps_what_its_document_promises(backend, method, path):
+def test_responses_match_openapi_schema(backend, method, path):
     fake = backend.fake
     operation = schemathesis.openapi.from_url(backend.url)[path][method]
 

@@ -15,7 +15,7 @@ from tests.conftest import FAST_POLL
 KEY = "sk_secret_of_the_tests"
 
 
-async def test_each_poll_is_a_span_below_the_current_one_without_the_key():
+async def test_each_poll_is_child_span_without_key():
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -38,7 +38,7 @@ async def test_each_poll_is_a_span_below_the_current_one_without_the_key():
     assert len(fake.requests) == 3
 
 
-async def test_a_wait_of_an_hour_is_one_span_with_few_events(fast_clock):
+async def test_hour_long_wait_is_one_span_with_few_events(fast_clock):
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
