@@ -1,4 +1,4 @@
-"""Bulk polling: list-jobs is a hint which jobs have changed; reports and results are the same."""
+"""Bulk polling: list-jobs hints which jobs have changed; all outcomes stay the same."""
 
 import asyncio
 import json
@@ -47,7 +47,7 @@ def sweeps_of(fake):
 
 
 def serve(fake, *entries, times=1000, **fields):
-    """Let requests for the list get these entries."""
+    """Respond to requests for the list with these entries."""
     body = json.dumps({"jobs": entries, **fields})
     fake.fail_next(times, body=body, endpoint="list-jobs")
 
@@ -91,14 +91,14 @@ async def outcomes_of(fake, wait, poll=BULK, **options):
 # ---- hints
 
 
-def report(word):
+def report(status):
     return JobStatusReport(
-        job_id="a", status=JobStatus.RUNNING, raw_status=word, message="", metadata={}
+        job_id="a", status=JobStatus.RUNNING, raw_status=status, message="", metadata={}
     )
 
 
 @pytest.mark.parametrize(
-    ("seen", "word", "before", "expected"),
+    ("seen", "status", "before", "expected"),
     [
         ("RUNNING", "running", None, Hint.UNCHANGED),
         ("cancelling", "CANCELING", None, Hint.UNCHANGED),
@@ -110,8 +110,8 @@ def report(word):
         ("running", "queued", "queued", Hint.NONE),
     ],
 )
-def test_list_status_is_compared_with_newest_report(seen, word, before, expected):
-    assert hint(report(seen), word, before) is expected
+def test_list_status_is_compared_with_newest_report(seen, status, before, expected):
+    assert hint(report(seen), status, before) is expected
 
 
 # ---- when the list is read
@@ -183,7 +183,7 @@ async def test_sweep_stops_after_all_jobs_are_found(fake):
 
 
 async def test_sweep_reads_at_most_one_page_per_ten_jobs(fake):
-    """The jobs are the oldest of the account, so that reading the list is of no use."""
+    """The jobs are the oldest of the account, so reading the list does not help."""
     ids = [f"job-{number}" for number in range(35)]
     add_jobs(fake, ids, seconds=2.0)
     add_jobs(fake, [f"new-{number}" for number in range(1000)], seconds=100.0)
@@ -193,7 +193,7 @@ async def test_sweep_reads_at_most_one_page_per_ten_jobs(fake):
     assert len(sweeps_of(fake)) == 3
 
 
-# ---- what the list says
+# ---- contents of the list
 
 
 @EVERY_BATCH
@@ -223,10 +223,10 @@ PAGES = {
 @pytest.mark.parametrize(("entries", "wait"), in_turn(PAGES, WAITS))
 async def test_invalid_list_changes_no_outcome(fake, wait, entries, monkeypatch):
     monkeypatch.setattr("sutro_async._waits._pace._LONGEST_COVER", 20.0)
-    await check_that_nonsense_changes_nothing(fake, wait, entries)
+    await check_that_invalid_list_changes_no_outcome(fake, wait, entries)
 
 
-async def check_that_nonsense_changes_nothing(fake, wait, entries):
+async def check_that_invalid_list_changes_no_outcome(fake, wait, entries):
     add_jobs(fake, seconds=2.0)
     serve(fake, *entries)
     outcomes = await outcomes_of(fake, wait, poll=attrs.evolve(BULK, bulk_from=12))
@@ -303,10 +303,10 @@ FAILURES = {
 
 @pytest.mark.parametrize(("wait", "failure"), in_turn(WAITS, FAILURES))
 async def test_failing_list_is_logged_once_and_not_retried_at_once(fake, wait, failure, caplog):
-    await check_that_a_failing_list_is_left_alone(fake, wait, failure, caplog)
+    await check_that_failing_list_is_not_retried_at_once(fake, wait, failure, caplog)
 
 
-async def check_that_a_failing_list_is_left_alone(fake, wait, failure, caplog):
+async def check_that_failing_list_is_not_retried_at_once(fake, wait, failure, caplog):
     add_jobs(fake, seconds=2.0)
     fake.fail_next(1000, endpoint="list-jobs", **failure)
     with caplog.at_level(logging.WARNING, "sutro_async"):
@@ -328,7 +328,7 @@ async def test_failing_list_is_retried_after_five_minutes(fake):
 
 
 async def test_fallback_causes_no_burst(fake):
-    """Jobs that the list has vouched for are polled again one after another."""
+    """Covered jobs are polled again one after another."""
     ids = [f"job-{number}" for number in range(60)]
     add_jobs(fake, ids, seconds=100.0)
     poll = PollPolicy(initial=1, factor=2, maximum=8, bulk_from=3)
@@ -404,7 +404,7 @@ async def test_service_outage_does_not_disable_list(fake):
 
 
 async def test_failure_of_later_page_uncovers_jobs_of_earlier_page(fake):
-    """The first sweep has not ended when the list fails, yet its first page vouched for jobs."""
+    """The first sweep fails at its second page, after the first page has covered jobs."""
     ids = [f"job-{number}" for number in range(30)]
     add_jobs(fake, ids, seconds=6.0)
     page = {"jobs": [entry(job_id) for job_id in ids[:-1]], "next_cursor": "more"}

@@ -1,4 +1,4 @@
-"""What `on_change` raises, in every form and every kind of wait that takes one."""
+"""Exceptions of `on_change`, for every kind of callable and of wait."""
 
 import asyncio
 import functools
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("fast_clock")
 
 
 class Stop(BaseException):
-    """What a program ends itself with."""
+    """A `BaseException`, such as `SystemExit`."""
 
 
-# ---- the forms of an `on_change` that fails
+# ---- kinds of failing `on_change`
 
 
 def plain(error):
@@ -104,7 +104,7 @@ FORMS = {
     )
 }
 
-# ---- the waits that take one
+# ---- kinds of waits
 
 
 async def wait_for_job(client, **options):
@@ -150,7 +150,7 @@ EXCEPTIONS = {
         job_id="job-1", last_report=None, elapsed=1, timeout=1
     ),
 }
-# With those that coroutines, tasks and futures treat in ways of their own: every form.
+# With exceptions that coroutines, tasks and futures treat specially: every kind of callable.
 EVERY_FORM = ("StopIteration", "StopAsyncIteration", "CancelledError", "LookupError")
 PAIRS = list(itertools.product(FORMS, EVERY_FORM))
 PAIRS += zip(itertools.cycle(FORMS), sorted(EXCEPTIONS.keys() - {*EVERY_FORM}), strict=False)
@@ -176,11 +176,11 @@ async def test_exception_is_logged_and_wait_continues(fake, client, caplog, wait
     assert len(logged) == (3 if wait is wait_for_job else 6)
 
 
-# ---- what is no Exception
+# ---- BaseException
 
 
 def run(main):
-    """Run in an event loop of its own, since some exceptions end one."""
+    """Run in a separate event loop, since some exceptions stop it."""
     unhandled = []
     with asyncio.Runner() as runner:
         runner.get_loop().set_exception_handler(lambda _, context: unhandled.append(context))
@@ -242,7 +242,7 @@ def fails_when_cancelled(error):
 
 
 async def cancelled_by(ending, fake, client, wait, error):
-    """End a wait whose `on_change` is running, and return what it ends with."""
+    """End a wait whose `on_change` is running, and return its result."""
     for job_id in ("job-1", "job-2"):
         fake.add_job(job_id, ["running"])
     timeout = 0.1 if ending == "timeout" else None
@@ -258,7 +258,7 @@ async def cancelled_by(ending, fake, client, wait, error):
 
 
 every_ending = pytest.mark.parametrize("ending", ["timeout", "cancel", "close"])
-ENDS = {
+RESULTS = {
     "timeout": JobWaitTimeoutError,
     "cancel": asyncio.CancelledError,
     "close": ClientStateError,
@@ -269,7 +269,7 @@ ENDS = {
 @every_ending
 async def test_exception_during_cancellation_is_logged(fake, client, caplog, wait, ending):
     result = await cancelled_by(ending, fake, client, wait, LookupError("oops"))
-    assert isinstance(result, ENDS[ending])
+    assert isinstance(result, RESULTS[ending])
     message = "job 'job-1': on_change failed when it was cancelled"
     assert [each.message for each in caplog.records].count(message) == 1
     gc.collect()  # asyncio would log an exception that was never retrieved
@@ -330,7 +330,7 @@ async def test_callback_task_cancelled_before_first_step_does_not_hang(fake, cli
 
 @every_wait
 async def test_wait_can_be_cancelled_after_failed_task_group(fake, client, wait):
-    """The failure leaves a cancellation in the count of its task on Python 3.11 and 3.12."""
+    """On Python 3.11 and 3.12 the failure increments the cancellation count of its task."""
     for job_id in ("job-1", "job-2"):
         fake.add_job(job_id, ["running"])
 

@@ -26,7 +26,7 @@ def paris(monkeypatch):
 
 @pytest.fixture
 def facts(service, run):
-    """Read the record of a job with such fields; gives what is printed by its labels."""
+    """Read the record of a job with such fields; return the printed values by label."""
 
     def facts(*options, **fields):
         job_id = f"job-{len(service.requests)}"
@@ -168,7 +168,7 @@ def rows_of(output):
 
 @pytest.fixture
 def jobs(service):
-    """Jobs named after what becomes of them."""
+    """Jobs named after their outcomes."""
     service.add_job("good", num_rows=3, job_cost=0.5, datetime_started=MORNING.isoformat())
     service.add_job("bad", ["failed"], failure_reason='no "GPU",\nnone')
     service.add_job("slow", ["running"])
@@ -366,10 +366,10 @@ def test_unreachable_service_gets_advice(run, monkeypatch):
 
 
 @pytest.fixture
-def planned(monkeypatch, run):
-    """Give the jobs that `fake` would serve, or what it complains of."""
+def parse_fake_jobs(monkeypatch, run):
+    """Return the jobs that `fake` would serve, or its error message."""
 
-    def planned(*texts):
+    def parse_fake_jobs(*texts):
         served = {}
 
         class Fake:
@@ -388,11 +388,11 @@ def planned(monkeypatch, run):
         errors = run("fake", *(f"--job={text}" for text in texts))[2]
         return served or errors
 
-    return planned
+    return parse_fake_jobs
 
 
-def test_timeline_advances_by_seconds_or_requests(planned):
-    assert planned(
+def test_timeline_advances_by_seconds_or_requests(parse_fake_jobs):
+    assert parse_fake_jobs(
         "a=b=queued:2, running:.5,succeeded", "job 1=queued,failed", "c=queued:1,FAILED", "d=failed"
     ) == {
         "a=b": ([("queued", 2.0), ("running", 0.5), "succeeded"], None),
@@ -420,11 +420,11 @@ def test_timeline_advances_by_seconds_or_requests(planned):
         "job-1=queued:-1,succeeded",
     ],
 )
-def test_invalid_timeline_is_rejected(text, planned):
-    errors = planned(text)
+def test_invalid_timeline_is_rejected(text, parse_fake_jobs):
+    errors = parse_fake_jobs(text)
     assert errors.startswith(f"Error: invalid job {text!r}: write it as job-1=queued:2,")
     assert "statuses are pending, submitted, queued, " in errors
 
 
-def test_invalid_job_id_is_rejected(planned):
-    assert planned("a\tb=queued").startswith("Error: invalid job id 'a\\tb' in --job")
+def test_invalid_job_id_is_rejected(parse_fake_jobs):
+    assert parse_fake_jobs("a\tb=queued").startswith("Error: invalid job id 'a\\tb' in --job")

@@ -148,7 +148,7 @@ async def test_cancelled_close_still_closes_connections(fake):
     client = fake.client()
     await client.get_job("job-1")
 
-    async def refuse_to_end():
+    async def ignore_cancellation():
         with client._manager.lifecycle.operation():
             for _ in range(3):
                 try:
@@ -156,7 +156,7 @@ async def test_cancelled_close_still_closes_connections(fake):
                 except asyncio.CancelledError:
                     continue
 
-    stubborn = asyncio.create_task(refuse_to_end())
+    stubborn = asyncio.create_task(ignore_cancellation())
     await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -172,7 +172,7 @@ def test_use_from_another_event_loop_raises():
         with pytest.raises(ConnectionError):
             await client.get_job("job-1")
 
-    async def use_again():
+    async def use_client():
         await use()
         await client.aclose()
         await client.aclose()
@@ -188,8 +188,8 @@ def test_use_from_another_event_loop_raises():
     with asyncio.Runner() as runner:
         runner.run(use())
         asyncio.run(use_elsewhere())
-        # What was tried elsewhere has done no harm.
-        runner.run(use_again())
+        # The failed attempts had no effect.
+        runner.run(use_client())
         asyncio.run(client.aclose())
 
 
@@ -298,7 +298,7 @@ class StrJobs(enum.StrEnum):
 
 
 class Masked(str):
-    """A text that does not show itself, and is equal to no other."""
+    """A str whose `str()` hides its characters, and which equals no other."""
 
     __slots__ = ()
 

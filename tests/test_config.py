@@ -365,7 +365,7 @@ BAD_KEYS = {
     "smart-quotes": ("“sk_secret”", "has a character outside ASCII"),
     "lone-surrogate": ("sk_secret\ud800", "has a character outside ASCII"),
 }
-bad_keys = pytest.mark.parametrize(("key", "complaint"), BAD_KEYS.values(), ids=BAD_KEYS)
+bad_keys = pytest.mark.parametrize(("key", "problem"), BAD_KEYS.values(), ids=BAD_KEYS)
 
 
 PADDING = ["\n", "\r\n", " ", "\t", " \n\n", "\xa0", "\u2028"]
@@ -412,19 +412,19 @@ def test_unset_url_is_the_default(store, arguments, environ, stored, is_default)
 
 
 @bad_keys
-def test_malformed_argument_key_is_rejected_unquoted(key, complaint):
-    assert refusal(key).startswith(f"api_key {complaint}")
+def test_malformed_argument_key_is_rejected_unquoted(key, problem):
+    assert refusal(key).startswith(f"api_key {problem}")
 
 
 @bad_keys
-def test_malformed_environment_key_is_rejected_unquoted(key, complaint):
-    assert refusal(key=key).startswith(f"SUTRO_API_KEY {complaint}")
+def test_malformed_environment_key_is_rejected_unquoted(key, problem):
+    assert refusal(key=key).startswith(f"SUTRO_API_KEY {problem}")
 
 
 @bad_keys
-def test_malformed_key_in_file_is_rejected_unquoted(store, key, complaint):
+def test_malformed_key_in_file_is_rejected_unquoted(store, key, problem):
     store({"api_key": key})
-    assert refusal().startswith(f"api_key in ~/.sutro/config.json {complaint}")
+    assert refusal().startswith(f"api_key in ~/.sutro/config.json {problem}")
 
 
 @pytest.mark.parametrize("key", ["", b"sk_secret", 5, ["sk_secret"]], ids=repr)
@@ -618,9 +618,9 @@ BAD_URLS = [
 ]
 
 
-@pytest.mark.parametrize(("url", "complaint"), BAD_URLS, ids=[ascii(url) for url, _ in BAD_URLS])
-def test_invalid_url_is_rejected(url, complaint):
-    assert refusal(KEY, url).startswith(f"base_url {complaint}")
+@pytest.mark.parametrize(("url", "problem"), BAD_URLS, ids=[ascii(url) for url, _ in BAD_URLS])
+def test_invalid_url_is_rejected(url, problem):
+    assert refusal(KEY, url).startswith(f"base_url {problem}")
 
 
 @pytest.mark.parametrize("url", [b"https://a.test", 5, True, ["https://a.test"]], ids=repr)

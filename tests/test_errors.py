@@ -92,7 +92,7 @@ EXAMPLES = {
         SutroError("anything"),
         ConfigurationError("no key"),
         ClientStateError("closed"),
-        with_report(APIError("job 'job-1': trouble", job_id="job-1")),
+        with_report(APIError("job 'job-1': failure", job_id="job-1")),
         with_report(APIConnectionError("job 'job-1': reset", job_id="job-1", retryable=False)),
         with_report(APITimeoutError("job 'job-1': too slow", job_id="job-1")),
         with_report(InvalidResponseError(job_id="job-1", path="$.job", reason="got 5")),
@@ -199,7 +199,7 @@ def test_copy_has_class_message_and_fields(error, copier):
 
 
 def test_copy_has_own_fields():
-    error = APIError("trouble", job_id="job-1")
+    error = APIError("failure", job_id="job-1")
     duplicate = copy.copy(error)
     duplicate.last_report = RUNNING
     assert error.last_report is None
@@ -225,7 +225,7 @@ class _UsersError(SutroError):
 
 
 def test_api_error_has_no_report_outside_waits():
-    error = APIError("trouble", job_id="job-7")
+    error = APIError("failure", job_id="job-7")
     assert (error.job_id, error.last_report) == ("job-7", None)
 
 

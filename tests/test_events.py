@@ -1,4 +1,4 @@
-"""What an observer is notified of, and that it changes nothing else."""
+"""The events of an observer, which has no other effect."""
 
 import asyncio
 import gc
@@ -63,7 +63,7 @@ class Recorder(list):
         ]
 
     @property
-    def ends(self):
+    def wait_ends(self):
         return [(each.job_id, each.outcome, each.polls) for each in self.of(WaitEnded)]
 
 
@@ -254,7 +254,7 @@ async def test_every_wait_sends_events_for_changes_failures_and_end(fake, client
         (JobStatus.QUEUED, JobStatus.RUNNING),
         (JobStatus.RUNNING, JobStatus.SUCCEEDED),
     ]
-    assert sorted(recorder.ends) == [
+    assert sorted(recorder.wait_ends) == [
         ("gone", "failed", 2),
         ("good", "succeeded", 5),
         ("late", "error", 1),
@@ -279,13 +279,13 @@ async def test_every_wait_counts_jobs_until_abandoned(fake, client, recorder, ki
         assert client.stats().waiting == 2
         task.cancel()
         await asyncio.wait({task})
-        # A stream that was dropped is closed by the event loop in its next turns.
+        # A dropped stream is closed by the event loop in its next iterations.
         del task
         gc.collect()
         await asyncio.sleep(0.01)
         assert client.stats().waiting == 0
-    ends = [(job_id, outcome) for job_id, outcome, _ in sorted(recorder.ends)]
-    assert ends == [("a", "abandoned"), ("b", "abandoned")]
+    wait_ends = [(job_id, outcome) for job_id, outcome, _ in sorted(recorder.wait_ends)]
+    assert wait_ends == [("a", "abandoned"), ("b", "abandoned")]
 
 
 async def test_timeout_is_an_outcome(fake, client, recorder):
@@ -302,12 +302,12 @@ async def test_timeout_is_an_outcome(fake, client, recorder):
             await monitor.wait("e", timeout=1)
         with pytest.raises(JobWaitTimeoutError):
             await monitor.wait("f", timeout=0)
-    ends = recorder.of(WaitEnded)
-    assert [(event.job_id, event.outcome) for event in ends] == [
+    wait_ends = recorder.of(WaitEnded)
+    assert [(event.job_id, event.outcome) for event in wait_ends] == [
         (job_id, "timeout") for job_id in "abcdef"
     ]
-    assert [event.elapsed for event in ends[::2]] == pytest.approx([1] * 3, abs=0.1)
-    assert [event.polls for event in ends[1::2]] == [1] * 3
+    assert [event.elapsed for event in wait_ends[::2]] == pytest.approx([1] * 3, abs=0.1)
+    assert [event.polls for event in wait_ends[1::2]] == [1] * 3
     assert client.stats().waiting == 0
 
 
@@ -317,7 +317,7 @@ async def test_last_watcher_ends_shared_wait(fake, client, recorder):
         early = asyncio.create_task(monitor.wait("job-1", timeout=1))
         await asyncio.gather(early, monitor.wait("job-1"), return_exceptions=True)
         assert isinstance(early.exception(), JobWaitTimeoutError)
-    assert [outcome for _, outcome, _ in recorder.ends] == ["succeeded"]
+    assert [outcome for _, outcome, _ in recorder.wait_ends] == ["succeeded"]
     assert len(recorder.of(StatusChanged)) == 2
 
 
@@ -336,10 +336,10 @@ async def test_wait_ended_by_closing_client_is_abandoned(fake, recorder):
         await asyncio.sleep(1)
         await client.aclose()
         assert {type(error) for error in await waits} == {ClientStateError}
-    assert sorted(recorder.ends, key=lambda end: end[0]) == [
-        (job_id, "abandoned", polls) for (job_id, _, polls) in sorted(recorder.ends)
+    assert sorted(recorder.wait_ends, key=lambda end: end[0]) == [
+        (job_id, "abandoned", polls) for (job_id, _, polls) in sorted(recorder.wait_ends)
     ]
-    assert len(recorder.ends) == 3
+    assert len(recorder.wait_ends) == 3
 
 
 async def test_error_that_concerns_batch_is_outcome_of_one_job(fake, client, recorder):
@@ -348,8 +348,8 @@ async def test_error_that_concerns_batch_is_outcome_of_one_job(fake, client, rec
     fake.fail_next(status=401, job_id="b")
     with pytest.raises(AuthenticationError):
         await client.wait_for_jobs(["a", "b"])
-    ends = {job_id: outcome for job_id, outcome, _ in recorder.ends}
-    assert ends == {"a": "abandoned", "b": "error"}
+    wait_ends = {job_id: outcome for job_id, outcome, _ in recorder.wait_ends}
+    assert wait_ends == {"a": "abandoned", "b": "error"}
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
@@ -367,7 +367,7 @@ async def test_closed_stream_is_abandoned(fake, client, recorder, is_closed):
         gc.collect()
         await asyncio.sleep(0.01)
     assert client.stats().waiting == 0
-    assert recorder.ends == [("job-1", "abandoned", 1)]
+    assert recorder.wait_ends == [("job-1", "abandoned", 1)]
 
 
 async def test_step_closed_by_another_task_is_abandoned(fake, client, recorder):
@@ -378,7 +378,7 @@ async def test_step_closed_by_another_task_is_abandoned(fake, client, recorder):
     await asyncio.sleep(1)
     await stream.aclose()
     assert await step is None
-    assert [outcome for _, outcome, _ in recorder.ends] == ["abandoned"]
+    assert [outcome for _, outcome, _ in recorder.wait_ends] == ["abandoned"]
 
 
 async def test_failed_poll_has_failing_since(fake):
@@ -407,7 +407,7 @@ async def test_last_failed_poll_has_no_next_poll(fake, client, recorder):
         await client.wait_for_job("job-1", timeout=0)
     [event] = recorder.of(PollFailed)
     assert event.next_poll_in is None
-    assert [outcome for _, outcome, _ in recorder.ends] == ["timeout"]
+    assert [outcome for _, outcome, _ in recorder.wait_ends] == ["timeout"]
 
 
 async def test_late_is_known_if_record_was_read(fake, client, recorder):
@@ -627,7 +627,7 @@ def test_events_are_frozen_and_keyword_only():
 
 
 def texts_of(value, seen=None):
-    """Everything that can be read off a value: its repr, its fields, and those of its parts."""
+    """Return all texts of a value: its repr, its fields, and those of its parts."""
     yield repr(value)
     yield str(value)
     if isinstance(value, BaseException):

@@ -121,10 +121,10 @@ async def test_500_monitor_waiters_read_record_once(fake, client):
 
 async def test_on_change_receives_reason(fake, client):
     fake.add_job("job-1", ["running", "failed"], failure_reason=REASON, status_reason=False)
-    seen = []
-    end = await client.wait_for_job("job-1", on_change=seen.append)
-    assert [report.status for report in seen] == ["running", "failed"]
-    assert seen[-1] is end
+    received = []
+    end = await client.wait_for_job("job-1", on_change=received.append)
+    assert [report.status for report in received] == ["running", "failed"]
+    assert received[-1] is end
 
 
 # ---- best effort
@@ -169,7 +169,7 @@ async def test_unusable_record_is_only_logged(fake, client, caplog, wait, fault)
 @EVERY_WAIT
 async def test_slow_record_is_bounded_by_remaining_timeout(fake, client, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     began = now()
     async with assert_no_leaks(client, fake):
         report = await wait(client, "job-1", timeout=0.3)
@@ -180,7 +180,7 @@ async def test_slow_record_is_bounded_by_remaining_timeout(fake, client, wait):
 @EVERY_WAIT
 async def test_slow_record_is_bounded_by_request_timeout(fake, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     async with fake.client(poll=FAST_POLL, timeout=0.2) as client:
         began = now()
         report = await wait(client, "job-1")
@@ -199,7 +199,7 @@ async def test_zero_timeout_does_not_read_record(fake, client, wait):
 
 async def test_watchers_of_monitor_keep_their_own_timeouts(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     async with JobMonitor(client) as monitor:
         patient = asyncio.create_task(monitor.wait("job-1"))
         report = await monitor.wait("job-1", timeout=0.2)
@@ -211,7 +211,7 @@ async def test_watchers_of_monitor_keep_their_own_timeouts(fake, client):
 
 async def test_cancelling_while_record_is_read_releases_all_resources(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(client.wait_for_job("job-1"))
         while not records_read(fake):
@@ -223,7 +223,7 @@ async def test_cancelling_while_record_is_read_releases_all_resources(fake, clie
 
 async def test_watch_continues_after_cancellation_during_record_request(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     reports = client.watch_job("job-1")
     step = asyncio.create_task(anext(reports))
     while not records_read(fake):
@@ -234,7 +234,7 @@ async def test_watch_continues_after_cancellation_during_record_request(fake, cl
     assert str((await anext(reports)).failure) == "Out of memory (row 41)"
 
 
-def hang_up_records(fake):
+def hang_record_requests(fake):
     """Let requests for records hang."""
     fake.fail_next(1000, endpoint="jobs", delay=math.inf)
 
@@ -243,9 +243,9 @@ def hang_up_records(fake):
 
 
 async def test_mismatch_is_logged_once_per_path_and_client(fake, caplog):
-    odd = {"failure_reason": {"message": "bad row", "additional_context": {"row": 7}}}
+    mismatching = {"failure_reason": {"message": "bad row", "additional_context": {"row": 7}}}
     for number in range(3):
-        fake.add_job(f"job-{number}", ["failed"], message=5, metadata=odd, num_rows="3.7")
+        fake.add_job(f"job-{number}", ["failed"], message=5, metadata=mismatching, num_rows="3.7")
     expected = {
         "$.message: expected a string, got 5",
         "$.metadata.failure_reason.additional_context: expected a string, got {'row': 7}",
@@ -265,7 +265,7 @@ async def test_mismatch_is_logged_once_per_path_and_client(fake, caplog):
             assert any(text in warning for warning in warnings)
 
 
-ODD_METADATA = {
+INVALID_METADATA = {
     "list": [],
     "text": "done",
     "number": 5,
@@ -274,7 +274,7 @@ ODD_METADATA = {
 
 
 @DIALECTS
-@pytest.mark.parametrize(("wait", "metadata"), in_turn(WAITS, ODD_METADATA))
+@pytest.mark.parametrize(("wait", "metadata"), in_turn(WAITS, INVALID_METADATA))
 async def test_invalid_values_do_not_hide_status_in_any_wait(dialect, wait, metadata):
     async with FakeSutro(dialect=dialect) as fake, fake.client(poll=FAST_POLL) as client:
         fake.add_job("job-1", ["failed"], message=[5], metadata=metadata)

@@ -1,4 +1,4 @@
-"""Batches of one client side by side, with more polls due than can be made."""
+"""Concurrent batches of one client, with more polls due than can be sent."""
 
 import asyncio
 from collections import Counter
@@ -45,6 +45,6 @@ async def test_small_batch_is_not_delayed_by_large_one(fake):
         beside = len(fake.requests) - began
         crowd.cancel()
         await asyncio.wait({crowd})
-    # After its turn in the queue of the client, and not after the two hundred.
+    # Queued once in the client, not behind all two hundred.
     assert len(polled(fake, "small")) == 12
     assert beside < len(LARGE)

@@ -121,7 +121,7 @@ async def until(condition):
 
 
 async def raw_exchange(fake, path="/job-status/job-1"):
-    """Gives the head and the body as they came, and how the connection ended."""
+    """Return the head, the body, and how the connection ended."""
     loop = asyncio.get_running_loop()
     url = URL(fake.url)
     received = b""
@@ -426,7 +426,7 @@ async def test_any_id_with_both_prefixes(fake, caller, prefix, job_id):
         {"Authorization": "sk_test"},
     ],
 )
-@pytest.mark.parametrize("path", ["/job-status/job-1", "/v1/jobs/job-1", "/jobs/nobody"])
+@pytest.mark.parametrize("path", ["/job-status/job-1", "/v1/jobs/job-1", "/jobs/unknown"])
 async def test_missing_key_gets_401(fake, caller, headers, path):
     fake.add_job("job-1", ["queued", "running"])
     assert await caller.json(path, headers=headers) == (401, {"detail": "Invalid API key"})
@@ -460,7 +460,7 @@ async def test_other_method_gets_405(fake, caller):
     assert await caller.word() == "QUEUED"
 
 
-# What is recorded
+# Recorded requests
 
 
 async def test_requests_are_recorded_as_sent(fake, caller):
@@ -756,12 +756,12 @@ async def test_jobs_and_faults_survive_restart(session):
         assert await Caller(fake, session).word() == "RUNNING"
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_connection_made_during_shutdown_is_closed(turns):
+@pytest.mark.parametrize("iterations", range(6))
+async def test_connection_made_during_shutdown_is_closed(iterations):
     async with FakeSutro() as fake:
         url = URL(fake.url)
         connection = socket.create_connection((url.host, url.port))
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
     with connection:
         connection.settimeout(5)
@@ -807,7 +807,7 @@ async def test_exit_cancels_running_handlers(session):
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
 
-# Mistakes
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -967,7 +967,7 @@ async def test_undocumented_service_fields_are_accepted(fake, client):
     }
 
 
-# ---- what a deployment may send
+# ---- responses of a deployment
 
 
 @pytest.mark.parametrize("dialect", ["mapping", "flat"])

@@ -36,8 +36,8 @@ def add_jobs(fake, job_ids=MANY, timeline=("queued", "running", "succeeded")):
         fake.add_job(job_id, timeline)
 
 
-def asked(fake):
-    """How often each job was requested."""
+def request_counts(fake):
+    """Return the number of requests for each job."""
     paths = [request.path for request in fake.requests]
     ids = [path.rpartition("/")[2] for path in paths if "/list-jobs" not in path]
     return {job_id: ids.count(job_id) for job_id in ids}
@@ -97,10 +97,10 @@ async def test_as_completed_yields_each_job_once_as_it_finishes(fake, client):
     for number, job_id in enumerate(["slow", "middle", "fast"]):
         fake.add_job(job_id, [("running", 0.3 - 0.1 * number), "succeeded"])
     began = now()
-    seen = []
+    received = []
     async for outcome in client.as_completed(["slow", "middle", "fast"]):
-        seen.append((outcome.job_id, round(now() - began, 1)))
-    assert seen == [("fast", 0.1), ("middle", 0.2), ("slow", 0.3)]
+        received.append((outcome.job_id, round(now() - began, 1)))
+    assert received == [("fast", 0.1), ("middle", 0.2), ("slow", 0.3)]
 
 
 async def test_one_failing_job_does_not_affect_others(fake, client):
@@ -119,7 +119,7 @@ async def test_one_failing_job_does_not_affect_others(fake, client):
     assert errors["malformed"] is InvalidResponseError
     assert errors["failing"] is ServerError
     assert errors["lost"].__name__ == "GoneError"
-    # A failed job is a value, for the wait for it went well.
+    # A failed job is a value, since its wait succeeded.
     assert outcomes["failed"].ok
     with pytest.raises(JobFailedError, match="no GPU"):
         outcomes["failed"].value.raise_for_failure()
@@ -143,13 +143,13 @@ async def test_single_requests_are_retried(fake, client):
 
 async def test_on_change_is_called_for_every_job(fake, client):
     add_jobs(fake, ["a", "b"])
-    seen = []
+    received = []
     await client.wait_for_jobs(
-        ["a", "b"], on_change=lambda report: seen.append((report.job_id, str(report.status)))
+        ["a", "b"], on_change=lambda report: received.append((report.job_id, str(report.status)))
     )
     statuses = ["queued", "running", "succeeded"]
-    assert [status for job_id, status in seen if job_id == "a"] == statuses
-    assert [status for job_id, status in seen if job_id == "b"] == statuses
+    assert [status for job_id, status in received if job_id == "a"] == statuses
+    assert [status for job_id, status in received if job_id == "b"] == statuses
 
 
 # ---- valid and invalid job ids
@@ -165,7 +165,7 @@ async def test_no_ids_return_no_results(fake, client, call):
 async def test_duplicate_id_is_requested_once(fake, client, call):
     add_jobs(fake, ["a", "b"], ["succeeded"])
     assert len(await call(client, ["a", "b", "a", "b", "a"])) == 2
-    assert asked(fake) == {"a": 1, "b": 1}
+    assert request_counts(fake) == {"a": 1, "b": 1}
 
 
 @pytest.mark.parametrize(("call", "make"), in_turn(CALLS, ITERABLES))
@@ -207,7 +207,7 @@ async def test_batch_fatal_error_is_raised_and_ends_requests(fake, call):
         async with assert_no_leaks(client, fake):
             with pytest.raises(AuthenticationError):
                 await call(client, MANY)
-        # Only those that were under way when the first response arrived.
+        # Only those in flight when the first response arrived.
         assert len(fake.requests) <= 4
         await asyncio.sleep(0.05)
         assert len(fake.requests) <= 4
@@ -254,13 +254,13 @@ async def test_rejected_request_releases_its_slot(fake):
 async def test_finished_jobs_are_yielded_before_batch_fatal_error(fake):
     add_jobs(fake, ["a", "b"], ["succeeded"])
     async with fake.client(max_concurrency=1) as client:
-        seen = []
+        received = []
         with pytest.raises(AuthenticationError):
             async for outcome in client.as_completed(["a", "b"]):
-                seen.append(outcome.job_id)
+                received.append(outcome.job_id)
                 fake.fail_next(1, status=401)
                 await asyncio.sleep(0.05)
-    assert seen in (["a"], ["a", "b"])
+    assert received in (["a"], ["a", "b"])
 
 
 async def test_batch_fatal_error_is_not_replaced_by_timeout_while_consumer_is_busy(fake, client):
@@ -328,7 +328,7 @@ async def test_externally_cancelled_fetch_worker_does_not_hang_call(fake, client
 
 
 class Stop(BaseException):
-    """What ends a program, such as pytest.fail or KeyboardInterrupt."""
+    """A `BaseException`, such as `KeyboardInterrupt`."""
 
 
 @pytest.mark.parametrize("error", [Stop, GeneratorExit])
@@ -363,7 +363,7 @@ async def test_cancelled_on_change_task_does_not_end_wait(fake, client, caplog):
 
 @pytest.mark.single_polls
 async def test_timer_handle_without_when_is_accepted(fake, client, monkeypatch):
-    """The timers of uvloop do not, where their time has passed when they are made."""
+    """uvloop's timers lack it if their time has passed when they are created."""
 
     class Timer:
         def __init__(self, timer):
@@ -387,7 +387,7 @@ async def test_break_leaks_nothing(fake, client):
         async for outcome in client.as_completed([*MANY, "done"], timeout=30):
             assert outcome.job_id == "done"
             break
-        # An abandoned generator is closed by the loop, which takes it a turn or two.
+        # An abandoned generator is closed by the loop within one or two iterations.
         await asyncio.sleep(0.01)
     requests = len(fake.requests)
     await asyncio.sleep(0.05)
@@ -395,23 +395,23 @@ async def test_break_leaks_nothing(fake, client):
 
 
 async def test_no_request_is_sent_after_break(client, monkeypatch):
-    """Except in the turn of the event loop until which a dropped stream is closed."""
-    turns = 0
+    """Except in the iteration of the event loop in which a dropped stream is closed."""
+    iterations = 0
 
-    async def be_about_to_send(path, **options):
-        nonlocal turns
+    async def pause_before_sending(path, **options):
+        nonlocal iterations
         while not path.endswith("done"):
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
         return b'{"job_status": "succeeded"}'
 
-    monkeypatch.setattr(client._manager.transport, "get", be_about_to_send)
+    monkeypatch.setattr(client._manager.transport, "get", pause_before_sending)
     async for _ in client.as_completed(["done", *MANY]):
         break
     await asyncio.sleep(0)
-    before = turns
+    before = iterations
     await asyncio.sleep(0.05)
-    assert turns == before > 0
+    assert iterations == before > 0
 
 
 async def test_aclose_ends_iterator(fake, client):
@@ -530,7 +530,7 @@ async def test_zero_timeout_polls_each_job_once(fake, client):
         type(None),
         JobNotFoundError,
     ]
-    assert asked(fake) == {"running": 1, "done": 1, "missing": 1}
+    assert request_counts(fake) == {"running": 1, "done": 1, "missing": 1}
 
 
 async def test_waits_without_timeout_do_not_advance_last_poll_of_others(fake):
@@ -560,12 +560,12 @@ async def test_last_polls_are_spread(fake):
 
 @pytest.mark.parametrize("end", ["running", "succeeded"])
 async def test_on_change_suppressing_cancellation_does_not_delay_batch(fake, client, end):
-    async def keep_cancellation_to_itself(_):
+    async def suppress_cancellation(_):
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
 
     add_jobs(fake, ["a", "b"], [end])
-    options = {"on_change": keep_cancellation_to_itself}
+    options = {"on_change": suppress_cancellation}
     async with asyncio.timeout(2):
         outcomes = await client.wait_for_jobs(["a", "b"], timeout=0.2, **options)
         assert [outcome.ok for outcome in outcomes.values()] == [end == "succeeded"] * 2
@@ -604,7 +604,7 @@ async def test_429_pauses_all_jobs_and_clones_but_no_other_client(fake):
         clone = client.with_options(retry=RetryPolicy(attempts=1))
         await clone.get_job("job-1")
         await batch
-    # Those under way when the response arrived are not called back.
+    # Requests in flight when the response arrived are not cancelled.
     after = [r.time - told_at for r in fake.requests if "job-x" not in r.path]
     assert not [seconds for seconds in after if 0.05 < seconds < 1]
     assert [seconds for seconds in after if seconds > 1]
@@ -637,13 +637,13 @@ async def test_hundreds_of_waits_report_every_completion_once(fake):
     ids = [f"job-{number}" for number in range(500)]
     add_jobs(fake, ids, ["succeeded"])
     fake.fail_next(100, delay=0.01)
-    seen = set()
+    received = set()
     async with fake.client(max_concurrency=20) as client:
         async for outcome in client.as_completed(ids):
             assert outcome.ok
-            assert outcome.job_id not in seen
-            seen.add(outcome.job_id)
-    assert len(seen) == len(fake.requests) == 500
+            assert outcome.job_id not in received
+            received.add(outcome.job_id)
+    assert len(received) == len(fake.requests) == 500
     assert fake.max_in_flight == 20
 
 

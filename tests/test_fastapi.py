@@ -237,15 +237,15 @@ async def test_poll_and_keep_finished_are_passed_to_monitor(fake):
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """What the server that runs the app has heard of signals."""
+def received_signals(monkeypatch):
+    """The signals that the server of the app has received."""
     numbers = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: numbers.append(number))
     yield numbers
     signal.signal(signal.SIGTERM, before)
 
 
-async def test_signal_closes_monitor_and_reaches_server(fake, app, heard):
+async def test_signal_closes_monitor_and_reaches_server(fake, app, received_signals):
     fake.add_job("job-1", ["running"])
     handler = signal.getsignal(signal.SIGTERM)
     async with app.router.lifespan_context(app) as state:
@@ -256,11 +256,11 @@ async def test_signal_closes_monitor_and_reaches_server(fake, app, heard):
         with pytest.raises(ClientStateError, match="monitor was closed"):
             await waiting
         assert (await state["sutro_client"].get_job("job-1")).status == "running"
-    assert heard == [signal.SIGTERM] * 2
+    assert received_signals == [signal.SIGTERM] * 2
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_lifespans_can_end_in_start_order(heard, monkeypatch):
+def test_lifespans_can_end_in_start_order(received_signals, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_env")
     first, second = (FastAPI(lifespan=sutro_lifespan()) for _ in range(2))
 
@@ -269,15 +269,15 @@ def test_lifespans_can_end_in_start_order(heard, monkeypatch):
             async with first.router.lifespan_context(first):
                 await ends_last.enter_async_context(second.router.lifespan_context(second))
             os.kill(os.getpid(), signal.SIGTERM)
-            assert heard == [signal.SIGTERM]
+            assert received_signals == [signal.SIGTERM]
 
     asyncio.run(run())
     os.kill(os.getpid(), signal.SIGTERM)
-    assert heard == [signal.SIGTERM] * 2
+    assert received_signals == [signal.SIGTERM] * 2
 
 
 @pytest.mark.parametrize("ends_after", ["the loop", "the signal"])
-def test_signal_after_loop_closed_reaches_server(heard, ends_after):
+def test_signal_after_loop_closed_reaches_server(received_signals, ends_after):
     loop, told = asyncio.new_event_loop(), []
 
     async def enter(stack):
@@ -290,7 +290,7 @@ def test_signal_after_loop_closed_reaches_server(heard, ends_after):
             first.close()
         loop.close()
         os.kill(os.getpid(), signal.SIGTERM)
-    assert heard == [signal.SIGTERM]
+    assert received_signals == [signal.SIGTERM]
     assert not told
 
 
@@ -300,7 +300,7 @@ async def test_signal_without_handler_is_not_changed(app):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-async def test_close_on_signal_false_changes_no_handlers(fake, heard):
+async def test_close_on_signal_false_changes_no_handlers(fake, received_signals):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     app = make_app(fake, close_on_signal=False)
     fake.add_job("job-1", ["running"])
@@ -312,12 +312,12 @@ async def test_close_on_signal_false_changes_no_handlers(fake, heard):
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        assert heard == [signal.SIGTERM]
+        assert received_signals == [signal.SIGTERM]
     with pytest.raises(ClientStateError, match="monitor was closed"):
         await waiting
 
 
-async def test_handler_set_later_is_kept(app, heard):
+async def test_handler_set_later_is_kept(app, received_signals):
     async with app.router.lifespan_context(app):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
@@ -787,7 +787,7 @@ async def test_long_poll_returns_terminal_report(fake, browser):
 
 
 async def timed(browser, path):
-    """Return the last of three responses and the shortest time: a busy machine is no delay."""
+    """Return the last of three responses and the shortest time, for busy machines."""
     times = []
     for _ in range(3):
         began = now()
@@ -864,14 +864,14 @@ async def test_cancelled_caller_is_cancelled(fake, browser):
 async def test_timeout_middleware_takes_precedence(fake, app):
     fake.add_job("job-1", ["running"])
 
-    async def impatient(scope, receive, send):
+    async def with_timeout(scope, receive, send):
         try:
             async with asyncio.timeout(0.05):
                 await app(scope, receive, send)
         except TimeoutError:
             await PlainTextResponse("too slow", status_code=504)(scope, receive, send)
 
-    async with app.router.lifespan_context(app), browser_of(impatient) as browser:
+    async with app.router.lifespan_context(app), browser_of(with_timeout) as browser:
         response = await browser.get("/jobs/job-1/wait")
     assert (response.status_code, response.text) == (504, "too slow")
 
@@ -880,7 +880,7 @@ async def test_cancellation_after_response_propagates(fake):
     fake.add_job("job-1")
     is_sent, sent = asyncio.Event(), []
 
-    async def slow_to_end():
+    async def slow_to_cancel():
         yield
         await asyncio.sleep(60)
 
@@ -893,7 +893,7 @@ async def test_cancellation_after_response_propagates(fake):
             is_sent.set()
 
     app = FastAPI(lifespan=sutro_lifespan(fake.client))
-    app.include_router(jobs_router(), dependencies=[Depends(slow_to_end)])
+    app.include_router(jobs_router(), dependencies=[Depends(slow_to_cancel)])
     path = "/jobs/job-1/status"
     scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
     async with app.router.lifespan_context(app):

@@ -51,23 +51,23 @@ async def mine(job_ids):
     return job_ids & MINE
 
 
-ACCESS = SimpleNamespace(visible=mine, asked=[])
+ACCESS = SimpleNamespace(visible=mine, calls=[])
 
 
 @pytest.fixture
 def access():
-    """What the function of `visible` does; replaced by tests."""
-    ACCESS.visible, ACCESS.asked = mine, []
+    """The behaviour of `visible`; replaced by tests."""
+    ACCESS.visible, ACCESS.calls = mine, []
     return ACCESS
 
 
 def make_router(access, **options):
     async def visible(user: Annotated[str, Depends(user)]):
-        async def ask(job_ids):
-            access.asked.append(job_ids)
+        async def visible_jobs(job_ids):
+            access.calls.append(job_ids)
             return await access.visible(job_ids)
 
-        return ask
+        return visible_jobs
 
     return jobs_router(visible, **options)
 
@@ -98,8 +98,8 @@ async def browser(app):
         yield opened
 
 
-async def ask(browser, route, *job_ids, **options):
-    """Ask a route about one job or more."""
+async def send_request(browser, route, *job_ids, **options):
+    """Send a request for one or more jobs to a route."""
     method, _ = route
     path, field = ROUTES[route]
     if field is not None:
@@ -107,8 +107,8 @@ async def ask(browser, route, *job_ids, **options):
     return await browser.request(method, path.format(quote(job_ids[0], safe="")), **options)
 
 
-def seen(response, job_id):
-    """What a visitor sees of a response, with the id replaced."""
+def visible_content(response, job_id):
+    """Return the visible content of a response, with the id replaced."""
     headers = {name: value for name, value in response.headers.items() if name != "date"}
     return response.status_code, headers, response.text.replace(job_id, "the-id")
 
@@ -145,13 +145,13 @@ def test_every_endpoint_gets_ids_from_checking_dependency(access):
 
 @EVERY_ROUTE
 async def test_hidden_job_is_indistinguishable_from_missing_job(fake, browser, access, route):
-    hidden = seen(await ask(browser, route, THEIRS), THEIRS)
-    absent = seen(await ask(browser, route, ABSENT), ABSENT)
+    hidden = visible_content(await send_request(browser, route, THEIRS), THEIRS)
+    absent = visible_content(await send_request(browser, route, ABSENT), ABSENT)
     assert hidden == absent
-    assert access.asked == [{THEIRS}, {ABSENT}]
+    assert access.calls == [{THEIRS}, {ABSENT}]
     assert not fake.requests
     assert "404" in hidden[2]
-    missing = seen(await ask(browser, route, MISSING), MISSING)
+    missing = visible_content(await send_request(browser, route, MISSING), MISSING)
     assert fake.requests
     assert missing == hidden
 
@@ -165,12 +165,12 @@ async def test_visible_job_needs_one_call_of_visible(fake, browser, access, rout
         return job_ids & MINE
 
     access.visible = visible
-    response = await ask(browser, route, "mine-job")
+    response = await send_request(browser, route, "mine-job")
     assert response.status_code == 200
     if route != ("GET", "/jobs"):
         assert "mine-job" in response.text
         assert "succeeded" in response.text
-        assert access.asked == [{"mine-job"}]
+        assert access.calls == [{"mine-job"}]
     assert order[0] == 0
 
 
@@ -180,10 +180,10 @@ async def test_cached_job_is_hidden(fake, app, browser, access, route):
     await monitor.wait(THEIRS)
     await monitor.get_job(THEIRS)
     before = len(fake.requests)
-    response = await ask(browser, route, THEIRS)
+    response = await send_request(browser, route, THEIRS)
     assert "succeeded" not in response.text
     assert "404" in response.text
-    assert access.asked == [{THEIRS}]
+    assert access.calls == [{THEIRS}]
     assert len(fake.requests) == before
 
 
@@ -191,19 +191,19 @@ async def test_cached_job_is_hidden(fake, app, browser, access, route):
 async def test_authentication_in_dependency_runs_first(fake, browser, access, route):
     del browser.headers["X-User"]
     for job_id in ("mine-job", THEIRS, ".."):
-        response = await ask(browser, route, job_id, headers={"Last-Event-ID": "end"})
+        response = await send_request(browser, route, job_id, headers={"Last-Event-ID": "end"})
         if ROUTES[route][0].startswith("/jobs/{}") and job_id == "..":
             continue  # the browser resolves it
         assert (response.status_code, response.json()) == (401, {"detail": "log in first"})
-    assert not access.asked
+    assert not access.calls
     assert not fake.requests
 
 
 @EVERY_ROUTE
 async def test_invalid_id_gets_422_without_call_of_visible(fake, browser, access, route):
     for job_id in ("a\x00b", "\u202e", "a" * 501):
-        assert (await ask(browser, route, job_id)).status_code == 422
-    assert not access.asked
+        assert (await send_request(browser, route, job_id)).status_code == 422
+    assert not access.calls
     assert not fake.requests
 
 
@@ -213,9 +213,9 @@ async def test_other_methods_disclose_nothing(fake, browser, access, route, meth
     responses = [
         await browser.request(method, path.format(job_id)) for job_id in ("mine-job", THEIRS)
     ]
-    assert seen(responses[0], "mine-job") == seen(responses[1], THEIRS)
+    assert visible_content(responses[0], "mine-job") == visible_content(responses[1], THEIRS)
     assert responses[0].status_code == 405
-    assert not access.asked
+    assert not access.calls
     assert not fake.requests
 
 
@@ -224,9 +224,9 @@ async def test_trailing_slash_does_not_disclose_job(fake, browser, access, path)
     responses = [
         await browser.get(path.replace("{job_id}", job_id)) for job_id in ("mine-job", THEIRS)
     ]
-    assert seen(responses[0], "mine-job") == seen(responses[1], THEIRS)
+    assert visible_content(responses[0], "mine-job") == visible_content(responses[1], THEIRS)
     assert responses[0].status_code == 404
-    assert not access.asked
+    assert not access.calls
     assert not fake.requests
 
 
@@ -256,7 +256,7 @@ async def test_visible_receives_id_as_sent_to_service(fake, browser, access, wri
     access.visible = visible
     for path in (f"/jobs/{written}/status", f"/job-events?job_id={written}"):
         await browser.get(path)
-    assert access.asked == [{job_id}] * 2
+    assert access.calls == [{job_id}] * 2
     assert {each.path for each in fake.requests} == {f"/v1/job-status/{quote(job_id, safe='')}"}
 
 
@@ -273,7 +273,7 @@ async def test_ids_elsewhere_in_request_are_ignored(fake, browser, access):
     await browser.post(
         "/jobs/statuses", json={"job_ids": ["mine-job"], "job_id": THEIRS}, **everywhere
     )
-    assert access.asked == [{"mine-job"}] * 5
+    assert access.calls == [{"mine-job"}] * 5
     assert not any(THEIRS in request.path for request in fake.requests)
 
 
@@ -284,7 +284,7 @@ async def test_visible_receives_duplicates_once(fake, browser, access):
     assert events.text.count("event: status") == 1
     outcomes = (await browser.post("/jobs/statuses", json={"job_ids": ids})).json()["outcomes"]
     assert [outcome["job_id"] for outcome in outcomes] == ["mine-job", THEIRS]
-    assert access.asked == [{"mine-job", THEIRS}] * 2
+    assert access.calls == [{"mine-job", THEIRS}] * 2
 
 
 async def test_last_of_duplicate_body_fields_is_checked_and_used(fake, browser, access):
@@ -292,7 +292,7 @@ async def test_last_of_duplicate_body_fields_is_checked_and_used(fake, browser, 
     headers = {"Content-Type": "application/json"}
     response = await browser.post("/jobs/statuses", content=body, headers=headers)
     assert response.json()["outcomes"][0]["problem"]["status"] == 404
-    assert access.asked == [{THEIRS}]
+    assert access.calls == [{THEIRS}]
 
 
 # ---- many jobs at once
@@ -332,7 +332,7 @@ async def test_reconnect_after_end_is_checked(browser, access):
     for job_id in ("mine-job", THEIRS):
         path = f"/jobs/{job_id}/events"
         assert (await browser.get(path, headers={"Last-Event-ID": "end"})).status_code == 204
-    assert access.asked == [{"mine-job"}, {THEIRS}]
+    assert access.calls == [{"mine-job"}, {THEIRS}]
 
 
 # ---- failing closed
@@ -383,14 +383,14 @@ async def test_failing_or_invalid_visible_discloses_nothing(
     browser, access, route, visible, caplog
 ):
     access.visible = visible
-    await check_that_nothing_is_shown(browser, route)
+    await check_that_nothing_is_disclosed(browser, route)
     [logged] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert logged.message == "`visible` of jobs_router failed, so no job is shown"
     assert logged.exc_info
 
 
-async def check_that_nothing_is_shown(browser, route):
-    response = await ask(browser, route, "mine-job")
+async def check_that_nothing_is_disclosed(browser, route):
+    response = await send_request(browser, route, "mine-job")
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["title"] == "Internal error"
@@ -404,7 +404,7 @@ async def test_visible_that_is_not_async_discloses_nothing(fake, route, given):
 
     fake.add_job("mine-job")
     async with browsing(make_app(fake, jobs_router(visible))) as browser:
-        await check_that_nothing_is_shown(browser, route)
+        await check_that_nothing_is_disclosed(browser, route)
     assert not fake.requests
 
 
@@ -439,10 +439,10 @@ async def test_visible_cannot_change_ids_of_route(fake, browser, access):
 
 async def test_dependency_parameters_are_validated(fake):
     async def visible(tenant: Annotated[int, Header()]):
-        async def ask(job_ids):
+        async def visible_jobs(job_ids):
             return job_ids
 
-        return ask
+        return visible_jobs
 
     fake.add_job("job-1")
     async with browsing(make_app(fake, jobs_router(visible))) as browser:
@@ -466,7 +466,7 @@ async def test_visible_works_in_mounted_app(fake, access):
             browser.headers["X-User"] = "me"
             assert (await browser.get("/inner/api/jobs/mine-job")).status_code == 200
             assert (await browser.get(f"/inner/api/jobs/{THEIRS}")).status_code == 404
-    assert access.asked == [{"mine-job"}, {THEIRS}]
+    assert access.calls == [{"mine-job"}, {THEIRS}]
 
 
 async def test_404_of_service_with_retry_after_looks_like_hidden_job(fake, browser):
@@ -474,7 +474,7 @@ async def test_404_of_service_with_retry_after_looks_like_hidden_job(fake, brows
     for path in ("", "/status", "/wait?timeout=0.2"):
         missing = await browser.get(f"/jobs/{MISSING}{path}")
         hidden = await browser.get(f"/jobs/{THEIRS}{path}")
-        assert seen(missing, MISSING) == seen(hidden, THEIRS)
+        assert visible_content(missing, MISSING) == visible_content(hidden, THEIRS)
 
 
 async def test_hidden_ids_get_immediate_response(browser):
@@ -500,7 +500,7 @@ async def test_errors_reach_handlers_of_app(fake, access):
         for path in ("", "/status", "/wait?timeout=0.05", "/wait?timeout=5"):
             hidden = await browser.get(f"/jobs/{THEIRS}{path}")
             missing = await browser.get(f"/jobs/{MISSING}{path}")
-            assert seen(hidden, THEIRS) == seen(missing, MISSING)
+            assert visible_content(hidden, THEIRS) == visible_content(missing, MISSING)
             assert hidden.json()["mine"]["type"] == JobNotFoundError.__name__
         fake.fail_next(1, status=401)
         refused = await browser.get(f"/jobs/{MISSING}")
@@ -556,7 +556,7 @@ async def test_list_has_jobs_of_caller_newest_first(fake, many, owner, browser, 
     assert response.json()["is_truncated"] is False
     assert response.json()["jobs"][0]["status"] == "succeeded"
     assert len(fake.requests) == 1
-    assert [len(ids) for ids in access.asked] == [100]
+    assert [len(ids) for ids in access.calls] == [100]
 
 
 async def test_list_pages_have_each_job_once(fake, many, owner, browser):
@@ -584,10 +584,10 @@ async def test_new_jobs_do_not_shift_list_pages(fake, many, owner, browser):
 async def test_list_cursor_must_be_job_of_caller(fake, many, owner, browser, access):
     hidden = await browser.get("/jobs?before=theirs-2")
     absent = await browser.get("/jobs?before=absent-2")
-    assert seen(hidden, "theirs-2") == seen(absent, "absent-2")
+    assert visible_content(hidden, "theirs-2") == visible_content(absent, "absent-2")
     assert hidden.status_code == 404
     assert not fake.requests
-    assert access.asked == [{"theirs-2"}, {"absent-2"}]
+    assert access.calls == [{"theirs-2"}, {"absent-2"}]
     assert (await browser.get("/jobs?before=mine-absent")).status_code == 404
 
 
@@ -597,7 +597,7 @@ async def test_list_scans_newest_thousand_jobs(fake, owner, browser, access):
     response = await browser.get("/jobs")
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
     assert len(fake.requests) == 10
-    assert [len(ids) for ids in access.asked] == [100] * 10
+    assert [len(ids) for ids in access.calls] == [100] * 10
     response = await browser.get("/jobs?before=mine-job")
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
 
@@ -608,7 +608,7 @@ async def test_empty_list_does_not_call_visible(access):
     async with FakeSutro() as fake, browsing(make_app(fake, make_router(access))) as browser:
         response = await browser.get("/jobs", headers={"X-User": "me"})
     assert response.json() == {"jobs": [], "next": None, "is_truncated": False}
-    assert not access.asked
+    assert not access.calls
 
 
 async def test_list_fails_closed(fake, many, browser, access):

@@ -111,7 +111,7 @@ async def test_backoff_is_slept(fake, monkeypatch):
 
 async def test_retry_after_is_minimum_delay(fake):
     fake.add_job("job-1")
-    # 500 brings no common pause, so this is the delay of the retry itself.
+    # A 500 does not pause the client, so this is the delay of the retry.
     fake.fail_next(1, status=500, headers={"Retry-After": "0.1"})
     async with fake.client(retry=RetryPolicy(initial=0.001)) as client:
         await client.get_job_status("job-1")
@@ -156,11 +156,11 @@ async def test_concurrent_calls_count_attempts_separately(fake, client):
             fake.fail_next(1, status=500, job_id=f"job-{number}")
     jobs = await asyncio.gather(*(client.get_job(f"job-{number}") for number in range(30)))
     assert [job.job_id for job in jobs] == [f"job-{number}" for number in range(30)]
-    asked = [request.path.rpartition("/")[2] for request in fake.requests]
-    assert all(asked.count(f"job-{number}") == 1 + number % 4 for number in range(30))
+    requested = [request.path.rpartition("/")[2] for request in fake.requests]
+    assert all(requested.count(f"job-{number}") == 1 + number % 4 for number in range(30))
 
 
-@pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
+@pytest.mark.parametrize("moment", ["in flight", "in back-off", "queued"])
 async def test_cancellation_leaks_nothing(fake, moment):
     fake.add_job("job-1")
     options = {"max_concurrency": 1, "retry": RetryPolicy(initial=60, maximum=60)}
@@ -177,10 +177,10 @@ async def test_cancellation_leaks_nothing(fake, moment):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert client._manager.throttle.in_flight == (1 if moment == "in line" else 0)
+        assert client._manager.throttle.in_flight == (1 if moment == "queued" else 0)
 
 
-@pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
+@pytest.mark.parametrize("moment", ["in flight", "in back-off", "queued"])
 async def test_closing_client_ends_call(fake, moment):
     client = fake.client(max_concurrency=1, retry=RetryPolicy(initial=60, maximum=60))
     if moment == "in flight":

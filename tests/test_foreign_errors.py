@@ -64,7 +64,7 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 async def outcome_of(fake, call, error):
-    """Make a call with a session that raises an error; return what comes of it."""
+    """Make a call with a session that raises an error; return its outcome."""
 
     async def fail(session, context, parameters):
         raise error
@@ -93,7 +93,7 @@ class FalseError(Exception):
 
 
 class Stop(BaseException):
-    """What a program ends itself with."""
+    """A `BaseException`, such as `SystemExit`."""
 
 
 RAISED_AS_THEY_ARE = {

@@ -1,4 +1,4 @@
-"""The outage gate, as plain decisions: all times are handed in."""
+"""The outage gate, as pure logic: all times are passed in."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sutro_async._http._gate import OutageGate
 
-# Any time will do, except 0, which would hide a missing time.
+# Any time except 0, which would hide a missing time.
 START = 5000.0
 
 
@@ -299,7 +299,7 @@ def test_probe_of_previous_outage_blocks_another_probe():
 
 
 class GateMachine(RuleBasedStateMachine):
-    """Any sequence of events, against a model that counts in the simplest way."""
+    """Any sequence of events, compared with a simple model."""
 
     @initialize(shares=st.lists(st.floats(0, 1), min_size=1, max_size=3))
     def begin(self, shares):

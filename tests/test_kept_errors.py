@@ -62,7 +62,7 @@ EXPIRED = {"timeout": {"timeout": 0.1}, "timeout of zero": {"timeout": 0}}
 
 
 def held_by(error):
-    """What an error keeps alive that is more than data."""
+    """Return the objects that an error keeps alive, except plain data."""
     heavy = (
         *(types.FrameType, types.TracebackType, types.CoroutineType),
         *(asyncio.Future, asyncio.AbstractEventLoop),
@@ -109,7 +109,7 @@ async def errors_of(fake, call, fault, **options):
 
 
 def check(outcomes):
-    """Check that errors hold nothing, neither before nor after they were raised."""
+    """Check that errors hold no references, before and after they are raised."""
     for outcome in outcomes:
         assert held_by(outcome.error) == set()
         lengths = set()

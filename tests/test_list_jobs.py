@@ -50,7 +50,7 @@ def entry(job_id, status="RUNNING", **fields):
 
 
 def serve(fake, *entries, **fields):
-    """Let the next request for a page get these entries."""
+    """Respond to the next request for a page with these entries."""
     body = json.dumps({"jobs": entries, **fields})
     fake.fail_next(body=body, endpoint="list-jobs")
 
@@ -129,12 +129,12 @@ async def test_break_requests_no_further_page(fake, client):
 @pytest.mark.usefixtures("small_pages")
 async def test_each_job_is_yielded_once_if_jobs_are_added_between_pages(fake, client):
     expected = add_jobs(fake, 7)
-    seen = []
+    received = []
     async for job in client.list_jobs():
-        seen.append(job.job_id)
-        if len(seen) in {2, 3, 5}:
-            fake.add_job(f"new-{len(seen)}")
-    assert seen == expected
+        received.append(job.job_id)
+        if len(received) in {2, 3, 5}:
+            fake.add_job(f"new-{len(received)}")
+    assert received == expected
 
 
 async def test_duplicate_id_on_page_is_yielded_once(fake, client):
@@ -166,11 +166,11 @@ async def test_empty_page_with_cursor_is_not_last(fake, client):
 async def test_repeated_cursor_is_error_after_jobs_of_its_page(fake, client, cursors):
     for number, cursor in enumerate(cursors):
         serve(fake, entry(f"job-{number}"), next_cursor=cursor)
-    stream, seen = client.list_jobs(), []
+    stream, received = client.list_jobs(), []
     with pytest.raises(InvalidResponseError) as caught:
         async for job in stream:
-            seen.append(job.job_id)
-    assert seen == [f"job-{number}" for number in range(len(cursors))]
+            received.append(job.job_id)
+    assert received == [f"job-{number}" for number in range(len(cursors))]
     assert (caught.value.job_id, caught.value.path) == (None, "$.next_cursor")
     assert str(caught.value).startswith("list-jobs: invalid response: $.next_cursor: the cursor of")
     assert len(fake.requests) == len(cursors)
@@ -260,11 +260,11 @@ async def test_each_page_is_retried_separately(fake, client):
     expected = add_jobs(fake, 5)
     fake.fail_next(2, status=503, endpoint="list-jobs")
     stream = client.list_jobs()
-    seen = [(await anext(stream)).job_id for _ in range(2)]
+    received = [(await anext(stream)).job_id for _ in range(2)]
     fake.fail_next(truncate=True, endpoint="list-jobs")
     fake.fail_next(status=429, headers={"Retry-After": "0.01"}, endpoint="list-jobs")
-    seen += await ids_of(stream)
-    assert seen == expected
+    received += await ids_of(stream)
+    assert received == expected
     paths = [request.path for request in fake.requests]
     assert [paths.count(path) for path in dict.fromkeys(paths)] == [3, 3, 1]
 
@@ -362,7 +362,7 @@ async def test_cancelled_step_loses_and_repeats_no_job(fake, moment, steps_befor
     expected = add_jobs(fake, 5)
     async with fake.client(max_concurrency=1, retry=FAST_RETRY) as client:
         stream = client.list_jobs()
-        seen = [(await anext(stream)).job_id for _ in range(steps_before)]
+        received = [(await anext(stream)).job_id for _ in range(steps_before)]
         throttle, permit = client._manager.throttle, None
         if moment == "in the queue":
             permit = await throttle.acquire(Priority.CALL)
@@ -381,9 +381,9 @@ async def test_cancelled_step_loses_and_repeats_no_job(fake, moment, steps_befor
         fake.clear_faults()
         # Where there was a job left of the page before, the step had ended already.
         if not step.cancelled():
-            seen.append(step.result().job_id)
+            received.append(step.result().job_id)
         assert step.cancelled() is (steps_before % PAGE == 0 or moment == "before it runs")
-        assert seen + await ids_of(stream) == expected
+        assert received + await ids_of(stream) == expected
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -391,7 +391,7 @@ async def test_step_can_be_cancelled_at_any_point(fake, client):
     expected = add_jobs(fake, 5)
     cancelled = set()
     for ticks in range(40):
-        stream, seen, is_over = client.list_jobs(), [], False
+        stream, received, is_over = client.list_jobs(), [], False
         while not is_over:
             for is_hasty in (True, False):
                 step = asyncio.create_task(anext(stream))
@@ -406,26 +406,26 @@ async def test_step_can_be_cancelled_at_any_point(fake, client):
                     is_over = True
                     break
                 else:
-                    seen.append(step.result().job_id)
-        assert seen == expected
+                    received.append(step.result().job_id)
+        assert received == expected
     assert {0, 1, 2, 3, 4, 5} <= cancelled
 
 
 @pytest.mark.usefixtures("small_pages")
 async def test_heartbeat_around_steps_loses_no_job(fake, client):
     expected = add_jobs(fake, 5)
-    seen, beats = [], 0
+    received, beats = [], 0
     stream = client.list_jobs()
     for _ in range(3):
         fake.fail_next(delay=0.05)
     while True:
         try:
-            seen.append((await asyncio.wait_for(anext(stream), 0.03)).job_id)
+            received.append((await asyncio.wait_for(anext(stream), 0.03)).job_id)
         except TimeoutError:
             beats += 1
         except StopAsyncIteration:
             break
-    assert seen == expected
+    assert received == expected
     assert beats >= 3
 
 

@@ -424,14 +424,14 @@ def test_outcome_to_dict():
 
 @every_value
 def test_to_dict_returns_copy(value):
-    def spoil(content):
+    def modify(content):
         for each in list(content.values()):
             if isinstance(each, dict):
-                spoil(each)
+                modify(each)
         content["spoilt"] = True
 
     before = copy.deepcopy(value)
-    spoil(value.to_dict())
+    modify(value.to_dict())
     assert value == before
     assert value.to_dict() == before.to_dict()
 

@@ -62,8 +62,8 @@ async def test_each_job_has_its_own_poll_loop(fake, monitor):
 
 async def test_watch_yields_each_change(fake, monitor):
     fake.add_job("job-1", ["queued", "queued", "running", "failed"])
-    seen = [report.status async for report in monitor.watch("job-1")]
-    assert seen == ["queued", "running", "failed"]
+    received = [report.status async for report in monitor.watch("job-1")]
+    assert received == ["queued", "running", "failed"]
 
 
 async def test_later_watcher_gets_newest_report_at_once(fake, monitor):
@@ -79,12 +79,12 @@ async def test_later_watcher_gets_newest_report_at_once(fake, monitor):
 
 async def test_slow_watcher_gets_newest_report_without_backlog(fake, monitor):
     fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"], allow_unknown=True)
-    seen = []
+    received = []
     async for report in monitor.watch("job-1"):
-        seen.append(report.raw_status)
+        received.append(report.raw_status)
         await until(lambda: polls(fake) == 5)
         await asyncio.sleep(0.01)
-    assert seen == ["A", "SUCCEEDED"]
+    assert received == ["A", "SUCCEEDED"]
 
 
 async def test_poll_policy_is_that_of_client_or_monitor(fake):
@@ -138,14 +138,14 @@ async def test_break_out_of_watch_leaks_nothing(fake, client, monitor):
 async def test_leaving_watcher_does_not_affect_others(fake, monitor):
     fake.add_job("job-1", [("running", 0.15), "succeeded"])
     stays = asyncio.create_task(monitor.wait("job-1"))
-    leaves = asyncio.create_task(monitor.wait("job-1"))
+    leaving = asyncio.create_task(monitor.wait("job-1"))
     times_out = asyncio.create_task(monitor.wait("job-1", timeout=0.05))
     await until(lambda: polls(fake) > 1)
-    leaves.cancel()
+    leaving.cancel()
     with pytest.raises(JobWaitTimeoutError):
         await times_out
     assert (await stays).is_terminal
-    assert leaves.cancelled()
+    assert leaving.cancelled()
 
 
 async def test_watcher_joining_as_last_one_leaves_gets_new_poll_loop(fake, monitor):
@@ -160,12 +160,12 @@ async def test_watcher_joining_as_last_one_leaves_gets_new_poll_loop(fake, monit
 async def test_watchers_joining_and_leaving_at_any_time_get_terminal_report(fake, monitor):
     fake.add_job("job-1", [("running", 0.3), "succeeded"])
 
-    async def come_and_go(number):
+    async def join_and_leave(number):
         await asyncio.sleep(number * 0.005)
         with contextlib.suppress(JobWaitTimeoutError):
             return await monitor.wait("job-1", timeout=0.02 if number % 3 else None)
 
-    reports = await asyncio.gather(*(come_and_go(number) for number in range(80)))
+    reports = await asyncio.gather(*(join_and_leave(number) for number in range(80)))
     assert all(report and report.is_terminal for report in reports[::3])
     assert all(report and report.is_terminal for report in reports[65:])
     assert len(monitor) == 0
@@ -214,11 +214,11 @@ async def test_consumer_time_counts_towards_timeout(fake, monitor):
 
 async def test_zero_timeout_polls_once(fake, monitor):
     fake.add_job("job-1", ["running", "succeeded"])
-    seen = []
+    received = []
     with pytest.raises(JobWaitTimeoutError):
         async for report in monitor.watch("job-1", timeout=0):
-            seen.append(report.status)
-    assert seen == ["running"]
+            received.append(report.status)
+    assert received == ["running"]
     assert (await monitor.wait("job-1", timeout=0)).is_terminal
     assert (await monitor.wait("job-1", timeout=0)).is_terminal
     assert polls(fake) == 2
@@ -228,14 +228,14 @@ async def test_zero_timeout_is_interrupted_by_close_or_cancellation(fake, client
     fake.fail_next(2, delay=math.inf)
     async with JobMonitor(client) as monitor:
         cancelled = asyncio.create_task(monitor.wait("job-1", timeout=0))
-        asking = asyncio.create_task(monitor.wait("job-1", timeout=0))
+        waiting = asyncio.create_task(monitor.wait("job-1", timeout=0))
         await until(lambda: fake.in_flight == 2)
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
     async with asyncio.timeout(1):
         with pytest.raises(ClientStateError, match="monitor was closed"):
-            await asking
+            await waiting
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 5])
@@ -256,14 +256,14 @@ async def test_completion_as_timeout_expires_is_not_lost(fake, client, monitor):
     wait = asyncio.create_task(monitor.wait("job-1", timeout=0.5))
     await until(lambda: monitor.latest("job-1"))
 
-    def tell_too_late():
+    def succeed_at_timeout():
         ends_at = now() + 0.2
         while now() < ends_at:
             pass
         poller = monitor._polls.pollers["job-1"]
         asyncio.get_running_loop().call_soon(monitor._polls.on_end, poller, end)
 
-    asyncio.get_running_loop().call_later(0.35, tell_too_late)
+    asyncio.get_running_loop().call_later(0.35, succeed_at_timeout)
     assert await wait is end
 
 
@@ -350,11 +350,11 @@ async def test_cause_and_last_report_of_error_are_kept(fake):
     policy = PollPolicy(initial=0.01, max_outage=0.05)
     async with fake.client(timeout=0.03, poll=policy) as client, JobMonitor(client) as monitor:
         reports = monitor.watch("job-1", timeout=30)
-        seen = await anext(reports)
+        received = await anext(reports)
         fake.fail_next(99, delay=math.inf)
         with pytest.raises(APITimeoutError) as caught:
             await anext(reports)
-    assert caught.value.last_report is seen
+    assert caught.value.last_report is received
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 

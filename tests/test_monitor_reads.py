@@ -35,7 +35,7 @@ async def until(condition):
 
 
 def hang(fake):
-    """Let the next request take until it is cancelled."""
+    """Let the next request run until it is cancelled."""
     fake.fail_next(1, delay=math.inf)
 
 
@@ -336,7 +336,7 @@ async def test_monitor_requires_async_with(client, read):
         await read(monitor, "job-1")
 
 
-# ---- what ends the program
+# ---- BaseException
 
 
 class Crash(BaseException):
@@ -345,7 +345,7 @@ class Crash(BaseException):
 
 @pytest.fixture
 def crash_at_end(client, monkeypatch):
-    """Let requests raise a `Crash`: some moments after they have been cancelled."""
+    """Let requests raise a `Crash` shortly after they have been cancelled."""
     released = asyncio.Event()
 
     async def fail(path, **options):

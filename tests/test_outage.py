@@ -29,7 +29,7 @@ FAR_MORE = 10_000
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch):
-    """Shorten the delays of probes, and of looks whether the service is available again."""
+    """Shorten the delays of probes, and of held-back polls and calls."""
     monkeypatch.setattr("sutro_async._http._gate._FIRST_DELAY", 0.02)
     monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY", 0.1)
     monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY_OF_RELAPSE", 0.1)
@@ -39,7 +39,7 @@ def short_delays(monkeypatch):
 
 @pytest.fixture
 def short_outages(monkeypatch):
-    """Let an outage that lasts be one of 0.3 s."""
+    """Let an outage count as lasting after 0.3 s."""
     monkeypatch.setattr("sutro_async._http._fetch._LASTING_OUTAGE_SECONDS", 0.3)
 
 
@@ -61,7 +61,7 @@ def add_jobs(fake, timeline=("running", "running", "succeeded")):
 
 
 def close_gate(client, failures=5):
-    """Let the client see failures of the service; within a minute of an outage it takes ten."""
+    """Close the gate by failures; within a minute of an outage that takes ten."""
     now = asyncio.get_running_loop().time()
     for job_id in itertools.islice(itertools.cycle(["other-1", "other-2"]), failures):
         error = APITimeoutError("no response", job_id=job_id)
@@ -81,7 +81,7 @@ async def test_polls_probe_one_at_a_time_until_service_is_available(fake):
         outcomes = await client.wait_for_jobs(IDS[:5])
     assert all(outcome.ok for outcome in outcomes.values())
     times = [request.time for request in fake.requests]
-    # Five were in flight together; each probe comes a delay after the one before.
+    # Five were in flight together; each probe follows the one before after a delay.
     delays = [later - earlier for earlier, later in itertools.pairwise(times)]
     for delay, bound in zip(delays[4:9], (0.02, 0.04, 0.08, 0.1, 0.1), strict=True):
         assert delay >= 0.75 * bound
@@ -98,7 +98,7 @@ async def test_outage_is_logged_once_and_not_for_each_wait(fake, caplog):
     assert [record.levelno for record in records] == [logging.WARNING, logging.INFO]
     assert records[0].message.startswith("the service is unavailable, polls are held back: job ")
     assert records[0].message.endswith(": HTTP 503: Down for maintenance")
-    # Those of before it was known to be one of all.
+    # The failures before the gate closed.
     of_jobs = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(of_jobs) == 4 + 1
 
@@ -126,7 +126,7 @@ async def test_max_outage_ends_held_back_wait_with_its_own_error(fake):
     errors = [outcome.error for outcome in outcomes.values()]
     assert all(isinstance(error, ServerError) for error in errors)
     assert [error.job_id for error in errors] == IDS
-    # No wait gives up before a poll has been sent and has failed.
+    # Each wait fails only after a poll has been sent and has failed.
     assert len(fake.requests) == len(IDS)
 
 
@@ -158,7 +158,7 @@ async def test_zero_timeout_polls_once_in_outage(fake):
 
 @pytest.mark.usefixtures("no_probes")
 async def test_queued_polls_are_held_back_when_service_becomes_unavailable(fake):
-    """One slot: while a poll is in flight, the gate closes on those that wait for it."""
+    """One slot: while a poll is in flight, the gate closes for those that are queued."""
     add_jobs(fake, ENDLESS)
     fake.fail_next(1, delay=0.3)
     async with make_client(fake, max_concurrency=1) as client:
@@ -289,7 +289,7 @@ async def test_batch_in_lasting_outage_returns_error_for_each_job(fake, method, 
     errors = [outcome.error for outcome in outcomes.values()]
     assert all(isinstance(error, ServerError) for error in errors)
     assert [error.job_id for error in errors] == IDS
-    # Held back until the outage is one that lasts, and a moment more; then sent once.
+    # Held back until the outage is lasting, and a little longer; then sent once.
     assert min(request.time for request in fake.requests) >= began + 0.3 + 0.05
     assert len(fake.requests) == len(IDS)
     assert client._manager.throttle.in_flight == 0

@@ -1,4 +1,4 @@
-"""The pace of a wait, as arithmetic: all times are handed in, and nothing sleeps."""
+"""The pace of a wait, as pure logic: all times are passed in, and nothing sleeps."""
 
 import heapq
 import itertools
@@ -22,10 +22,10 @@ POLL_AGAIN = Verdict.POLL_AGAIN
 GIVE_UP = Verdict.GIVE_UP
 TIME_OUT = Verdict.TIME_OUT
 
-# Any time will do as the start of a wait, except 0, which would hide a missing start time.
+# Any start time except 0, which would hide a missing one.
 START = 5000.0
 
-# Far more than rounding adds up to, far less than any time in these tests.
+# Far above rounding errors, far below any time in these tests.
 TOLERANCE = 1e-7
 
 SLOW = {"initial": 100, "maximum": 100}  # no interval ends before the timeouts used here
@@ -287,7 +287,7 @@ def test_retry_after_is_bounded_by_timeout():
         ([(0, 0), (1000, 990)], GIVE_UP),
         ([(0, 0), (5, 2), (11.99, 0)], POLL_AGAIN),
         ([(0, 0), (5, 2), (12, 0)], GIVE_UP),
-        # More queueing than time makes up for nothing.
+        # More time in the queue than has passed has no further effect.
         ([(0, 0), (5, 50), (14.99, 0)], POLL_AGAIN),
         ([(0, 0), (5, 50), (15, 0)], GIVE_UP),
     ],
@@ -785,7 +785,7 @@ def test_last_poll_before_deadline_is_not_held_back(held_at, due_at):
 
 
 def test_last_poll_dequeued_as_gate_closes_is_due_at_once():
-    """It was held back just when it had to be sent."""
+    """It is held back at the time when it has to be sent."""
     pace = make_pace(timeout=60, max_outage=300, **SLOW)
     report(pace, 1)
     now = pace.send_by + 0.01
@@ -796,7 +796,7 @@ def test_last_poll_dequeued_as_gate_closes_is_due_at_once():
 
 
 def test_last_polls_of_held_back_batch_stay_spread():
-    """Held back from the beginning to the end of the timeout, they come in its last 20 s."""
+    """Held back for the whole timeout, they are due in its last 20 s."""
     draw = random.Random(1)
     waits = 500
     last_polls = []
@@ -835,7 +835,7 @@ def test_time_until_polls_resume_does_not_count_towards_refusal():
 @pytest.mark.parametrize(
     ("interval", "uniform", "available_since", "now", "due_at"),
     [
-        # From when it is known that the outage has ended, at the latest three seconds after it.
+        # From when the end of the outage is noticed, at most three seconds later.
         (10, highest, 20, 20, 30),
         (10, middle, 20, 20, 25),
         (10, middle, 20, 22, 27),
@@ -1153,7 +1153,7 @@ MAX_POLLS = 60  # of one simulated wait
 
 @attrs.frozen
 class Event:
-    """What one poll comes to; a kind of None is a good report."""
+    """The outcome of one poll; a kind of None is a good report."""
 
     kind: FailureKind | None
     is_changed: bool
@@ -1175,7 +1175,7 @@ class Hold:
 
 @attrs.frozen
 class Step:
-    """One poll of a simulated wait, and what the pace made of it."""
+    """One poll of a simulated wait, and the state of the pace after it."""
 
     event: Event
     holds: list[Hold]
@@ -1259,7 +1259,7 @@ def simulate(pace_settings, events):
 
 
 def draws(shares):
-    """Return a source of randomness that draws these shares of each range, again and again."""
+    """Return a source of randomness that cycles through these shares of each range."""
     shares = itertools.cycle(shares)
     return lambda low, high: min(low + (high - low) * next(shares), high)
 
@@ -1289,7 +1289,7 @@ def scaled(events, scale):
     ]
 
 
-# Few draws for each wait, or these tests take seconds: one float scales all times of its events.
+# Few draws for each wait, to keep these tests fast: one float scales all times of its events.
 scales = st.floats(0.1, 10)
 positive_timeouts = st.sampled_from([0.01, 0.15, 1, 20]) | st.floats(0.01, 600)
 

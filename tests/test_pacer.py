@@ -1,4 +1,4 @@
-"""When the next request may be sent, as plain decisions: all times are handed in."""
+"""When the next request may be sent, as pure logic: all times are passed in."""
 
 import bisect
 import itertools
@@ -17,10 +17,10 @@ from sutro_async import (
 from sutro_async._http._pacer import Pacer
 from sutro_async._wire import parse_error
 
-# Any time will do, except 0, which would hide a missing time.
+# Any time except 0, which would hide a missing time.
 START = 5000.0
 
-# Far more than rounding adds up to, far less than any time in these tests.
+# Far above rounding errors, far below any time in these tests.
 TOLERANCE = 1e-6
 
 
@@ -55,7 +55,7 @@ def with_status(status, **headers):
 
 
 def fail(pacer, error, seconds=0.0, *, sent=None, max_pause=60.0):
-    """Note an error, so many seconds after the start."""
+    """Note an error at a time in seconds after the start."""
     sent_at = START + (seconds if sent is None else sent)
     pacer.note_error(START + seconds, error, sent_at=sent_at, max_pause=max_pause)
 
@@ -361,7 +361,7 @@ def test_failure_does_not_change_window(make_error):
 
 
 def test_responses_during_pause_do_not_change_window():
-    """They are those of requests from before it, which say nothing about the time after it."""
+    """They belong to requests sent before the pause."""
     pacer = make_pacer()
     fail(pacer, http_error(503, retry_after="1"))
     for _ in range(19):
@@ -400,7 +400,7 @@ AVAILABLE = {
     str(code): with_status(code)
     for code in (301, 400, 401, 403, 404, 405, 409, 410, 422, 426, 428, 499, 501, 505)
 }
-# For what does not depend on the status.
+# For tests that do not depend on the status.
 SOME_UNAVAILABLE = {
     name: make for name, make in UNAVAILABLE.items() if not name.isdigit() or name in {"429", "500"}
 }
@@ -474,7 +474,7 @@ def test_error_that_does_not_indicate_outage_does_not_change_gate(make_error):
     assert pacer.gate.is_closed
 
 
-# ---- properties of all of it
+# ---- properties
 
 ERRORS = [
     *(timed_out, malformed, untrusted, with_status(500), with_status(404), with_status(429)),

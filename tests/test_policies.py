@@ -147,7 +147,7 @@ def test_non_numbers_are_rejected(policy, name, value):
 
 
 class Scalar(float):
-    """A real number of another library, as NumPy's are."""
+    """A real number of another library, such as NumPy."""
 
 
 @pytest.mark.parametrize("value", [Fraction(3, 1), Scalar(3)], ids=repr)

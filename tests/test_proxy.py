@@ -91,7 +91,7 @@ def test_proxy_from_environment(environ, expected):
 def test_no_proxy_accepts_hosts_domains_and_networks(base_url, excluded, is_used, name):
     environ = {"HTTPS_PROXY": "http://a.test", name: excluded}
     assert proxy_of(base_url, **environ) == ("http://a.test:80" if is_used else None)
-    # The argument beats the environment.
+    # The argument takes precedence over the environment.
     assert proxy_of(base_url, proxy="http://b.test", **environ) == "http://b.test:80"
 
 
@@ -267,7 +267,7 @@ async def test_refusal_by_proxy_of_session_is_not_retried(status):
 
 
 def texts_of(error):
-    """Everything that an error and what it is chained to may show."""
+    """Return all texts of an error and its causes."""
     yield "".join(traceback.format_exception(error))
     while error is not None:
         yield f"{error} {error!r} {vars(error)} {error.args}"
@@ -279,21 +279,21 @@ async def connect_to_nothing(reader, writer):
 
 
 @pytest.mark.parametrize(
-    "trouble", ["refused", "407", "502", "closed", "timeout", "no TLS behind it", "untrusted"]
+    "failure", ["refused", "407", "502", "closed", "timeout", "no TLS at target", "untrusted"]
 )
-async def test_credentials_are_not_in_errors_or_logs(authority, trouble, unused_tcp_port, caplog):
+async def test_credentials_are_not_in_errors_or_logs(authority, failure, unused_tcp_port, caplog):
     caplog.set_level(logging.DEBUG)
     secrets = (PASSWORD, ENCODED_PASSWORD, "Ym9iOnBAc3Mgd29yZC8lc2VjcmV0", KEY)
-    status = int(trouble) if trouble.isdigit() else 200
+    status = int(failure) if failure.isdigit() else 200
 
     async def hang(reader, writer):
         await asyncio.sleep(60)
 
-    script = {"timeout": hang, "closed": connect_to_nothing}.get(trouble, raw_response(SUCCEEDED))
+    script = {"timeout": hang, "closed": connect_to_nothing}.get(failure, raw_response(SUCCEEDED))
     async with raw_server(script) as plain, tls_server(authority) as tls:
-        target = tls.port if trouble == "untrusted" else plain.port
+        target = tls.port if failure == "untrusted" else plain.port
         async with forward_proxy(target, status=status) as proxy:
-            port = unused_tcp_port if trouble == "refused" else proxy.port
+            port = unused_tcp_port if failure == "refused" else proxy.port
             url = f"http://bob:{ENCODED_PASSWORD}@127.0.0.1:{port}"
             poll = PollPolicy(initial=0.01, max_outage=0.05)
             options = {"proxy": url, "retry": ONCE, "poll": poll, "timeout": 0.2}
@@ -305,7 +305,7 @@ async def test_credentials_are_not_in_errors_or_logs(authority, trouble, unused_
                     logging.getLogger("sutro_async").error("failed", exc_info=caught.value)
                     for text in (*texts_of(caught.value), caplog.text):
                         assert not any(secret in text for secret in secrets)
-    if trouble == "timeout":
+    if failure == "timeout":
         assert isinstance(caught.value, APITimeoutError)
 
 

@@ -1,4 +1,4 @@
-"""What users may import, and what importing it costs them."""
+"""The public names and their annotations."""
 
 import importlib
 import inspect

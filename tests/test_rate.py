@@ -1,4 +1,4 @@
-"""The rate that a service accepts, as plain arithmetic: all times are handed in."""
+"""The rate that a service accepts, as pure logic: all times are passed in."""
 
 import math
 from collections import Counter
@@ -13,10 +13,10 @@ from tests.virtual_client import (
     Flaky,
     TokenBucket,
     VirtualClient,
-    check_that_it_finds_the_limit,
+    check_that_client_adapts_to_limit,
 )
 
-# Any time will do, except 0, which would hide a missing time. A whole second, so that a test can
+# Any time except 0, which would hide a missing time. A whole second, so that a test can
 # say which requests fall into one.
 START = 5000.0
 
@@ -87,7 +87,7 @@ def test_rate_is_unlimited_until_first_refusal():
         ({0: 100, 8: 30}, 21),
         ({0: 100, 1000: 30}, 21),
         ({0: 30, 1: 50, 2: 40}, 35),
-        # So few say nothing about what the service accepts.
+        # Too few requests to estimate what the service accepts.
         ({}, 14),
         ({0: 1}, 14),
         ({0: 20}, 14),
@@ -163,13 +163,13 @@ def test_refusals_lower_rate_to_minimum():
     assert rate.limit == 0.1
 
 
-# ---- stray refusals
+# ---- rare refusals
 
 
 @pytest.mark.parametrize(
     ("sent", "refused", "is_lowered"),
     [
-        # Requests in two seconds. One refusal alone says little, however few requests there are.
+        # Requests in two seconds. A single refusal is ignored, however few requests there are.
         (1, 1, False),
         (1, 2, True),
         (66, 2, True),
@@ -226,7 +226,7 @@ def test_refusal_with_pause_of_one_second_is_not_tolerated(pause):
 
 
 def test_slow_start_doubles_rate_within_seconds():
-    """Until the second refusal nothing is known of the limit, so it grows fast."""
+    """Until the second refusal the limit is unknown, so the rate grows fast."""
     rate = limited()
     assert rate.limit == about(70)
     for number in range(1, 101):
@@ -401,7 +401,7 @@ def test_rare_refusals_do_not_slow_client():
 )
 def test_client_adapts_to_limit_of_service(limit, jobs, limiter, retry_after):
     """The chaos suite has all combinations."""
-    check_that_it_finds_the_limit(limiter(limit), jobs, retry_after)
+    check_that_client_adapts_to_limit(limiter(limit), jobs, retry_after)
 
 
 @pytest.mark.parametrize("retry_after", [1.0, None])
@@ -439,7 +439,7 @@ def test_client_that_is_not_rate_limited_is_not_slowed():
 
 
 def test_slow_service_loses_no_wait():
-    """With less than a tenth of the rate that the waits would like."""
+    """With less than a tenth of the rate that the waits need."""
     client = VirtualClient(FixedWindow(10), 1000, retry_after=1.0)
     client.run(until=1000)
     assert not client.lost

@@ -17,7 +17,7 @@ from tests.conftest import FAST_POLL
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
 TRANSIENT = [408, 425, 429, *(each for each in range(500, 600) if each not in {501, 505})]
-# 401 concerns the whole batch, and 403 and 404 have to last.
+# 401 is batch-fatal, and 403 and 404 have to last.
 FINAL = [each for each in range(300, 500) if each not in {401, 403, 404, 408, 425, 429}]
 FINAL += [501, 505]
 # What a proxy might respond in place of the service.
@@ -64,7 +64,7 @@ WAITS = [wait_for_job, wait_for_jobs, monitor_wait]
 
 
 def every_call(statuses):
-    """One call gets all the statuses; the others, which share the code, get every ninth."""
+    """One call is tested with all statuses; the others, which share the code, with every ninth."""
     some = [*statuses[:3], *statuses[3:-2:9], *statuses[-2:]]
     others = [get_job_status, get_job_statuses, wait_for_job, monitor_wait]
     return pytest.mark.parametrize(

@@ -89,8 +89,8 @@ MOMENTS = {
 }
 
 
-async def bring_to(moment, fake, client):
-    """Let the next step be at that moment for 0.2 seconds from now; return what runs beside it."""
+async def run_until(moment, fake, client):
+    """Keep the next step at that point for 0.2 seconds; return what runs beside it."""
     if moment == "in flight":
         fake.fail_next(1, job_id="job-1", delay=0.3)
     elif moment == "in back-off":
@@ -120,7 +120,7 @@ async def test_cancelled_step_loses_no_report(fake, name, moment):
     fake.add_job("other")
     options = {"poll": FAST_POLL, "retry": RetryPolicy(attempts=1), **MOMENTS[moment]}
     async with fake.client(**options) as client, opened(name, client, ["job-1"]) as stream:
-        beside = await bring_to(moment, fake, client)
+        beside = await run_until(moment, fake, client)
         if moment == "between two polls" and name != "as_completed":
             await anext(stream)
         step = asyncio.create_task(anext(stream))
@@ -138,14 +138,14 @@ async def test_cancelled_step_loses_no_report(fake, name, moment):
 
 @every_stream
 async def test_step_cancelled_in_any_loop_iteration_loses_no_report(fake, client, name):
-    for turns in range(30):  # a poll takes about half of them
-        job_id = f"job-{turns}"
+    for iterations in range(30):  # a poll takes about half of them
+        job_id = f"job-{iterations}"
         fake.add_job(job_id, ["queued"])
         async with opened(name, client, [job_id]) as stream, asyncio.timeout(5):
             for word in WORDS:
                 fake.set_status(job_id, word)
                 step = asyncio.create_task(anext(stream))
-                for _ in range(turns):
+                for _ in range(iterations):
                     await asyncio.sleep(0)
                 step.cancel()
                 await asyncio.wait({step})
@@ -160,16 +160,16 @@ async def test_step_cancelled_in_any_loop_iteration_loses_no_report(fake, client
 @every_stream
 async def test_heartbeat_around_steps_loses_no_report(fake, name):
     fake.add_job("job-1", [word for word in WORDS for _ in range(4)])
-    seen = []
+    received = []
     async with fake.client(poll=FAST_POLL) as client, opened(name, client, ["job-1"]) as stream:
         while True:
             try:
-                seen.append(report_of(await asyncio.wait_for(anext(stream), 0.01)).status)
+                received.append(report_of(await asyncio.wait_for(anext(stream), 0.01)).status)
             except TimeoutError:
                 continue
             except StopAsyncIteration:
                 break
-    assert seen == (["succeeded"] if name == "as_completed" else WORDS)
+    assert received == (["succeeded"] if name == "as_completed" else WORDS)
 
 
 @every_stream
@@ -290,7 +290,7 @@ polls_in_background = pytest.mark.parametrize("name", IN_BACKGROUND)
 
 
 def step_once(loop, fake, name):
-    """Step a stream in an event loop that is stopped then."""
+    """Step a stream in an event loop that is stopped afterwards."""
 
     async def step():
         client = fake.client(poll=FAST_POLL)
@@ -403,7 +403,7 @@ async def test_on_change_can_drop_stream(fake, client, is_async):
 
 
 async def test_stream_can_be_garbage_collected_at_any_point(fake, monkeypatch):
-    """As the garbage collector drops it: here between the look at the next poll and its removal."""
+    """Garbage-collected between reading the next poll and removing it."""
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running", "running", "succeeded"])
     dropped = []
@@ -453,13 +453,13 @@ async def test_job_without_watchers_is_not_polled(fake):
 async def test_watch_jobs_yields_each_change_of_each_job(fake, client, name):
     fake.add_job("a", WORDS)
     fake.add_job("b", ["running", "failed"], failure_reason="no GPU")
-    seen = {}
+    received = {}
     async with opened(name, client, ["a", "b", "a", "missing"]) as outcomes:
         async for outcome in outcomes:
-            seen.setdefault(outcome.job_id, []).append(outcome)
-    assert [each.value.status for each in seen["a"]] == WORDS
-    assert [each.value.status for each in seen["b"]] == ["running", "failed"]
-    assert [type(each.error).__name__ for each in seen["missing"]] == ["JobNotFoundError"]
+            received.setdefault(outcome.job_id, []).append(outcome)
+    assert [each.value.status for each in received["a"]] == WORDS
+    assert [each.value.status for each in received["b"]] == ["running", "failed"]
+    assert [type(each.error).__name__ for each in received["missing"]] == ["JobNotFoundError"]
 
 
 @pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
@@ -482,15 +482,15 @@ async def test_timeout_yields_error_for_each_unfinished_job(fake, client, name):
     fake.add_job("done")
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running"])
-    seen = {}
+    received = {}
     async with opened(name, client, ["done", "a", "b"], timeout=0.2) as outcomes:
         async for outcome in outcomes:
-            seen[outcome.job_id] = outcome
-    assert seen["done"].ok
+            received[outcome.job_id] = outcome
+    assert received["done"].ok
     for job_id in ("a", "b"):
-        assert isinstance(seen[job_id].error, JobWaitTimeoutError)
-        assert seen[job_id].error.last_report.status == "running"
-        assert 0.2 <= round(seen[job_id].error.elapsed, 6) < 0.4
+        assert isinstance(received[job_id].error, JobWaitTimeoutError)
+        assert received[job_id].error.last_report.status == "running"
+        assert 0.2 <= round(received[job_id].error.elapsed, 6) < 0.4
 
 
 @pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
@@ -526,7 +526,7 @@ async def submit(fake, count, *, seconds=0.01):
 
 
 class Iterator:
-    """An asynchronous iterator that is no generator, and so has no `aclose`."""
+    """An asynchronous iterator without `aclose`, unlike a generator."""
 
     def __init__(self, ids):
         self._ids = ids

@@ -20,7 +20,7 @@ each_priority = pytest.mark.parametrize("priority", Priority, ids=lambda priorit
 
 
 class RecordingPacer(Pacer):
-    """Remembers when requests were sent."""
+    """Records when requests were sent."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -56,7 +56,7 @@ def start(throttle, priority, count=1, **options):
 
 
 async def steps(count=5):
-    """Let the tasks run until all of them wait."""
+    """Run the tasks until all of them are waiting."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -77,11 +77,11 @@ def close_gate(throttle, failures=5):
 
 
 def throttle_at_once(**options):
-    """Return a throttle whose gate lets a probe pass as soon as there is none."""
+    """Return a throttle whose gate allows the next probe as soon as the last has ended."""
     return make_throttle(uniform=lambda *_: 0.0, **options)
 
 
-def check_nothing_is_left(throttle, in_flight=0):
+def check_no_leaks(throttle, in_flight=0):
     assert throttle.in_flight == in_flight
     assert not throttle._has_waiters()
     assert throttle._timer is None
@@ -115,7 +115,7 @@ async def test_max_concurrency_is_respected(priority):
 
     await asyncio.gather(*(use_slot() for _ in range(20)))
     assert most == 3
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_released_slots_can_be_taken_again():
@@ -194,18 +194,18 @@ async def test_overlapping_calls_do_not_starve_polls_after_pause():
     throttle = make_throttle()
     pause(throttle, 0.001)
 
-    async def call_again_and_again(seconds):
+    async def call_repeatedly(seconds):
         while True:
             async with slot(throttle) as permit:
                 await asyncio.sleep(seconds)
                 fail(throttle, parse_error("a", 500, {}, b""), permit)
 
-    callers = [asyncio.create_task(call_again_and_again(0.002 + n / 1000)) for n in range(3)]
+    callers = [asyncio.create_task(call_repeatedly(0.002 + n / 1000)) for n in range(3)]
     await asyncio.sleep(0.02)
     async with asyncio.timeout(1), slot(throttle, POLL):
         pass
     await cancel(*callers)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 # ---- the rate
@@ -326,7 +326,7 @@ async def test_closing_gate_removes_polls_from_queue():
     for task in (overdue, call):
         async with asyncio.timeout(1):
             throttle.release(await task)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_closed_gate_holds_back_polls():
@@ -337,7 +337,7 @@ async def test_closed_gate_holds_back_polls():
         await throttle.acquire(POLL)
     with pytest.raises(HeldBack):
         await throttle.acquire(POLL, send_by=now() + 1)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_call_passes_closed_gate():
@@ -345,7 +345,7 @@ async def test_call_passes_closed_gate():
     close_gate(throttle)
     async with asyncio.timeout(1), slot(throttle) as permit:
         assert not permit.is_probe
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_call_passes_closed_gate_while_probe_is_in_flight():
@@ -367,7 +367,7 @@ async def test_one_probe_at_a_time():
                 with pytest.raises(HeldBack):
                     await throttle.acquire(POLL)
             fail(throttle, APITimeoutError("no response", job_id="a"), permit)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 @pytest.mark.parametrize("ending", ["failed", "cancelled in flight", "cancelled in the queue"])
@@ -396,7 +396,7 @@ async def test_closing_gate_stops_poll_timer():
     polls = start(throttle, POLL, 3)
     await steps()
     close_gate(throttle)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
     outcomes = await asyncio.gather(*polls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [HeldBack] * 3
 
@@ -463,7 +463,7 @@ async def test_cancelled_probe_allows_next_probe(moment):
         throttle.release(call)
     async with asyncio.timeout(1), slot(throttle, POLL) as permit:
         assert permit.is_probe
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_queued_probe_removed_by_next_outage_allows_next_probe():
@@ -489,7 +489,7 @@ async def test_probe_that_is_still_queued_when_gate_opens_is_sent():
         throttle.note_success(now())
     async with asyncio.timeout(1):
         throttle.release(await probe)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_closing_and_opening_are_logged_once(caplog):
@@ -554,7 +554,7 @@ async def test_overdue_poll_is_sent_at_once(obstacle, others):
         assert throttle.in_flight == in_flight + 1
         assert not any(task.done() for task in waiting)
     await cancel(*waiting)
-    check_nothing_is_left(throttle, in_flight)
+    check_no_leaks(throttle, in_flight)
 
 
 @pytest.mark.parametrize("obstacle", ["pause", "window", "pause as a probe"])
@@ -574,7 +574,7 @@ async def test_poll_that_becomes_overdue_in_queue_is_sent_then(obstacle):
         assert permit.is_probe is ("probe" in obstacle)
         assert not any(task.done() for task in others)
     await cancel(*others)
-    check_nothing_is_left(throttle, in_flight=1 if obstacle == "window" else 0)
+    check_no_leaks(throttle, in_flight=1 if obstacle == "window" else 0)
 
 
 async def test_overdue_polls_are_sent_before_calls():
@@ -589,7 +589,7 @@ async def test_overdue_polls_are_sent_before_calls():
     assert not call.done()
     throttle.release(await overdue)
     throttle.release(await call)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_overdue_polls_respect_rate():
@@ -607,7 +607,7 @@ async def test_poll_sent_in_time_leaves_no_timer():
         (poll,) = start(throttle, POLL, send_by=now() + 30)
         await steps()
     throttle.release(await poll)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_poll_that_is_cancelled_as_it_becomes_overdue_takes_no_slot():
@@ -620,7 +620,7 @@ async def test_poll_that_is_cancelled_as_it_becomes_overdue_takes_no_slot():
     throttle._promote(waiter)
     throttle._promote(waiter)
     await cancel(poll)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 # ---- cancellation
@@ -638,7 +638,7 @@ async def test_cancellation_in_queue(max_rate, priority):
     await cancel(*tasks)
     if max_rate is None:
         throttle.release(permit)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_cancelled_waiter_leaves_queue_at_once():
@@ -692,7 +692,7 @@ async def test_probe_cancelled_just_after_slot_was_granted_allows_next_probe():
     with pytest.raises(asyncio.CancelledError):
         await probe
     assert not throttle.holds_back(now())
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_poll_cancelled_just_after_it_was_held_back():
@@ -704,7 +704,7 @@ async def test_poll_cancelled_just_after_it_was_held_back():
         poll.cancel()
         with pytest.raises(asyncio.CancelledError):
             await poll
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_poll_cancelled_just_before_gate_closes():
@@ -718,7 +718,7 @@ async def test_poll_cancelled_just_before_gate_closes():
             await first
         with pytest.raises(HeldBack):
             await second
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -760,5 +760,5 @@ async def test_random_operations_leak_nothing(seed):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     kinds = {*map(type, outcomes)}
     assert kinds - {HeldBack} == {type(None), asyncio.CancelledError}
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
     assert not throttle._pacer.gate._is_probing

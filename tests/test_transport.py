@@ -1,4 +1,4 @@
-"""One request: through aioresponses where the request matters, over sockets where bytes do."""
+"""One request: with aioresponses to check the request, over sockets to check bytes."""
 
 import asyncio
 import gzip
@@ -92,7 +92,7 @@ async def test_id_arrives_as_one_path_segment(fake):
 
 async def test_cookies_of_service_are_not_sent_back():
     cookie = raw_response(REPORT, headers="Set-Cookie: session=1\r\n")
-    # aiohttp's own jar takes no cookies from an address.
+    # aiohttp's own cookie jar ignores cookies from IP addresses.
     async with (
         raw_server(cookie) as server,
         make_client(server.url.replace("127.0.0.1", "localhost")) as client,
@@ -201,11 +201,11 @@ async def send_in_pieces(reader, writer):
 async def test_interruption_at_any_await_releases_all_resources(is_timeout):
     loop = asyncio.get_running_loop()
     async with raw_server(send_in_pieces) as server:
-        for turns in itertools.count(1):
+        for iterations in itertools.count(1):
             async with make_client(server.url) as client:
                 transport = client._manager.transport
                 task = asyncio.create_task(client.get_job_status("job-1"))
-                for _ in range(turns):
+                for _ in range(iterations):
                     await asyncio.sleep(0)
                 if task.done():
                     assert task.result().status == "running"
@@ -222,7 +222,7 @@ async def test_interruption_at_any_await_releases_all_resources(is_timeout):
                 assert not transport._timer._in_flight
                 assert not transport._session.connector._acquired
                 assert not [t for t in loop._scheduled if "RequestTimer" in repr(t)]
-    assert turns > 5
+    assert iterations > 5
 
 
 async def test_queue_time_does_not_count_towards_timeout(fake):
@@ -756,13 +756,13 @@ async def test_closed_session_is_reported(fake):
 
 
 def test_session_of_another_event_loop_is_rejected_and_unchanged():
-    async def ask_with(session):
+    async def request_with(session):
         client = SutroClient(KEY, base_url=server.url, session=session, retry=ONCE)
         with pytest.raises(ClientStateError, match="the session cannot be used"):
             await client.get_job_status("job-1")
         await client.aclose()
 
-    async def ask_itself():
+    async def request_directly():
         async with session.get(server.url) as response:
             return response.status
 
@@ -770,9 +770,9 @@ def test_session_of_another_event_loop_is_rejected_and_unchanged():
         opening = raw_server(raw_response(REPORT))
         server = owner.run(opening.__aenter__())
         session = owner.run(open_session())
-        assert owner.run(ask_itself()) == 200  # and leaves a connection in the pool
-        asyncio.run(ask_with(session))
-        assert owner.run(ask_itself()) == 200
+        assert owner.run(request_directly()) == 200  # and leaves a connection in the pool
+        asyncio.run(request_with(session))
+        assert owner.run(request_directly()) == 200
         owner.run(session.close())
         owner.run(opening.__aexit__(None, None, None))
     assert len(server.requests) == 2

@@ -1,4 +1,4 @@
-"""One wait: its pace, transient failures, how it ends, and that it leaks nothing."""
+"""One wait: polling intervals, transient failures, timeouts, cancellation and leak checks."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ ENDLESS = ["running"]
 
 
 def polls(fake, job_id="job-1"):
-    """When each request for the status of the job arrived, in seconds after the first."""
+    """Return the times of the status requests for the job, in seconds after the first."""
     times = [r.time for r in fake.requests if r.path.endswith(f"/job-status/{job_id}")]
     return [time - times[0] for time in times]
 
@@ -73,7 +73,7 @@ async def test_terminal_report_is_returned(dialect, end):
     assert str(report.failure or "") == ("no GPU" if end == "failed" else "")
 
 
-@pytest.mark.parametrize("word", ["cancelling", "brand-new-word", "pending"])
+@pytest.mark.parametrize("word", ["cancelling", "new-status", "pending"])
 async def test_only_terminal_status_ends_wait(fake, client, word):
     fake.add_job("job-1", [word, word, "succeeded"], allow_unknown=True)
     assert (await client.wait_for_job("job-1")).status is JobStatus.SUCCEEDED
@@ -95,12 +95,12 @@ async def test_raise_on_failure_returns_successful_report(fake, client):
     assert (await client.wait_for_job("job-1", raise_on_failure=True)).status == "succeeded"
 
 
-# ---- the pace
+# ---- polling intervals
 
 
 @pytest.fixture
 def slept(monkeypatch):
-    """The delays that are slept through, in seconds, without the sleep."""
+    """Record the delays, in seconds, without sleeping."""
     delays = []
     sleep = asyncio.sleep
 
@@ -185,7 +185,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("when", [0, 1], ids=["from the start", "after a sighting"])
+@pytest.mark.parametrize("when", [0, 1], ids=["from the start", "after a report"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 async def test_wait_survives_transient_failure(fake, fault, when):
     fake.add_job("job-1", ["running"] * when + ["succeeded"])
@@ -297,12 +297,12 @@ async def test_retry_after_postpones_next_poll(fake):
 async def test_final_status_ends_wait_at_once(fake, client, status):
     fake.add_job("job-1", ENDLESS)
     reports = client.watch_job("job-1")
-    seen = await anext(reports)
+    received = await anext(reports)
     fake.fail_next(1, status=status)
     with pytest.raises(APIStatusError) as caught:
         await anext(reports)
     assert caught.value.status_code == status
-    assert caught.value.last_report is seen
+    assert caught.value.last_report is received
     assert len(fake.requests) == 2
     with pytest.raises(StopAsyncIteration):
         await anext(reports)
@@ -329,12 +329,12 @@ async def test_wait_gives_up_after_max_outage_with_one_last_poll(fake):
     policy = attrs.evolve(FAST_POLL, max_outage=0.3, maximum=0.2)
     async with fake.client(poll=policy) as client:
         reports = client.watch_job("job-1")
-        seen = await anext(reports)
+        received = await anext(reports)
         fake.fail_next(1, body=b"<html>")
         fake.fail_next(100, status=503)
         with takes(0.3, tolerance=0.12), pytest.raises(ServerError) as caught:
             await anext(reports)
-    assert caught.value.last_report == seen
+    assert caught.value.last_report == received
     assert polls(fake)[-1] - polls(fake)[1] == pytest.approx(0.3, abs=0.05)
 
 
@@ -398,8 +398,8 @@ async def test_last_poll_before_giving_up_can_return_terminal_report(fake):
 async def test_unknown_status_does_not_end_wait(fake):
     fake.add_job("job-1", ["running", *["unknown"] * 20, "running", "succeeded"])
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.05)) as client:
-        seen = [report.status async for report in client.watch_job("job-1")]
-    assert seen == ["running", "unknown", "running", "succeeded"]
+        received = [report.status async for report in client.watch_job("job-1")]
+    assert received == ["running", "unknown", "running", "succeeded"]
 
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "hibernating"])
@@ -415,9 +415,9 @@ async def test_wait_for_unknown_status_ends_only_with_timeout(fake, word):
 async def test_unrecognised_status_counts_as_report(fake):
     fake.add_job("job-1", ["running", *["hibernating"] * 20, "succeeded"], allow_unknown=True)
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.05)) as client:
-        seen = [report async for report in client.watch_job("job-1")]
-    assert [report.status for report in seen] == ["running", "unknown", "succeeded"]
-    assert seen[1].raw_status == "HIBERNATING"
+        received = [report async for report in client.watch_job("job-1")]
+    assert [report.status for report in received] == ["running", "unknown", "succeeded"]
+    assert received[1].raw_status == "HIBERNATING"
 
 
 # ---- not found
@@ -464,11 +464,11 @@ async def test_lasting_refusal_ends_wait(fake, status, error, is_seen):
     policy = attrs.evolve(FAST_POLL, not_found_grace=0.3)
     async with fake.client(poll=policy) as client:
         reports = client.watch_job("job-1")
-        seen = await anext(reports) if is_seen else None
+        received = await anext(reports) if is_seen else None
         fake.fail_next(999, status=status)
         with takes(0.3, tolerance=0.3), pytest.raises(error) as caught:
             await anext(reports)
-        assert caught.value.last_report is seen
+        assert caught.value.last_report is received
 
 
 @pytest.mark.parametrize("status", [403, 404])
@@ -538,7 +538,7 @@ async def test_timeout_expires_during_pause(fake):
             await client.get_job("job-1")
         with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
             await client.wait_for_job("job-1", timeout=0.3)
-    # It held the wait back for as long as there was time to ask.
+    # It paused the wait until the last poll.
     assert len(fake.requests) == 2
     assert fake.requests[1].time - fake.requests[0].time >= 0.15
     assert caught.value.last_report.status == "running"
@@ -568,7 +568,7 @@ async def test_pause_before_next_poll_keeps_last_poll(fake):
 
 
 async def test_429_counts_as_outage_while_service_is_unavailable(fake):
-    """Good responses from before the outage do not show that the service is there."""
+    """Good responses from before the outage do not show that the service is available."""
     ids = [f"job-{number}" for number in range(7)]
     for job_id in ids:
         fake.add_job(job_id, timeline=["running"])
@@ -624,7 +624,7 @@ async def test_retry_after_is_bounded_by_timeout(fake):
     async with fake.client(poll=FAST_POLL) as client:
         with takes(0.4), pytest.raises(JobWaitTimeoutError) as caught:
             await client.wait_for_job("job-1", timeout=0.4)
-    # The last poll was made, through the pause, and seen.
+    # The last poll was made during the pause, and its report used.
     assert caught.value.last_report.status == "running"
     assert len(fake.requests) == 2
     assert 0.15 < polls(fake)[1] < 0.4
@@ -742,11 +742,11 @@ async def test_zero_timeout_does_not_limit_request(fake, client):
 
 async def test_zero_timeout_yields_first_report(fake, client):
     fake.add_job("job-1", ENDLESS)
-    seen = []
+    received = []
     with pytest.raises(JobWaitTimeoutError):
         async for report in client.watch_job("job-1", timeout=0):
-            seen.append(report.status)
-    assert seen == ["running"]
+            received.append(report.status)
+    assert received == ["running"]
 
 
 async def test_zero_timeout_does_not_retry(fake, client):
@@ -768,8 +768,8 @@ async def test_zero_timeout_raises_not_found_at_once(fake, client):
 
 async def test_watch_yields_first_report_and_each_change(fake, client):
     fake.add_job("job-1", ["queued", "queued", "running", "running", "running", "failed"])
-    seen = [report.status async for report in client.watch_job("job-1")]
-    assert seen == ["queued", "running", "failed"]
+    received = [report.status async for report in client.watch_job("job-1")]
+    assert received == ["queued", "running", "failed"]
 
 
 async def test_change_of_message_is_reported():
@@ -778,8 +778,8 @@ async def test_change_of_message_is_reported():
 
     script = [report(b"1 of 3"), report(b"1 of 3"), report(b"2 of 3"), raw_response(SUCCEEDED)]
     async with raw_server(*script) as server, fake_client(server.url) as client:
-        seen = [report.message async for report in client.watch_job("job-1")]
-    assert seen == ["1 of 3", "2 of 3", ""]
+        received = [report.message async for report in client.watch_job("job-1")]
+    assert received == ["1 of 3", "2 of 3", ""]
 
 
 async def test_watch_polls_only_during_steps(fake, client):
@@ -792,22 +792,22 @@ async def test_watch_polls_only_during_steps(fake, client):
 
 async def test_plain_on_change_receives_each_change(fake, client):
     fake.add_job("job-1", ["queued", "queued", "running", "succeeded"])
-    seen = []
-    end = await client.wait_for_job("job-1", on_change=seen.append)
-    assert [report.status for report in seen] == ["queued", "running", "succeeded"]
-    assert seen[-1] is end
+    received = []
+    end = await client.wait_for_job("job-1", on_change=received.append)
+    assert [report.status for report in received] == ["queued", "running", "succeeded"]
+    assert received[-1] is end
 
 
 async def test_async_on_change_is_awaited(fake, client):
     fake.add_job("job-1", ["queued", "running", "succeeded"])
-    seen = []
+    received = []
 
     async def note(report):
         await asyncio.sleep(0.01)
-        seen.append(report.status)
+        received.append(report.status)
 
     await client.wait_for_job("job-1", on_change=note)
-    assert seen == ["queued", "running", "succeeded"]
+    assert received == ["queued", "running", "succeeded"]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -893,23 +893,21 @@ async def test_failed_task_group_in_on_change_does_not_end_wait(fake, client, ca
     assert caplog.text.count("on_change failed; the wait continues") == 2
 
 
-async def keep_cancellation_to_itself(_):
+async def suppress_cancellation(_):
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(60)
 
 
 async def test_on_change_suppressing_cancellation_does_not_delay_wait(fake, client):
     fake.add_job("job-1", ENDLESS)
-    wait = asyncio.create_task(client.wait_for_job("job-1", on_change=keep_cancellation_to_itself))
+    wait = asyncio.create_task(client.wait_for_job("job-1", on_change=suppress_cancellation))
     await asyncio.sleep(0.05)
     wait.cancel()
     with pytest.raises(asyncio.CancelledError):
         await wait
     with takes(0.2), pytest.raises(JobWaitTimeoutError):
-        await client.wait_for_job("job-1", timeout=0.2, on_change=keep_cancellation_to_itself)
-    closing = asyncio.create_task(
-        client.wait_for_job("job-1", on_change=keep_cancellation_to_itself)
-    )
+        await client.wait_for_job("job-1", timeout=0.2, on_change=suppress_cancellation)
+    closing = asyncio.create_task(client.wait_for_job("job-1", on_change=suppress_cancellation))
     await asyncio.sleep(0.05)
     await client.aclose()
     with pytest.raises(ClientStateError):
@@ -952,17 +950,17 @@ async def test_closing_client_in_on_change_does_not_deadlock(fake, client):
 # ---- cancelling and closing
 
 
-MOMENTS = ["in flight", "asleep", "in back-off", "in line", "in a pause"]
+MOMENTS = ["in flight", "sleeping", "in back-off", "queued", "in a pause"]
 
 
 async def waiting_task(fake, client, moment):
-    """Start a wait and bring it to the given moment."""
+    """Start a wait and run it up to the given state."""
     fake.add_job("job-1", ENDLESS)
     if moment == "in flight":
         fake.fail_next(1, delay=math.inf)
     elif moment == "in back-off":
         fake.fail_next(1, status=500, headers={"Retry-After": "30"})
-    elif moment == "in line":
+    elif moment == "queued":
         await client._manager.throttle.acquire(Priority.CALL)
     elif moment == "in a pause":
         fake.fail_next(1, status=429, headers={"Retry-After": "30"}, job_id="job-2")

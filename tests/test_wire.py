@@ -71,11 +71,11 @@ def error_of(status=500, headers=None, body=b""):
 
 
 def shown(value):
-    """An id of a case; mutmut does not find a test again by an id with two backslashes in it."""
+    """Return the id of a case; mutmut cannot find tests by ids with two backslashes."""
     return ascii(value).replace("\\", "/")[:60]
 
 
-def complaint(read, *arguments, **fields):
+def message_of(read, *arguments, **fields):
     with pytest.raises(InvalidResponseError) as caught:
         read(*arguments, **fields)
     error = caught.value
@@ -355,7 +355,7 @@ def test_other_fields_of_status_response_are_ignored():
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
 def test_response_without_status_is_malformed(fields, expected):
-    assert complaint(parse_report, "job-1", encode(fields)) == expected
+    assert message_of(parse_report, "job-1", encode(fields)) == expected
 
 
 @pytest.mark.parametrize(
@@ -369,16 +369,16 @@ def test_response_without_status_is_malformed(fields, expected):
 )
 @pytest.mark.parametrize("status", [None, "", {}, {"job-2": "RUNNING"}], ids=str)
 def test_malformed_response_quotes_explanation_of_service(status, fields, explanation):
-    text = complaint(parse_report, "job-1", encode({"job_status": status, **fields}))
+    text = message_of(parse_report, "job-1", encode({"job_status": status, **fields}))
     assert text.endswith(f"; the service says: {explanation}")
     for record in (5, {}, {"job_id": "job-2", "status": "x"}, {"job_id": "job-1", "status": ""}):
-        text = complaint(parse_job, "job-1", encode({"job": record, **fields}))
+        text = message_of(parse_job, "job-1", encode({"job": record, **fields}))
         assert text.endswith(f"; the service says: {explanation}")
 
 
 def test_malformed_response_does_not_quote_fixed_sentence():
     body = {"job_status": {}, "message": "Job status with job_id job-1 retrieved."}
-    text = complaint(parse_report, "job-1", encode(body))
+    text = message_of(parse_report, "job-1", encode(body))
     assert text == "$.job_status['job-1']: expected a status, got null"
 
 
@@ -783,7 +783,7 @@ def test_example_of_reason_in_record_is_read():
     ids=lambda value: "" if isinstance(value, str) and value[0] == "$" else json.dumps(value),
 )
 def test_malformed_record_is_reported_with_its_path(record, expected):
-    assert complaint(parse_job, "job-1", encode({"job": record})) == expected
+    assert message_of(parse_job, "job-1", encode({"job": record})) == expected
 
 
 def test_further_fields_of_job_are_kept_as_sent():
@@ -812,11 +812,11 @@ def test_further_fields_of_job_are_kept_as_sent():
 )
 def test_short_malformed_value_is_shown_whole(value, shown):
     expected = f"$.job_status: expected a status, got {shown}"
-    assert complaint(report_of, value) == expected
+    assert message_of(report_of, value) == expected
 
 
 def test_malformed_value_is_abbreviated():
-    text = complaint(report_of, [["x" * 1000] * 50] * 50)
+    text = message_of(report_of, [["x" * 1000] * 50] * 50)
     before, _, shown = text.partition(", got ")
     assert before == "$.job_status: expected a status"
     assert shown.startswith("[['xxx")
@@ -892,7 +892,7 @@ MALFORMED = {
 @pytest.mark.parametrize("parse", [parse_report, parse_job])
 @pytest.mark.parametrize(("body", "reason"), MALFORMED.values(), ids=MALFORMED)
 def test_malformed_body_is_reported(parse, body, reason):
-    assert complaint(parse, "job-1", body) == f"$: {reason}"
+    assert message_of(parse, "job-1", body) == f"$: {reason}"
 
 
 def long_list(values, value=b"[1]"):
@@ -912,8 +912,8 @@ def test_number_of_values_up_to_limit_is_read():
 
 def test_number_of_values_above_limit_is_rejected_before_parsing():
     reason = "more than 200,000 values"
-    assert complaint(parse_report, "job-1", long_list(MOST_LISTS + 2)) == f"$: {reason}"
-    assert complaint(parse_report, "job-1", long_list(10**5, b'""')) == f"$: {reason}"
+    assert message_of(parse_report, "job-1", long_list(MOST_LISTS + 2)) == f"$: {reason}"
+    assert message_of(parse_report, "job-1", long_list(10**5, b'""')) == f"$: {reason}"
     assert error_of(500, body=long_list(10**5)).body.startswith('{"job_status": "running"')
 
 
@@ -993,7 +993,7 @@ def test_whitespace_around_body_is_ignored():
 
 @pytest.mark.parametrize("body", [b"<p>" * 10**6, b"\x01" * 10**6], ids=["html", "control"])
 def test_huge_malformed_body_is_abbreviated(body):
-    assert len(complaint(parse_report, "job-1", body)) < 300
+    assert len(message_of(parse_report, "job-1", body)) < 300
 
 
 @pytest.mark.parametrize(
@@ -1055,7 +1055,7 @@ def test_64_levels_are_read_and_65_are_not(opening, closing, innermost, message)
     body = nested(64 - own, opening, closing, innermost, message)
     assert parse_report("job-1", body).metadata
     body = nested(65 - own, opening, closing, innermost, message)
-    assert complaint(parse_report, "job-1", body) == "$: nested deeper than 64 levels"
+    assert message_of(parse_report, "job-1", body) == "$: nested deeper than 64 levels"
 
 
 @pytest.mark.parametrize(

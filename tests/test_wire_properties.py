@@ -48,7 +48,7 @@ json_values = st.recursive(
         st.booleans(),
         numbers,
         st.text(),
-        # With half characters, which JSON can escape and UTF-8 cannot hold.
+        # With unpaired surrogates, which JSON can escape and UTF-8 cannot encode.
         st.text(st.characters()),
         words,
         times,
@@ -151,7 +151,7 @@ def bodies(valid, paths):
     return changes.map(change)
 
 
-def torn(valid):
+def truncated(valid):
     body = json.dumps(valid).encode()
     places = st.integers(0, len(body))
     return st.tuples(places, places, st.binary(max_size=4)).map(
@@ -159,13 +159,13 @@ def torn(valid):
     )
 
 
-def is_well_told(error):
+def has_valid_message(error):
     message = str(error)
     return message.isprintable() and len(message) < 1000 and "job-1" in message
 
 
 def read(parse, body):
-    """Return the model, or None where the body is refused as it should be."""
+    """Return the model, or None if the body is rejected with a valid error."""
     try:
         model = parse("job-1", body)
     except (InvalidResponseError, JobNotFoundError) as error:
@@ -174,7 +174,7 @@ def read(parse, body):
         assert type(model) is {parse_report: JobStatusReport, parse_job: Job}[parse]
         assert model.job_id == "job-1"
         return model
-    assert is_well_told(problem)
+    assert has_valid_message(problem)
     if isinstance(problem, InvalidResponseError):
         assert problem.path.startswith("$")
     else:
@@ -211,7 +211,9 @@ def test_any_value_anywhere_in_job_record_is_read_or_reported(content):
 
 
 @reproducible
-@given(st.one_of(st.binary(), torn(REPORT), torn({"job": JOB}), st.text().map(str.encode)))
+@given(
+    st.one_of(st.binary(), truncated(REPORT), truncated({"job": JOB}), st.text().map(str.encode))
+)
 def test_any_bytes_are_read_or_reported(body):
     read(parse_report, body)
     read(parse_job, body)
@@ -229,7 +231,7 @@ def test_any_json_fragments_are_read_or_reported(scraps):
         read(parse_job, body.encode())
 
 
-# ---- the status comes first
+# ---- other values do not hide the status
 
 report_fields = st.fixed_dictionaries(
     {},
@@ -296,7 +298,7 @@ def test_no_other_value_invalidates_record(word, fields):
     for name, value in json.loads(body)["job"].items():
         if name in job.extra:
             continue
-        # Whatever is not kept as sent in `extra` is in its field, and nothing is lost.
+        # Each value is either in its field or unchanged in `extra`.
         assert (getattr(job, name) is None) is (value is None)
     for name in (
         set(fields) & set(job.extra) & set(attrs.fields_dict(Job)) - {"extra", "raw_status"}
@@ -407,7 +409,7 @@ def test_parsing_status_twice_is_idempotent(word):
 def test_any_other_response_is_error_with_reason(status, headers, body):
     error = parse_error("job-1", status, headers, body)
     assert isinstance(error, SutroError)
-    assert is_well_told(error)
+    assert has_valid_message(error)
     assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
     if status < 200 or status >= 300:
         assert isinstance(error, APIStatusError)

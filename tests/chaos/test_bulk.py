@@ -14,8 +14,8 @@ from tests.test_bulk import (
     IDS,
     add_jobs,
     by_wait_for_jobs,
-    check_that_a_failing_list_is_left_alone,
-    check_that_nonsense_changes_nothing,
+    check_that_failing_list_is_not_retried_at_once,
+    check_that_invalid_list_changes_no_outcome,
     entry,
     outcomes_of,
     polls_of,
@@ -56,13 +56,13 @@ FAILURES = {
 @pytest.mark.parametrize("entries", PAGES.values(), ids=PAGES)
 async def test_invalid_list_changes_no_outcome(fake, wait, entries, monkeypatch):
     monkeypatch.setattr("sutro_async._waits._pace._LONGEST_COVER", 20.0)
-    await check_that_nonsense_changes_nothing(fake, wait, entries)
+    await check_that_invalid_list_changes_no_outcome(fake, wait, entries)
 
 
 @EVERY_BATCH
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
 async def test_failing_list_is_logged_once_and_not_retried_at_once(fake, wait, failure, caplog):
-    await check_that_a_failing_list_is_left_alone(fake, wait, failure, caplog)
+    await check_that_failing_list_is_not_retried_at_once(fake, wait, failure, caplog)
 
 
 @EVERY_BATCH

@@ -13,7 +13,7 @@ from tests.virtual_client import (
     Flaky,
     TokenBucket,
     VirtualClient,
-    check_that_it_finds_the_limit,
+    check_that_client_adapts_to_limit,
 )
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -141,7 +141,7 @@ async def test_call_is_fast_while_polls_are_rate_limited():
 @pytest.mark.parametrize("jobs", [100, 1000, 5000])
 @pytest.mark.parametrize("limit", [5, 10, 50, 200])
 async def test_client_adapts_to_limit(limit, jobs, limiter, retry_after):
-    check_that_it_finds_the_limit(limiter(limit), jobs, retry_after)
+    check_that_client_adapts_to_limit(limiter(limit), jobs, retry_after)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])

@@ -22,7 +22,7 @@ def run(*arguments, command=COMMAND, **options):
 
 
 def run_all(*calls):
-    """Run commands, each given as a callable, two at a time; most of it is their start."""
+    """Run commands, each given as a callable, two at a time, since most of the time is startup."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda call: call(), calls))
 

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("fast_command")
 
 @contextmanager
 def once(condition, action):
-    """Act from another thread as soon as the condition holds; gives the moments that it did."""
+    """Act from another thread as soon as the condition holds; return the times when it did."""
     moments = []
 
     def watch():
@@ -139,8 +139,8 @@ def test_wait_shows_reason_from_record(run, silent_failure):
 
 
 def test_wait_json_shows_reason_from_record(run_json, silent_failure):
-    ends = [each for each in run_json("wait", "job-1")[1] if each["event"] == "end"]
-    assert [end["failure"]["message"] for end in ends] == ["no GPU"]
+    end_events = [each for each in run_json("wait", "job-1")[1] if each["event"] == "end"]
+    assert [end["failure"]["message"] for end in end_events] == ["no GPU"]
 
 
 def test_unreadable_record_does_not_affect_status(service, run, silent_failure, monkeypatch):
@@ -170,7 +170,7 @@ def test_missing_key_is_configuration_error(run):
 def test_messages_name_options_instead_of_arguments(service, run, monkeypatch):
     _, _, errors = run("status", "a", "--base-url", "https://elsewhere.example")
     assert errors.endswith("pass the --key-file that belongs to this --base-url\n")
-    for option, value, complaint in (
+    for option, value, message in (
         ("--base-url", "ftp://example.com", "--base-url must begin with https://"),
         ("--proxy", "socks5://a.test", "--proxy must be the URL of an HTTP proxy"),
         ("--max-rate", "0", "--max-rate must be above 0"),
@@ -178,7 +178,7 @@ def test_messages_name_options_instead_of_arguments(service, run, monkeypatch):
     ):
         status, _, errors = run("wait", "a", option, value)
         assert status == 2
-        assert errors.startswith(f"Error: {complaint}")
+        assert errors.startswith(f"Error: {message}")
     monkeypatch.delenv("SUTRO_API_KEY")
     assert "set SUTRO_API_KEY too, or pass --key-file" in run("status", "a")[2]
 
@@ -213,7 +213,7 @@ def test_key_is_read_from_file(service, run, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (None, "Invalid value for '--key-file': '.*key': No such file or directory"),
         (b" \n", "--key-file must be a non-empty string"),
@@ -221,13 +221,13 @@ def test_key_is_read_from_file(service, run, monkeypatch, tmp_path):
         (b"sk_secret sk_wrong", "--key-file has white space or a control character inside"),
     ],
 )
-def test_file_without_key_is_rejected(run, tmp_path, content, complaint):
+def test_file_without_key_is_rejected(run, tmp_path, content, message):
     key_file = tmp_path / "key"
     if content is not None:
         key_file.write_bytes(content)
     status, output, errors = run("status", "a", "--key-file", str(key_file))
     assert (status, output) == (2, "")
-    assert re.match(f"Error: {complaint}", errors)
+    assert re.match(f"Error: {message}", errors)
 
 
 def test_service_options_reach_client(run, monkeypatch, tmp_path):
@@ -361,7 +361,7 @@ def test_terminal_on_stdin_is_prompted_for_ids(service, run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("argument", "stdin", "complaint"),
+    ("argument", "stdin", "message"),
     [
         ("", "", "invalid job id '' as an argument: it must not be empty"),
         ("..", "", "invalid job id '..' as an argument: .* names another path"),
@@ -371,11 +371,11 @@ def test_terminal_on_stdin_is_prompted_for_ids(service, run, monkeypatch):
         ("-", None, "standard input is closed"),
     ],
 )
-def test_invalid_id_is_rejected(run, monkeypatch, argument, stdin, complaint):
+def test_invalid_id_is_rejected(run, monkeypatch, argument, stdin, message):
     monkeypatch.setattr(sys, "stdin", None if stdin is None else io.StringIO(stdin))
     status, output, errors = run("status", argument)
     assert (status, output) == (2, "")
-    assert re.search(complaint, errors)
+    assert re.search(message, errors)
     assert errors.count("\n") <= 2
 
 
@@ -391,7 +391,7 @@ def test_blank_lines_and_comments_in_id_files_are_ignored(service, run, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (None, "'.*ids.txt' cannot be read: No such file or directory"),
         (b"# none today\n", "there are no job ids: write one per line"),
@@ -399,13 +399,13 @@ def test_blank_lines_and_comments_in_id_files_are_ignored(service, run, monkeypa
         (b"a\nb\x07\n", r"invalid job id 'b\\x07' on line 2 of '.*ids.txt'"),
     ],
 )
-def test_file_without_job_ids_is_rejected(run, tmp_path, content, complaint):
+def test_file_without_job_ids_is_rejected(run, tmp_path, content, message):
     path = tmp_path / "ids.txt"
     if content is not None:
         path.write_bytes(content)
     status, output, errors = run("wait", f"@{path}")
     assert (status, output) == (2, "")
-    assert re.match(f"Error: {complaint}", errors)
+    assert re.match(f"Error: {message}", errors)
     assert errors.endswith("See `sutro-async wait --help`.\n")
 
 
@@ -475,16 +475,16 @@ def test_wait_prints_line_per_change_and_cost(service, run):
     status, output, errors = run("wait", "job-1", "b")
     assert (status, errors) == (1, "")
     lines, summary = output.split("\n\n", 1)
-    news = [
+    changes = [
         line.split("  ", 1)
         for line in (re.sub(r"^ *[\d.]+s  ", "", line) for line in lines.splitlines())
     ]
-    assert [text.strip() for job_id, text in news if job_id == "job-1"] == [
+    assert [text.strip() for job_id, text in changes if job_id == "job-1"] == [
         "queued",
         "running",
         "succeeded",
     ]
-    assert [text.strip() for job_id, text in news if job_id != "job-1"] == [
+    assert [text.strip() for job_id, text in changes if job_id != "job-1"] == [
         "running",
         "failed: no GPU",
     ]
@@ -514,13 +514,13 @@ def test_wait_json_has_one_end_event_per_job(service, run_json):
         ("end", "succeeded"),
         ("summary", "succeeded"),
     ]
-    ends = {event["job_id"]: event for event in events if event["event"] == "end"}
-    assert ends["job-1"]["error"] is None
-    assert ends["job-2"]["error"]["type"] == "JobWaitTimeoutError"
-    assert ends["job-2"]["status"] == "running"
-    assert ends["nope"]["error"]["type"] == "JobNotFoundError"
-    assert len(ends) == sum(event["event"] == "end" for event in events) == 3
-    assert ends["job-2"]["error"]["message"] == "timed out after 0.4s (last status: running)"
+    end_events = {event["job_id"]: event for event in events if event["event"] == "end"}
+    assert end_events["job-1"]["error"] is None
+    assert end_events["job-2"]["error"]["type"] == "JobWaitTimeoutError"
+    assert end_events["job-2"]["status"] == "running"
+    assert end_events["nope"]["error"]["type"] == "JobNotFoundError"
+    assert len(end_events) == sum(event["event"] == "end" for event in events) == 3
+    assert end_events["job-2"]["error"]["message"] == "timed out after 0.4s (last status: running)"
     summaries = [event for event in events if event["event"] == "summary"]
     assert events[-3:] == summaries
     assert [(event["job_id"], event["status"], event["total_tokens"]) for event in summaries] == [
@@ -619,7 +619,7 @@ def test_summary_skips_unreadable_records(service, run, monkeypatch):
     assert "without 1 job whose record could not be read" in output
 
 
-def hang_up_records(service, monkeypatch):
+def hang_record_requests(service, monkeypatch):
     """Let requests for records hang as soon as a status has been sent."""
     service.fail_next(100, endpoint="jobs", delay=60)
 
@@ -627,7 +627,7 @@ def hang_up_records(service, monkeypatch):
 def test_unresponsive_service_does_not_delay_summary(service, run, monkeypatch):
     monkeypatch.setattr(_wait, "_BATCH_TIMEOUT", 0.1)
     service.add_job("a")
-    hang_up_records(service, monkeypatch)
+    hang_record_requests(service, monkeypatch)
     status, output, _ = run("wait", "a")
     assert status == 0
     assert re.search(r"^1 job in 0\.\ds: 1 succeeded$", output, re.MULTILINE)
@@ -660,15 +660,15 @@ def test_batch_fatal_error_is_shown_for_its_job_and_others_are_abandoned(service
         status, events, errors = run_json("wait", "a", "b", "c")
     assert status == 3
     assert errors.startswith(f"Error: job 'b': HTTP {code}: ")
-    ends = {event["job_id"]: event for event in events if event["event"] == "end"}
-    assert len(ends) == sum(event["event"] == "end" for event in events) == 3
-    assert ends["a"]["error"] == {
+    end_events = {event["job_id"]: event for event in events if event["event"] == "end"}
+    assert len(end_events) == sum(event["event"] == "end" for event in events) == 3
+    assert end_events["a"]["error"] == {
         "type": "Abandoned",
         "message": "an error of another job ended the wait",
     }
-    assert ends["a"]["status"] == "running"
-    assert ends["b"]["error"]["status_code"] == code
-    assert ends["c"]["error"] is None
+    assert end_events["a"]["status"] == "running"
+    assert end_events["b"]["error"]["status_code"] == code
+    assert end_events["c"]["error"] is None
 
 
 def test_each_job_has_end_event_without_any_status(service, run_json, monkeypatch):
@@ -755,8 +755,8 @@ def test_interrupt_shows_known_statuses(service, run, as_json, number, exit_stat
         " unfinished jobs are still running on the service.\n"
     )
     if as_json:
-        ends = [e for e in map(json.loads, output.splitlines()) if e["event"] == "end"]
-        assert {end["job_id"]: end["error"] and end["error"]["type"] for end in ends} == {
+        end_events = [e for e in map(json.loads, output.splitlines()) if e["event"] == "end"]
+        assert {end["job_id"]: end["error"] and end["error"]["type"] for end in end_events} == {
             "a": None,
             "b": "Interrupted",
         }
@@ -766,7 +766,7 @@ def test_interrupt_shows_known_statuses(service, run, as_json, number, exit_stat
 
 def test_interrupt_after_completion_shows_finished_jobs(service, run, monkeypatch):
     service.add_job("a", ["failed"], failure_reason="no GPU")
-    hang_up_records(service, monkeypatch)
+    hang_record_requests(service, monkeypatch)
     with once(lambda: any("/jobs/" in r.path for r in service.requests), press_ctrl_c):
         status, output, errors = run("wait", "a")
     assert (status, errors) == (130, "")
@@ -797,7 +797,7 @@ def port():
 
 
 def responds(port):
-    """Whether there is a server at the port; it responds once it has said that it runs."""
+    """Whether a server listens on the port."""
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1)
     except urllib.error.HTTPError as error:

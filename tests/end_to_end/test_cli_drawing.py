@@ -22,7 +22,7 @@ from sutro_async.cli._show import open_output
 
 
 class Terminal(io.StringIO):
-    """A terminal of which the screen can be read."""
+    """A terminal with a readable screen."""
 
     encoding = "utf-8"
 
@@ -58,11 +58,11 @@ def make_terminal(monkeypatch):
 
 MIDNIGHT = "2024-01-15T00:00:00Z"
 REAL_ID = "job-5f3a9c1e-77aa-4b0e-9d7c-0123456789ab"
-LONG_ID = "an-id-of-66-characters-that-somebody-has-written-by-hand-for-a-job"
+LONG_ID = "an-id-of-66-characters-that-a-person-has-written-by-hand-for-a-job"
 
 
 class Clock:
-    """A clock that goes where it is set."""
+    """A clock that is set by tests."""
 
     now = 0.0
 
@@ -79,7 +79,7 @@ def report(job_id, status="running", **fields):
 
 @pytest.fixture
 def watch(make_terminal):
-    """Open a live table of jobs; gives a function that notes outcomes and returns the screen."""
+    """Open a live table of jobs; return a function that notes outcomes and returns the screen."""
 
     opened = []
 
@@ -130,12 +130,12 @@ def test_failed_job_shows_reason(watch):
     note = watch(["a", "b", "c", "d"], columns=120)
     missing = JobNotFoundError(job_id="b", status_code=404, message="No job")
     late = JobWaitTimeoutError(job_id="c", last_report=None, elapsed=1, timeout=1)
-    odd = JobStatusReport(job_id="d", status=JobStatus.UNKNOWN, raw_status="IDLE")
+    unknown = JobStatusReport(job_id="d", status=JobStatus.UNKNOWN, raw_status="IDLE")
     lines = note(
         report("a", "failed", message="no\x1b[2J GPU"),
         JobOutcome(job_id="b", error=missing),
         JobOutcome(job_id="c", error=late),
-        JobOutcome(job_id="d", value=odd),
+        JobOutcome(job_id="d", value=unknown),
         at=1,
     )
     assert lines[1].endswith("  no [2J GPU")
@@ -161,7 +161,7 @@ def test_500_jobs_fit_screen_and_changing_ones_are_shown(watch):
     assert "483 more: 283 queued, 200 succeeded" in lines
     assert any(line.endswith("  200 of 500 finished") for line in lines)
     lines = note(*(report(job_id, "succeeded") for job_id in ids[10:]), at=40)
-    # As fewer are unfinished than there is room for, those that finished last fill it up.
+    # The remaining lines show the jobs that finished last.
     assert sum("  queued  " in line or "  running  " in line for line in lines) == 10
     assert sum("  succeeded  " in line for line in lines) == 7
 

@@ -22,7 +22,7 @@ async def client(fake):
 
 
 async def start(fake, client, wanted):
-    """Start a wait for two jobs, one of which ends after a minute."""
+    """Start a wait for two jobs, one of which finishes after a minute."""
     loop = asyncio.get_running_loop()
     fake.add_job("job-1", [("running", 60), "succeeded"])
     fake.add_job("job-2", [("running", 1), "succeeded"])

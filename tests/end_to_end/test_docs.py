@@ -47,7 +47,7 @@ FILE = re.compile(
 
 
 def start(example):
-    """Start a snippet; what it awaits at its top level is left for the test to await."""
+    """Start a snippet; return its top-level coroutine for the test to await."""
     source = "\n" * (example.line + example.parsed.line_offset) + str(example.parsed)
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     code = compile(source, example.path, "exec", flags, dont_inherit=True)
@@ -120,7 +120,7 @@ async def run_snippets(path, monkeypatch):
 
 
 def official_sdk(fake):
-    """What the pages use of the official SDK; `test_official_sdk` has the real one."""
+    """The part of the official SDK that the pages use; `test_official_sdk` uses the real one."""
     return SimpleNamespace(
         infer=lambda rows, *, system_prompt, stay_attached: JOB_IDS[0],
         await_job_completion=lambda job_id, timeout=7200: [job_id],
@@ -143,7 +143,7 @@ def test_programs_run(name, service, tmp_path):
 def test_tests_run(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others take seconds to load
     for name, text in files("with pytest").items():
-        # Aiohttp 3.13 has no need of it.
+        # aiohttp 3.13 does not need it.
         is_shim = name == "aioresponses/conftest.py"
         if name.startswith(f"{folder}/") and not (is_shim and AIOHTTP < (3, 14)):
             (tmp_path / Path(name).name).write_text(text, encoding="utf-8")

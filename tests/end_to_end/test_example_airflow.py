@@ -80,7 +80,7 @@ async def events(trigger):
     return [event.payload async for event in trigger.run()]
 
 
-def remade(trigger):
+def restored(trigger):
     path, arguments = trigger.serialize()
     module, _, name = path.rpartition(".")
     return getattr(sys.modules[module], name)(**arguments)
@@ -97,7 +97,7 @@ def test_transient_failures_are_distinguished_from_permanent_ones(dag, fake):
         (SutroJobTrigger(job_id="job-3", seconds=0), AirflowException),
         (SutroJobTrigger(job_id="nope", seconds=0), AirflowFailException),
     ):
-        (event,) = asyncio.run(events(remade(trigger)))
+        (event,) = asyncio.run(events(restored(trigger)))
         with pytest.raises(AirflowException, match=trigger.job_id) as caught:
             operator.resume({}, event)
         assert type(caught.value) is kind

@@ -20,7 +20,7 @@ DIRECTORY = Path(__file__).parents[2] / "docs" / "examples"
 
 @pytest.fixture
 def example(monkeypatch):
-    """Imports a module of an example, and forgets it afterwards."""
+    """Imports a module of an example, and unloads it afterwards."""
 
     def import_example(path):
         module = DIRECTORY / path
@@ -84,11 +84,11 @@ async def test_waits_run_through_queue(example, queue, fake, capsys, monkeypatch
     monkeypatch.setattr(worker, "SutroClient", lambda: fake.client(poll=quick))
     fake.add_job("job-1", timeline=["queued", "running", "succeeded"])
     fake.add_job("job-2", timeline=["running", "failed"], failure_reason="no GPU")
-    asking = asyncio.create_task(enqueue.main(["job-1", "job-2", "nope"]))
+    enqueuing = asyncio.create_task(enqueue.main(["job-1", "job-2", "nope"]))
     while await queue.zcard(arq.constants.default_queue_name) < 3:
         await asyncio.sleep(0.01)
     await run(make_worker(worker))
-    await asking
+    await enqueuing
     assert capsys.readouterr().out.splitlines() == [
         "job-1 succeeded ",
         "job-2 failed no GPU",

@@ -41,7 +41,7 @@ def app(request, fake):
 
 @pytest.fixture(autouse=True)
 def no_tracebacks(caplog):
-    """Check that the server has logged no traceback, up to its end."""
+    """Check that the server has logged no traceback until it stopped."""
     yield
     records = caplog.get_records("call") + caplog.get_records("teardown")
     assert not [record.exc_info for record in records if record.exc_info]
@@ -217,7 +217,7 @@ async def test_disconnect_does_not_affect_other_visitors(fake, server, path):
 
 @with_and_without_middleware
 async def test_disconnect_of_visitor_who_never_reads_stops_polling(fake, app, server):
-    # Small buffers, which its connections inherit: a few events are more than all of them hold.
+    # Small buffers, inherited by its connections: a few events fill all of them.
     server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
     words = [f"step {number} {'x' * 200_000}" for number in range(50)]
     fake.add_job("job-1", words, allow_unknown=True)
@@ -225,8 +225,8 @@ async def test_disconnect_of_visitor_who_never_reads_stops_polling(fake, app, se
     for leave in (EventStream.close, EventStream.reset):
         stream = await EventStream.open(server, "/jobs/job-1/events")
         await until(lambda: any(each.flow.write_paused for each in connections), seconds=10)
-        asked = len(fake.requests)
-        await until(lambda: len(fake.requests) > asked + 3)  # noqa: B023 - an event waits
+        requests_before = len(fake.requests)
+        await until(lambda: len(fake.requests) > requests_before + 3)  # noqa: B023 - an event waits
         await leave(stream)
         await until(lambda: len(app.state.sutro_monitor) == 0)
 
@@ -267,10 +267,10 @@ async def test_server_cancellation_message_matches_router():
             await send({"type": "http.response.body", "body": b""})
 
     async with serve(hang, lifespan="off") as server, httpx.AsyncClient() as browser:
-        asking = asyncio.create_task(browser.get(server.url, timeout=10))
+        requesting = asyncio.create_task(browser.get(server.url, timeout=10))
         await is_open.wait()
         server.should_exit = True
-        assert (await asking).status_code == 204
+        assert (await requesting).status_code == 204
     [cancellation] = messages
     assert str(cancellation) == f"Task cancelled, {UVICORN_CANCELLATION}"
     assert is_cancelled_by_server(cancellation)
@@ -345,10 +345,10 @@ async def test_stream_reports_begin_and_end_of_outage(fake, kind):
         assert trouble["data"]["detail"] == DETAILS[kind]
         since = datetime.fromisoformat(trouble["data"]["since"])
         assert since.utcoffset() == timedelta(0)
-        # The clock of the loop is fast: so long ago it was by that clock.
+        # The clock of the loop runs fast, so the time is as measured by it.
         since_it_fell_silent = loop.time() - fell_silent_at
         assert silent_from - timedelta(seconds=since_it_fell_silent) <= since
-        # Once, however long it takes.
+        # Only once, however long the outage lasts.
         waiting = asyncio.ensure_future(stream.next_event())
         await asyncio.sleep(20)
         assert not waiting.done()

@@ -1,4 +1,4 @@
-"""The wheel and the sdist have all files that they should have, and no others."""
+"""The wheel and the sdist contain exactly the expected files."""
 
 import email
 import re

@@ -1,4 +1,4 @@
-"""What whole programs load and print, from their start to their end."""
+"""What whole programs import and print, from start to exit."""
 
 import json
 import subprocess

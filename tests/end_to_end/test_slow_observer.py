@@ -13,7 +13,7 @@ JOB_IDS = [f"job-{number}" for number in range(12)]
 
 
 async def outcomes_with(observer):
-    """What a wait for jobs comes to that fail, succeed, are missing, or do not finish in time."""
+    """The results of waits for jobs that fail, succeed, are missing, or time out."""
     async with FakeSutro() as fake:
         for job_id in JOB_IDS[:4]:
             fake.add_job(job_id, ["queued", "running", "succeeded"])

@@ -54,9 +54,9 @@ async def test_hour_long_wait_is_one_span_with_few_events(fast_clock):
         fake.client(session=session, observer=observe) as client,
     ):
 
-        async def spans_of(wait, **ends):
-            """Wait for jobs of an hour; give the spans, and how many requests it took."""
-            for job_id, end in ends.items():
+        async def spans_of(wait, **statuses):
+            """Wait for hour-long jobs; return the spans and the number of requests."""
+            for job_id, end in statuses.items():
                 fake.add_job(job_id, [("queued", 300), ("running", 3300), end])
             exporter.clear()
             before = len(fake.requests)
