@@ -54,7 +54,7 @@ async def raw_server(
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            # Not close(), which waits until a response has been sent that nobody reads.
+            # Not close(), which waits until unread data has been sent.
             writer.transport.abort()
             with suppress(ConnectionError):
                 await writer.wait_closed()

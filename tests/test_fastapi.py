@@ -278,10 +278,10 @@ def test_lifespans_can_end_in_start_order(received_signals, monkeypatch):
 
 @pytest.mark.parametrize("ends_after", ["the loop", "the signal"])
 def test_signal_after_loop_closed_reaches_server(received_signals, ends_after):
-    loop, told = asyncio.new_event_loop(), []
+    loop, notified = asyncio.new_event_loop(), []
 
     async def enter(stack):
-        stack.enter_context(_on_signal_to_stop(lambda: told.append("stop")))
+        stack.enter_context(_on_signal_to_stop(lambda: notified.append("stop")))
 
     with ExitStack() as first, ExitStack() as second:
         loop.run_until_complete(enter(first))
@@ -291,7 +291,7 @@ def test_signal_after_loop_closed_reaches_server(received_signals, ends_after):
         loop.close()
         os.kill(os.getpid(), signal.SIGTERM)
     assert received_signals == [signal.SIGTERM]
-    assert not told
+    assert not notified
 
 
 async def test_signal_without_handler_is_not_changed(app):

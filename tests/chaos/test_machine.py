@@ -40,7 +40,7 @@ places = st.integers(0, 3)
 statuses = st.sampled_from(["queued", "running", "running", "an unknown status", *TERMINAL])
 many_places = st.lists(places, min_size=1, unique=True)
 timeouts = st.sampled_from([None, None, 0, 0.02, 0.1])
-# Milliseconds before the next rule: none, so that it runs during a request, or some polls long.
+# Milliseconds before the next rule: 0 runs it during a request, more allow for some polls.
 head_starts = st.sampled_from([0, 0, 5, 30])
 # Seconds after which a step of a stream is cancelled and the next one started.
 heartbeats = st.sampled_from([None, None, 0.005, 0.02])
