@@ -1,4 +1,7 @@
-"""Exponential back-off, which retries and waits have in common."""
+"""Exponential growth, of polling intervals and of delays after failures.
+
+Its numbers are the fields of `PollPolicy` and `RetryPolicy`, and constants of the callers.
+"""
 
 __all__ = ["backoff"]
 

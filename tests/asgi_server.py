@@ -26,7 +26,7 @@ class Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serve(app, **options) -> AsyncIterator[Server]:
-    """Run a server; it stops as one does that gets no signal."""
+    """Run a server, and stop it as without a signal."""
     config = uvicorn.Config(
         app, **{"port": 0, "log_config": None, "timeout_graceful_shutdown": 1} | options
     )
@@ -43,7 +43,7 @@ async def serve(app, **options) -> AsyncIterator[Server]:
 
 
 class EventStream:
-    """A connection that reads one event stream, as little of HTTP as it takes."""
+    """A connection that reads one event stream, with minimal HTTP."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -79,13 +79,13 @@ class EventStream:
         return found
 
     async def close(self) -> None:
-        """Leave as a browser does whose page is closed."""
+        """Disconnect like a browser whose page is closed."""
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
 
     async def reset(self) -> None:
-        """Leave with a TCP reset."""
+        """Disconnect with a TCP reset."""
         connection = self._writer.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         await self.close()

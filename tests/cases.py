@@ -13,12 +13,12 @@ def in_turn(*dimensions):
     """
     combined = []
     for number in range(max(map(len, dimensions))):
-        pairs = [list(each.items())[_turn(number, len(each))] for each in dimensions]
+        pairs = [list(each.items())[_index(number, len(each))] for each in dimensions]
         names, cases = zip(*pairs, strict=True)
         combined.append(pytest.param(*cases, id="-".join(names)))
     return combined
 
 
-def _turn(number, length):
-    """The next one, and another at the start of each round, so that periodic cases meet all."""
+def _index(number, length):
+    """The next index, shifted with each round, so that periodic cases are combined with all."""
     return (number + number // length) % length

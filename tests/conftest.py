@@ -1,4 +1,4 @@
-"""What all tests share: a clean environment, paces in milliseconds, servers, and leak checks."""
+"""Shared by all tests: a clean environment, fast policies, servers, and leak checks."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ from sutro_async._waits._bulk import Sweeper
 from sutro_async.testing import FakeSutro
 from tests.fast_loop import FastLoop
 
-# Hardly anything that loading the tests makes is garbage, and looking for it takes a second or two.
+# Importing the tests creates hardly any garbage, and collecting it takes a second or two.
 gc.disable()
 
 pytest_plugins = ["sutro_async.testing.fixtures"]
@@ -51,7 +51,7 @@ def pytest_addoption(parser):
     )
 
 
-# Of the person who runs the tests: tests must not depend on it.
+# Tests must not depend on these variables of the developer.
 ENVIRONMENT = (
     *("SUTRO_API_KEY", "SUTRO_API_URL", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES"),
@@ -61,8 +61,8 @@ ENVIRONMENT = (
 
 
 def pytest_configure(config):
-    """Set environment and loop of all tests, of those that start loops or threads as well."""
-    # Once, and not in a fixture of each of thousands of tests.
+    """Set environment and event loop of all tests, including those that start loops or threads."""
+    # Once, not in a fixture for each of thousands of tests.
     environment = pytest.MonkeyPatch()
     config.add_cleanup(environment.undo)
     for name in ENVIRONMENT:
@@ -98,12 +98,12 @@ def sweep_always():
         init(self, manager, attrs.evolve(options, poll=poll), schedule, pollers)
 
     Sweeper.__init__ = init_with_bulk
-    # The jobs of a fake may move a step a poll.
+    # The jobs of a fake may advance with each poll.
     _pace._LONGEST_COVER = 0.05
 
 
 def pytest_asyncio_loop_factories(config, item):
-    # The clock of uvloop cannot be set: there such a test takes the time that it takes.
+    # The clock of uvloop cannot be set: there the tests run in real time.
     if "fast_clock" not in item.fixturenames or config.getoption("loop") == "uvloop":
         return {"plain": asyncio.new_event_loop}
     return {"fast": eager_fast_loop if config.getoption("loop") == "eager" else FastLoop}
@@ -124,7 +124,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish():
-    """Spare the tests that take the time the long pauses of a collection of all that is loaded."""
+    """Exclude loaded modules from garbage collection, whose pauses disturb timing tests."""
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -137,8 +137,8 @@ def now() -> float:
 
 @pytest.fixture
 async def fast_clock(monkeypatch):
-    """Run a test in an event loop that does not sleep, but sets its clock forward."""
-    # Of the jobs of a fake, too.
+    """Run a test in an event loop that advances its clock instead of sleeping."""
+    # Timelines of fake jobs use the same clock.
     monkeypatch.setattr("sutro_async.testing._server.monotonic", asyncio.get_running_loop().time)
 
 
@@ -156,7 +156,7 @@ async def client(fake) -> AsyncIterator[SutroClient]:
 
 @contextmanager
 def served(fake: FakeSutro) -> Iterator[FakeSutro]:
-    """Run a server in a thread, for what brings an event loop of its own."""
+    """Run a server in a thread, for code that runs its own event loop."""
     is_up = threading.Event()
     stop: asyncio.Event | None = None
     loop: asyncio.AbstractEventLoop | None = None
@@ -180,7 +180,7 @@ def served(fake: FakeSutro) -> Iterator[FakeSutro]:
 
 @pytest.fixture
 def service(monkeypatch) -> Iterator[FakeSutro]:
-    """A server in a thread, to which the environment points."""
+    """A server in a thread, configured in the environment."""
     with served(FakeSutro(api_key="sk_secret")) as fake:
         monkeypatch.setenv("SUTRO_API_URL", fake.url)
         monkeypatch.setenv("SUTRO_API_KEY", fake.api_key)
@@ -189,7 +189,7 @@ def service(monkeypatch) -> Iterator[FakeSutro]:
 
 @pytest.fixture
 def fast_command(monkeypatch):
-    """Let the command, which has the pace of the library, poll within milliseconds."""
+    """Let the command poll every few milliseconds instead of with the default policy."""
     from sutro_async.cli import _options
 
     class Client(_options.SutroClient):
@@ -201,7 +201,7 @@ def fast_command(monkeypatch):
 
 @pytest.fixture
 def run(capsys):
-    """Run the command in this process, and give its exit status and what it has printed."""
+    """Run the command in this process; return its exit status, output and errors."""
 
     def run(*arguments):
         status = cli.main(arguments)
@@ -215,7 +215,7 @@ def run(capsys):
 
 @pytest.fixture
 def run_json(run):
-    """Run the command in this process, and give its exit status and the objects printed."""
+    """Run the command in this process; return its exit status, JSON objects and errors."""
 
     def run_json(*arguments):
         status, output, errors = run(*arguments, "--json")
@@ -241,12 +241,12 @@ def mocked(monkeypatch) -> Iterator[aioresponses]:
 
 
 @asynccontextmanager
-async def nothing_left_behind(client: SutroClient, fake: FakeSutro):
+async def assert_no_leaks(client: SutroClient, fake: FakeSutro):
     """Check that the block leaks no task, no connection in use and no timer."""
     tasks = asyncio.all_tasks()
     timers = scheduled_timers()
     yield
-    # The server shares the loop, and ends its own timers once it sees that the client has left.
+    # The server shares the loop, and cancels its timers when it notices the disconnect.
     async with asyncio.timeout(1):
         while fake.in_flight:
             await asyncio.sleep(0)
@@ -269,7 +269,7 @@ def scheduled_timers() -> set[asyncio.TimerHandle]:
 
 
 def is_servers(task: asyncio.Task) -> bool:
-    """Whether a task belongs to the server, which happens to run in the same loop."""
+    """Whether a task belongs to the server, which runs in the same loop."""
     return "RequestHandler" in repr(task.get_coro())
 
 

@@ -1,4 +1,4 @@
-"""An event loop that does not sleep: its clock jumps to what comes next."""
+"""An event loop that does not sleep: its clock jumps to the next timer."""
 
 import asyncio
 import selectors
@@ -6,7 +6,7 @@ import time
 
 
 class _Selector(selectors.DefaultSelector):
-    """Skips the time in which nothing happens, and counts it."""
+    """Skips idle time, and counts it."""
 
     skipped = 0.0
     threads = 0
@@ -15,10 +15,10 @@ class _Selector(selectors.DefaultSelector):
         if not timeout:
             return super().select(timeout)
         if self.threads:
-            # What a thread does takes time that cannot be skipped.
+            # The run time of a thread cannot be skipped.
             wait = timeout
         elif timeout > 0.1:
-            # Data between two sockets of this process is there at once, on a busy machine nearly.
+            # Data between two sockets of this process arrives almost at once.
             wait = 0.001
         else:
             wait = 0

@@ -12,15 +12,15 @@ from sutro_async.testing._listener import close_listener
 
 @attrs.define
 class ForwardProxy:
-    """What a test sees of a running proxy.
+    """A running proxy, as seen by a test.
 
     Attributes:
         port: Where it listens.
         target: The port on this machine to which every tunnel leads, whatever host it is for.
-        credentials: What it asks for, as `user:password`.
+        credentials: The credentials that it requires, as `user:password`.
         status: The status that it responds with; unless it is 200, it opens no tunnel.
         heads: The heads of the requests that arrived.
-        tunnelled: What has gone through its tunnels, in both directions.
+        tunnelled: The bytes sent through its tunnels, in both directions.
     """
 
     port: int

@@ -18,7 +18,7 @@ SUCCEEDED = REPORT.replace(b"running", b"succeeded")
 def raw_response(
     body: bytes, *, status: int = 200, headers: str = "", length: int | None = None
 ) -> bytes:
-    """The bytes of an HTTP response."""
+    """Return the bytes of an HTTP response."""
     return (
         f"HTTP/1.1 {status} Whatever\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body) if length is None else length}\r\n{headers}\r\n"
@@ -27,7 +27,7 @@ def raw_response(
 
 @attrs.define
 class RawServer:
-    """What a test sees of a running server."""
+    """A running server, as seen by a test."""
 
     url: str
     port: int
@@ -38,7 +38,7 @@ class RawServer:
 async def raw_server(
     *script: bytes | Handler, ssl_context: ssl.SSLContext | None = None
 ) -> AsyncIterator[RawServer]:
-    """Respond to each request with the next item of the script; the last one stays."""
+    """Respond to each request with the next item of the script; the last one is repeated."""
     steps = list(script)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -54,7 +54,7 @@ async def raw_server(
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            # Not close(): that waits for the rest of a response that is no longer read.
+            # Not close(), which waits until unread data has been sent.
             writer.transport.abort()
             with suppress(ConnectionError):
                 await writer.wait_closed()

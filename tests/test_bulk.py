@@ -1,4 +1,4 @@
-"""Bulk polling: list-jobs is a hint which jobs have changed; reports and results are the same."""
+"""Bulk polling: list-jobs hints which jobs have changed; all outcomes stay the same."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from sutro_async import (
 from sutro_async._waits._bulk import Hint, hint
 from sutro_async.testing import FakeSutro
 from tests.cases import in_turn
-from tests.conftest import nothing_left_behind, now
+from tests.conftest import assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -47,7 +47,7 @@ def sweeps_of(fake):
 
 
 def serve(fake, *entries, times=1000, **fields):
-    """Let requests for the list get these entries."""
+    """Respond to requests for the list with these entries."""
     body = json.dumps({"jobs": entries, **fields})
     fake.fail_next(times, body=body, endpoint="list-jobs")
 
@@ -81,7 +81,7 @@ EVERY_BATCH = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 
 async def outcomes_of(fake, wait, poll=BULK, **options):
     async with fake.client(poll=poll, **options) as client, JobMonitor(client) as monitor:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             outcomes = await wait(client, monitor)
             await asyncio.sleep(0)
     assert sorted(outcomes) == sorted(IDS)
@@ -91,14 +91,14 @@ async def outcomes_of(fake, wait, poll=BULK, **options):
 # ---- hints
 
 
-def report(word):
+def report(status):
     return JobStatusReport(
-        job_id="a", status=JobStatus.RUNNING, raw_status=word, message="", metadata={}
+        job_id="a", status=JobStatus.RUNNING, raw_status=status, message="", metadata={}
     )
 
 
 @pytest.mark.parametrize(
-    ("seen", "word", "before", "expected"),
+    ("seen", "status", "before", "expected"),
     [
         ("RUNNING", "running", None, Hint.UNCHANGED),
         ("cancelling", "CANCELING", None, Hint.UNCHANGED),
@@ -110,15 +110,15 @@ def report(word):
         ("running", "queued", "queued", Hint.NONE),
     ],
 )
-def test_the_status_in_the_list_is_compared_with_the_newest_report(seen, word, before, expected):
-    assert hint(report(seen), word, before) is expected
+def test_list_status_is_compared_with_newest_report(seen, status, before, expected):
+    assert hint(report(seen), status, before) is expected
 
 
 # ---- when the list is read
 
 
 @EVERY_BATCH
-async def test_an_unchanged_job_is_not_polled(fake, wait):
+async def test_unchanged_job_is_not_polled(fake, wait):
     add_jobs(fake)
     outcomes = await outcomes_of(fake, wait)
     assert all(outcome.result().status == "succeeded" for outcome in outcomes.values())
@@ -128,7 +128,7 @@ async def test_an_unchanged_job_is_not_polled(fake, wait):
 
 
 @EVERY_BATCH
-async def test_without_bulk_from_the_list_is_never_read(fake, wait):
+async def test_without_bulk_from_list_is_never_read(fake, wait):
     add_jobs(fake)
     outcomes = await outcomes_of(fake, wait, poll=POLL)
     assert all(outcome.ok for outcome in outcomes.values())
@@ -137,13 +137,13 @@ async def test_without_bulk_from_the_list_is_never_read(fake, wait):
 
 
 @EVERY_BATCH
-async def test_fewer_jobs_than_bulk_from_are_polled_one_by_one(fake, wait):
+async def test_fewer_jobs_than_bulk_from_are_polled_individually(fake, wait):
     add_jobs(fake, seconds=1.0)
     await outcomes_of(fake, wait, poll=attrs.evolve(BULK, bulk_from=len(IDS) + 1))
     assert not sweeps_of(fake)
 
 
-async def test_jobs_that_are_added_later_count(fake):
+async def test_jobs_added_later_count_towards_bulk_from(fake):
     add_jobs(fake)
 
     async def submitted():
@@ -157,7 +157,7 @@ async def test_jobs_that_are_added_later_count(fake):
     assert sum(polls_of(fake).values()) <= 4 * len(IDS)
 
 
-async def test_a_timeout_of_zero_reads_no_list(fake):
+async def test_zero_timeout_does_not_read_list(fake):
     add_jobs(fake)
     async with fake.client(poll=BULK) as client:
         outcomes = await client.wait_for_jobs(IDS, timeout=0)
@@ -165,7 +165,7 @@ async def test_a_timeout_of_zero_reads_no_list(fake):
     assert not sweeps_of(fake)
 
 
-async def test_the_interval_of_sweeps_is_that_of_the_policy_up_to_five_seconds(fake):
+async def test_sweep_interval_follows_policy_up_to_five_seconds(fake):
     add_jobs(fake, seconds=40.0)
     poll = PollPolicy(initial=1, factor=2, maximum=15, jitter=0, bulk_from=3)
     async with fake.client(poll=poll) as client:
@@ -174,7 +174,7 @@ async def test_the_interval_of_sweeps_is_that_of_the_policy_up_to_five_seconds(f
     assert times == pytest.approx([0, 1, 3, 7, 12, 17, 22, 27], abs=0.5)
 
 
-async def test_a_sweep_stops_when_it_has_seen_all_jobs(fake):
+async def test_sweep_stops_after_all_jobs_are_found(fake):
     add_jobs(fake, [f"old-{number}" for number in range(300)])
     add_jobs(fake, IDS)
     async with fake.client(poll=BULK) as client:
@@ -182,8 +182,8 @@ async def test_a_sweep_stops_when_it_has_seen_all_jobs(fake):
     assert all("cursor" not in request.path for request in sweeps_of(fake))
 
 
-async def test_a_sweep_reads_a_page_for_ten_waiting_jobs_at_most(fake):
-    """The jobs are the oldest of the account, so that reading the list is of no use."""
+async def test_sweep_reads_at_most_one_page_per_ten_jobs(fake):
+    """The jobs are the oldest of the account, so reading the list does not help."""
     ids = [f"job-{number}" for number in range(35)]
     add_jobs(fake, ids, seconds=2.0)
     add_jobs(fake, [f"new-{number}" for number in range(1000)], seconds=100.0)
@@ -193,11 +193,11 @@ async def test_a_sweep_reads_a_page_for_ten_waiting_jobs_at_most(fake):
     assert len(sweeps_of(fake)) == 3
 
 
-# ---- what the list says
+# ---- contents of the list
 
 
 @EVERY_BATCH
-async def test_a_job_that_has_changed_is_polled_at_once(fake, wait):
+async def test_changed_job_is_polled_at_once(fake, wait):
     for job_id in IDS:
         fake.add_job(job_id, [("queued", 20.2), ("running", 20), "succeeded"])
     poll = PollPolicy(initial=1, factor=1, maximum=15, bulk_from=1)
@@ -221,12 +221,12 @@ PAGES = {
 
 
 @pytest.mark.parametrize(("entries", "wait"), in_turn(PAGES, WAITS))
-async def test_a_list_of_nonsense_changes_no_report_and_no_end(fake, wait, entries, monkeypatch):
+async def test_invalid_list_changes_no_outcome(fake, wait, entries, monkeypatch):
     monkeypatch.setattr("sutro_async._waits._pace._LONGEST_COVER", 20.0)
-    await check_that_nonsense_changes_nothing(fake, wait, entries)
+    await check_that_invalid_list_changes_no_outcome(fake, wait, entries)
 
 
-async def check_that_nonsense_changes_nothing(fake, wait, entries):
+async def check_that_invalid_list_changes_no_outcome(fake, wait, entries):
     add_jobs(fake, seconds=2.0)
     serve(fake, *entries)
     outcomes = await outcomes_of(fake, wait, poll=attrs.evolve(BULK, bulk_from=12))
@@ -234,7 +234,7 @@ async def check_that_nonsense_changes_nothing(fake, wait, entries):
     assert sum(polls_of(fake).values()) <= 12 * len(IDS)
 
 
-async def test_a_job_that_disappears_from_the_list_is_polled_as_before(fake):
+async def test_job_missing_from_list_is_polled_individually(fake):
     add_jobs(fake, seconds=6.0)
     serve(fake, *map(entry, IDS), times=3)
     serve(fake, *map(entry, IDS[1:]))
@@ -245,7 +245,7 @@ async def test_a_job_that_disappears_from_the_list_is_polled_as_before(fake):
     assert max(polls[job_id] for job_id in IDS[1:]) <= 4
 
 
-async def test_a_list_that_lags_behind_a_change_leaves_the_job_to_its_polls(fake):
+async def test_lagging_list_does_not_stop_polls(fake):
     """The list shows queued forever, while the status is running."""
     add_jobs(fake, seconds=6.0)
     serve(fake, *(entry(job_id, "QUEUED") for job_id in IDS))
@@ -255,7 +255,7 @@ async def test_a_list_that_lags_behind_a_change_leaves_the_job_to_its_polls(fake
     assert sum(polls_of(fake).values()) <= 16 * len(IDS)
 
 
-async def test_a_list_that_lags_forever_delays_completion_by_five_minutes_at_most(fake):
+async def test_permanently_lagging_list_delays_completion_by_at_most_five_minutes(fake):
     add_jobs(fake, seconds=1.0)
     serve(fake, *map(entry, IDS))
     began_at = now()
@@ -264,7 +264,7 @@ async def test_a_list_that_lags_forever_delays_completion_by_five_minutes_at_mos
     assert 100 < now() - began_at < 310
 
 
-async def test_the_last_poll_before_the_timeout_is_made_whatever_the_list_says(fake):
+async def test_last_poll_before_timeout_ignores_list(fake):
     add_jobs(fake, seconds=1.0)
     serve(fake, *map(entry, IDS))
     async with fake.client(poll=BULK) as client:
@@ -272,7 +272,7 @@ async def test_the_last_poll_before_the_timeout_is_made_whatever_the_list_says(f
     assert all(outcome.ok for outcome in outcomes.values())
 
 
-async def test_a_lag_of_the_list_delays_ends_but_loses_none():
+async def test_list_lag_delays_completions_but_loses_none():
     async with FakeSutro(list_lag=5) as fake:
         add_jobs(fake, seconds=3.0)
         began_at = now()
@@ -282,7 +282,7 @@ async def test_a_lag_of_the_list_delays_ends_but_loses_none():
     assert now() - began_at < 12
 
 
-async def test_errors_of_jobs_are_what_they_were(fake):
+async def test_errors_of_jobs_are_the_same_as_without_bulk(fake):
     add_jobs(fake, IDS[1:], seconds=2.0)
     poll = attrs.evolve(BULK, not_found_grace=0.5)
     async with fake.client(poll=poll) as client:
@@ -302,11 +302,11 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("wait", "failure"), in_turn(WAITS, FAILURES))
-async def test_a_list_that_fails_is_logged_once_and_left_alone(fake, wait, failure, caplog):
-    await check_that_a_failing_list_is_left_alone(fake, wait, failure, caplog)
+async def test_failing_list_is_logged_once_and_not_retried_at_once(fake, wait, failure, caplog):
+    await check_that_failing_list_is_not_retried_at_once(fake, wait, failure, caplog)
 
 
-async def check_that_a_failing_list_is_left_alone(fake, wait, failure, caplog):
+async def check_that_failing_list_is_not_retried_at_once(fake, wait, failure, caplog):
     add_jobs(fake, seconds=2.0)
     fake.fail_next(1000, endpoint="list-jobs", **failure)
     with caplog.at_level(logging.WARNING, "sutro_async"):
@@ -318,7 +318,7 @@ async def check_that_a_failing_list_is_left_alone(fake, wait, failure, caplog):
     assert message.endswith("; jobs are polled one by one for 300 s")
 
 
-async def test_a_list_that_fails_is_read_again_after_five_minutes(fake):
+async def test_failing_list_is_retried_after_five_minutes(fake):
     add_jobs(fake, ["job-0"], seconds=320.0)
     fake.fail_next(1, status=500, endpoint="list-jobs")
     async with fake.client(poll=PollPolicy(bulk_from=1)) as client:
@@ -327,8 +327,8 @@ async def test_a_list_that_fails_is_read_again_after_five_minutes(fake):
     assert 300 <= second.time - first.time <= 310
 
 
-async def test_a_fallback_is_no_burst(fake):
-    """Jobs that the list has vouched for are polled again one after another."""
+async def test_fallback_causes_no_burst(fake):
+    """Covered jobs are polled again one after another."""
     ids = [f"job-{number}" for number in range(60)]
     add_jobs(fake, ids, seconds=100.0)
     poll = PollPolicy(initial=1, factor=2, maximum=8, bulk_from=3)
@@ -349,7 +349,7 @@ async def test_a_fallback_is_no_burst(fake):
     assert max(seconds.values()) <= len(ids) / 3
 
 
-async def test_a_cursor_that_comes_again_ends_the_sweep(fake):
+async def test_repeated_cursor_ends_sweep(fake):
     ids = [f"job-{number}" for number in range(20)]
     add_jobs(fake, ids, seconds=2.0)
     serve(fake, *map(entry, ids[:12]), next_cursor="again")
@@ -361,7 +361,7 @@ async def test_a_cursor_that_comes_again_ends_the_sweep(fake):
     assert cursors == [False, True] * (len(cursors) // 2)
 
 
-async def test_a_cursor_is_sent_as_it_came(fake):
+async def test_cursor_is_sent_unchanged(fake):
     ids = [f"job-{number}" for number in range(20)]
     cursor = "a b&limit=1/\u00e9%2F+#?"
     add_jobs(fake, ids, seconds=2.0)
@@ -375,7 +375,7 @@ async def test_a_cursor_is_sent_as_it_came(fake):
     assert second == {"limit": ["100"], "cursor": [cursor]}
 
 
-async def test_a_retry_after_of_the_list_pauses_the_polls_too(fake):
+async def test_retry_after_of_list_pauses_polls(fake):
     add_jobs(fake, seconds=4.0)
     async with fake.client(poll=BULK) as client:
         waiting = asyncio.create_task(client.wait_for_jobs(IDS))
@@ -388,7 +388,7 @@ async def test_a_retry_after_of_the_list_pauses_the_polls_too(fake):
     assert not [each for each in times if refused_at + 0.05 < each < refused_at + 1.9]
 
 
-async def test_an_outage_of_the_service_is_not_held_against_the_list(fake):
+async def test_service_outage_does_not_disable_list(fake):
     add_jobs(fake, seconds=12.0)
     async with fake.client(poll=BULK) as client:
         waiting = asyncio.create_task(client.wait_for_jobs(IDS))
@@ -403,8 +403,8 @@ async def test_an_outage_of_the_service_is_not_held_against_the_list(fake):
     assert [sweep for sweep in sweeps_of(fake) if sweep.time > outage_at]
 
 
-async def test_a_list_that_fails_at_a_later_page_leaves_no_job_of_an_earlier_one_unpolled(fake):
-    """The first sweep has not ended when the list fails, yet its first page vouched for jobs."""
+async def test_failure_of_later_page_uncovers_jobs_of_earlier_page(fake):
+    """The first sweep fails at its second page, after the first page has covered jobs."""
     ids = [f"job-{number}" for number in range(30)]
     add_jobs(fake, ids, seconds=6.0)
     page = {"jobs": [entry(job_id) for job_id in ids[:-1]], "next_cursor": "more"}
@@ -418,7 +418,7 @@ async def test_a_list_that_fails_at_a_later_page_leaves_no_job_of_an_earlier_one
     assert now() - began_at < 15
 
 
-async def test_a_change_that_the_list_shows_during_a_poll_is_no_lag(fake):
+async def test_change_in_list_during_poll_is_not_lag(fake):
     """The response to the poll is older than the page, so the next sweep has the job polled."""
     for job_id in IDS:
         fake.add_job(job_id, ["succeeded"])
@@ -432,7 +432,7 @@ async def test_a_change_that_the_list_shows_during_a_poll_is_no_lag(fake):
     assert now() - began_at < 7
 
 
-async def test_watchers_that_come_and_go_cause_no_sweep_each(fake):
+async def test_watchers_joining_and_leaving_cause_no_extra_sweeps(fake):
     add_jobs(fake, seconds=100.0)
     poll = PollPolicy(initial=1, factor=1, maximum=15, bulk_from=2)
     async with fake.client() as client, JobMonitor(client, poll=poll) as monitor:
@@ -445,7 +445,7 @@ async def test_watchers_that_come_and_go_cause_no_sweep_each(fake):
     assert 1 <= len(sweeps_of(fake)) <= 4
 
 
-async def test_sweeps_that_are_held_back_in_an_outage_are_no_failures_of_the_list(fake, caplog):
+async def test_held_back_sweeps_are_not_list_failures(fake, caplog):
     add_jobs(fake, seconds=8.0)
     serve(fake, *map(entry, IDS[:6]))
     fake.fail_next(60, status=500, endpoint="job-status")
@@ -459,17 +459,17 @@ async def test_sweeps_that_are_held_back_in_an_outage_are_no_failures_of_the_lis
 # ---- cancelling and closing
 
 
-async def test_cancelling_during_a_sweep_releases_all_resources(fake):
+async def test_cancelling_during_sweep_releases_all_resources(fake):
     add_jobs(fake)
     fake.fail_next(1000, delay=60, endpoint="list-jobs")
-    async with fake.client(poll=BULK) as client, nothing_left_behind(client, fake):
+    async with fake.client(poll=BULK) as client, assert_no_leaks(client, fake):
         waiting = asyncio.create_task(client.wait_for_jobs(IDS))
         await asyncio.sleep(1)
         waiting.cancel()
         await asyncio.wait({waiting})
 
 
-async def test_an_unexpected_error_in_a_sweep_ends_the_batch(fake, monkeypatch):
+async def test_unexpected_error_in_sweep_ends_batch(fake, monkeypatch):
     def fail(*_):
         raise LookupError("a mistake")
 
@@ -481,6 +481,6 @@ async def test_an_unexpected_error_in_a_sweep_ends_the_batch(fake, monkeypatch):
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
-def test_a_bad_bulk_from_is_rejected(value):
+def test_invalid_bulk_from_is_rejected(value):
     with pytest.raises(ValueError, match=r"PollPolicy\.bulk_from"):
         PollPolicy(bulk_from=value)

@@ -1,4 +1,4 @@
-"""What `on_change` raises, in every form and every kind of wait that takes one."""
+"""Exceptions of `on_change`, for every kind of callable and of wait."""
 
 import asyncio
 import functools
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.usefixtures("fast_clock")
 
 
 class Stop(BaseException):
-    """What a program ends itself with."""
+    """A `BaseException`, such as `SystemExit`."""
 
 
-# ---- the forms of an `on_change` that fails
+# ---- kinds of failing `on_change`
 
 
 def plain(error):
@@ -104,7 +104,7 @@ FORMS = {
     )
 }
 
-# ---- the waits that take one
+# ---- kinds of waits
 
 
 async def wait_for_job(client, **options):
@@ -150,7 +150,7 @@ EXCEPTIONS = {
         job_id="job-1", last_report=None, elapsed=1, timeout=1
     ),
 }
-# With those that coroutines, tasks and futures treat in ways of their own: every form.
+# With exceptions that coroutines, tasks and futures treat specially: every kind of callable.
 EVERY_FORM = ("StopIteration", "StopAsyncIteration", "CancelledError", "LookupError")
 PAIRS = list(itertools.product(FORMS, EVERY_FORM))
 PAIRS += zip(itertools.cycle(FORMS), sorted(EXCEPTIONS.keys() - {*EVERY_FORM}), strict=False)
@@ -163,7 +163,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("failure", "wait"), in_turn(FAILURES, WAITS))
-async def test_an_exception_is_logged_and_the_wait_continues(fake, client, caplog, wait, failure):
+async def test_exception_is_logged_and_wait_continues(fake, client, caplog, wait, failure):
     form, make = failure
     add_jobs(fake)
     task = asyncio.create_task(wait(client, on_change=form(make())))
@@ -176,11 +176,11 @@ async def test_an_exception_is_logged_and_the_wait_continues(fake, client, caplo
     assert len(logged) == (3 if wait is wait_for_job else 6)
 
 
-# ---- what is no Exception
+# ---- BaseException
 
 
 def run(main):
-    """Run in an event loop of its own, since some exceptions end one."""
+    """Run in a separate event loop, since some exceptions stop it."""
     unhandled = []
     with asyncio.Runner() as runner:
         runner.get_loop().set_exception_handler(lambda _, context: unhandled.append(context))
@@ -208,7 +208,7 @@ CRASHES = {
 
 
 @pytest.mark.parametrize(("crash", "wait"), in_turn(CRASHES, WAITS))
-def test_what_is_no_exception_is_raised_out_of_the_wait(wait, crash):
+def test_base_exception_is_raised_from_wait(wait, crash):
     form, make = crash
     error = make()
     on_change = form(error)
@@ -242,7 +242,7 @@ def fails_when_cancelled(error):
 
 
 async def cancelled_by(ending, fake, client, wait, error):
-    """End a wait whose `on_change` is running, and return what it ends with."""
+    """End a wait whose `on_change` is running, and return its result."""
     for job_id in ("job-1", "job-2"):
         fake.add_job(job_id, ["running"])
     timeout = 0.1 if ending == "timeout" else None
@@ -258,7 +258,7 @@ async def cancelled_by(ending, fake, client, wait, error):
 
 
 every_ending = pytest.mark.parametrize("ending", ["timeout", "cancel", "close"])
-ENDS = {
+RESULTS = {
     "timeout": JobWaitTimeoutError,
     "cancel": asyncio.CancelledError,
     "close": ClientStateError,
@@ -267,9 +267,9 @@ ENDS = {
 
 @every_wait
 @every_ending
-async def test_an_exception_when_it_is_cancelled_is_logged(fake, client, caplog, wait, ending):
+async def test_exception_during_cancellation_is_logged(fake, client, caplog, wait, ending):
     result = await cancelled_by(ending, fake, client, wait, LookupError("oops"))
-    assert isinstance(result, ENDS[ending])
+    assert isinstance(result, RESULTS[ending])
     message = "job 'job-1': on_change failed when it was cancelled"
     assert [each.message for each in caplog.records].count(message) == 1
     gc.collect()  # asyncio would log an exception that was never retrieved
@@ -278,13 +278,13 @@ async def test_an_exception_when_it_is_cancelled_is_logged(fake, client, caplog,
 
 @every_wait
 @every_ending
-async def test_what_is_no_exception_is_raised_when_it_is_cancelled(fake, client, wait, ending):
+async def test_base_exception_during_cancellation_is_raised(fake, client, wait, ending):
     error = Stop()
     assert await cancelled_by(ending, fake, client, wait, error) is error
 
 
 @pytest.mark.parametrize("ending", ["close the stream", "next step"])
-async def test_what_is_no_exception_is_raised_where_the_stream_ends(fake, client, ending):
+async def test_base_exception_is_raised_at_end_of_stream(fake, client, ending):
     add_jobs(fake)
     fake.add_job("done")
     error = Stop()
@@ -307,7 +307,7 @@ async def test_what_is_no_exception_is_raised_where_the_stream_ends(fake, client
 
 
 @every_wait
-async def test_it_may_return_the_same_future_for_all_jobs(fake, client, wait):
+async def test_callback_can_return_same_future_for_all_jobs(fake, client, wait):
     add_jobs(fake)
     shared = asyncio.get_running_loop().create_future()
     asyncio.get_running_loop().call_later(0.05, shared.set_result, None)
@@ -316,7 +316,7 @@ async def test_it_may_return_the_same_future_for_all_jobs(fake, client, wait):
 
 
 @every_wait
-async def test_its_task_may_be_cancelled_before_its_first_step(fake, client, caplog, wait):
+async def test_callback_task_cancelled_before_first_step_does_not_hang(fake, client, caplog, wait):
     def on_change(report):
         task = asyncio.create_task(asyncio.sleep(60))
         task.cancel()
@@ -329,8 +329,8 @@ async def test_its_task_may_be_cancelled_before_its_first_step(fake, client, cap
 
 
 @every_wait
-async def test_a_wait_can_be_cancelled_after_a_task_group_has_failed(fake, client, wait):
-    """The failure leaves a cancellation in the count of its task on Python 3.11 and 3.12."""
+async def test_wait_can_be_cancelled_after_failed_task_group(fake, client, wait):
+    """On Python 3.11 and 3.12 the failure increments the cancellation count of its task."""
     for job_id in ("job-1", "job-2"):
         fake.add_job(job_id, ["running"])
 

@@ -12,7 +12,7 @@ from sutro_async import __version__, _ctrl_c, cli
 from sutro_async.cli._process import run as run_loop
 
 
-def test_python_m_is_the_same_program(capsys, monkeypatch):
+def test_python_m_runs_same_program(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sutro-async", "--version"])
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("sutro_async", run_name="__main__")
@@ -35,9 +35,7 @@ def test_python_m_is_the_same_program(capsys, monkeypatch):
         ([], ["python"], False),
     ],
 )
-def test_only_the_command_itself_handles_ctrl_c_from_the_start(
-    argv, orig_argv, expected, monkeypatch
-):
+def test_only_command_handles_ctrl_c_during_startup(argv, orig_argv, expected, monkeypatch):
     handlers, exits = {}, []
     monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     monkeypatch.setattr(os, "_exit", exits.append)
@@ -48,7 +46,7 @@ def test_only_the_command_itself_handles_ctrl_c_from_the_start(
         assert exits == [130]
 
 
-def test_ctrl_c_stays_ignored_in_the_background_of_a_script():
+def test_ctrl_c_stays_ignored_in_background_of_script():
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         assert _ctrl_c.install(["bin/sutro-async"], [])
@@ -66,7 +64,7 @@ def test_ctrl_c_stays_ignored_in_the_background_of_a_script():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cancels_the_command_and_leaves_the_handlers_as_they_were(number):
+def test_signal_cancels_command_and_restores_handlers(number):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     was_cancelled = False
 
@@ -86,7 +84,7 @@ def test_a_signal_cancels_the_command_and_leaves_the_handlers_as_they_were(numbe
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
-def test_an_interrupt_anywhere_is_an_exit_status(monkeypatch):
+def test_interrupt_at_any_point_sets_exit_status(monkeypatch):
     def interrupt(_):
         raise KeyboardInterrupt
 

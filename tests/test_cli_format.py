@@ -26,7 +26,7 @@ def paris(monkeypatch):
 
 @pytest.fixture
 def facts(service, run):
-    """Read the record of a job with such fields; gives what is printed by its labels."""
+    """Read the record of a job with such fields; return the printed values by label."""
 
     def facts(*options, **fields):
         job_id = f"job-{len(service.requests)}"
@@ -72,11 +72,11 @@ def test_durations_have_two_units_and_are_truncated(facts, seconds, text):
         (1e300, "$1.0e+300"),
     ],
 )
-def test_money_has_its_currency(facts, dollars, text):
+def test_money_has_currency(facts, dollars, text):
     assert facts(job_cost=dollars)["Cost"] == text
 
 
-def test_times_are_local_and_name_their_zone(facts, paris):
+def test_times_are_local_with_time_zone(facts, paris):
     fields = {
         "datetime_started": "2024-01-15T10:30:15Z",
         "datetime_created": "2024-07-15T10:30:15Z",
@@ -87,13 +87,13 @@ def test_times_are_local_and_name_their_zone(facts, paris):
     assert printed["Completed"] == "9999-12-31 23:59:59 UTC"
 
 
-def test_foreign_text_cannot_move_the_cursor(facts):
+def test_untrusted_text_cannot_move_cursor(facts):
     fields = {"name": "a\x1b[2Jb\n\tc", "system_prompt": "a\x1b[2J\n\tb"}
     assert facts(**fields)["Name"] == "a [2Jb c"
     assert facts("--full", **fields)["System prompt"] == "a [2J"
 
 
-def test_a_record_is_folded_unless_it_is_wanted_in_full(facts):
+def test_record_is_folded_unless_full_is_requested(facts):
     fields = {
         "system_prompt": "Answer\nin one word. " * 9,
         "json_schema": {"type": "object"},
@@ -114,7 +114,7 @@ def test_a_record_is_folded_unless_it_is_wanted_in_full(facts):
     assert full["JSON schema"] == "{"
 
 
-def test_only_a_failure_has_a_reason(service, run):
+def test_only_failures_have_reason(service, run):
     service.add_job("a", ["running"], message="it runs")
     service.add_job("b", ["failed"], message="in\ninit")
     service.add_job("c", ["failed"], message="Job 7 retrieved.")
@@ -129,13 +129,13 @@ def test_only_a_failure_has_a_reason(service, run):
     ]
 
 
-def test_a_plain_table_is_aligned_by_what_a_terminal_shows(service, run):
+def test_plain_table_is_aligned_by_display_width(service, run):
     service.add_job("日本", ["running"])
     service.add_job("abcdef", ["failed"], failure_reason="no GPU")
     assert run("status", "日本", "abcdef")[1] == "日本    running\nabcdef  failed   no GPU\n"
 
 
-def test_the_summary_counts_what_is_known(service, run):
+def test_summary_counts_known_values(service, run):
     service.add_job("a", num_rows=5, input_tokens=900, output_tokens=200, job_cost=0.1)
     service.add_job("b", num_rows=None, input_tokens=None, job_cost=0.2)
     service.add_job("c", ["failed"], message="in init", num_rows=None)
@@ -168,7 +168,7 @@ def rows_of(output):
 
 @pytest.fixture
 def jobs(service):
-    """Jobs named after what becomes of them."""
+    """Jobs named after their outcomes."""
     service.add_job("good", num_rows=3, job_cost=0.5, datetime_started=MORNING.isoformat())
     service.add_job("bad", ["failed"], failure_reason='no "GPU",\nnone')
     service.add_job("slow", ["running"])
@@ -176,7 +176,7 @@ def jobs(service):
     return service
 
 
-def test_csv_has_a_row_for_each_job(jobs, run):
+def test_csv_has_one_row_per_job(jobs, run):
     status, output, _ = run("wait", "good", "bad", "slow", "gone", "--timeout=0", "--format=csv")
     assert status == 3
     assert output.startswith(
@@ -190,7 +190,7 @@ def test_csv_has_a_row_for_each_job(jobs, run):
     assert (gone["status"], gone["failure"]) == ("error", "job 'gone': HTTP 410: Gone")
 
 
-def test_csv_of_records_and_of_statuses_has_the_same_columns(jobs, run):
+def test_csv_of_records_and_of_statuses_has_same_columns(jobs, run):
     of_jobs = rows_of(run("job", "good", "gone", "--format", "csv")[1])
     assert [(row["id"], row["status"], row["rows"]) for row in of_jobs] == [
         ("good", "succeeded", "3"),
@@ -205,7 +205,7 @@ def test_csv_of_records_and_of_statuses_has_the_same_columns(jobs, run):
     assert of_jobs[0].keys() == of_statuses[0].keys()
 
 
-def test_csv_of_a_wait_that_a_wrong_key_ends_has_each_job(jobs, run, monkeypatch):
+def test_csv_after_wrong_key_has_each_job(jobs, run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     status, output, _ = run("wait", "good", "bad", "--format", "csv")
     assert status == 3
@@ -223,7 +223,7 @@ def test_csv_of_a_wait_that_a_wrong_key_ends_has_each_job(jobs, run, monkeypatch
 # ---- JSON
 
 
-def test_the_fields_of_a_record_are_those_of_the_reference(service, run_json):
+def test_record_fields_match_api_reference(service, run_json):
     service.add_job(
         "job-1",
         ["failed"],
@@ -242,7 +242,7 @@ def test_the_fields_of_a_record_are_those_of_the_reference(service, run_json):
     assert fields["extra"] == {"run_type": "x"}
 
 
-def test_an_error_keeps_what_it_knows(service, run_json):
+def test_json_error_has_all_fields(service, run_json):
     _, (missing,), _ = run_json("status", "nope")
     assert missing["error"] == {
         "type": "JobNotFoundError",
@@ -270,12 +270,12 @@ def test_two_formats_exclude_each_other(run, options):
     assert "exclude each other" in errors
 
 
-def test_json_and_its_format_are_the_same(jobs, run):
+def test_json_option_equals_json_format(jobs, run):
     assert run("status", "bad", "--format", "json") == run("status", "bad", "--json")
     assert run("status", "bad", "--format", "json", "--json") == run("status", "bad", "--json")
 
 
-def test_a_table_in_a_pipe_is_folded_to_its_columns(service, run, monkeypatch):
+def test_table_in_pipe_is_folded_to_its_columns(service, run, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     service.add_job("job-1" * 5, ["failed"], failure_reason="no GPU was free")
     output = run("status", "job-1" * 5, "--format", "table")[1]
@@ -289,7 +289,7 @@ def test_a_table_in_a_pipe_is_folded_to_its_columns(service, run, monkeypatch):
 # ---- exit statuses and errors
 
 
-def test_the_status_that_leaves_more_unknown_takes_precedence(service, run):
+def test_exit_status_with_more_unknown_jobs_takes_precedence(service, run):
     service.add_job("good")
     service.add_job("bad", ["failed"])
     service.add_job("dropped", ["cancelled"])
@@ -306,7 +306,7 @@ def test_the_status_that_leaves_more_unknown_takes_precedence(service, run):
     assert run("status", "good", "dropped")[0] == 1
 
 
-def test_many_errors_of_a_kind_are_truncated(service, run):
+def test_long_list_of_errors_is_truncated(service, run):
     service.fail_next(1, body=b"nothing", job_id="x")
     ids = [f"job-{number}" for number in range(12)]
     lines = run("status", *ids, "x")[2].splitlines()
@@ -320,7 +320,7 @@ def test_many_errors_of_a_kind_are_truncated(service, run):
     assert len(lines) == 14
 
 
-def test_polls_that_failed_in_many_ways_are_truncated(service, run):
+def test_long_list_of_poll_failures_is_truncated(service, run):
     ids = [f"job-{number}" for number in range(12)]
     for number, job_id in enumerate(ids):
         service.fail_next(9, status=503, body=f"Node {number} is down", job_id=job_id)
@@ -345,7 +345,7 @@ def test_polls_that_failed_in_many_ways_are_truncated(service, run):
         (501, "try again later"),
     ],
 )
-def test_the_advice_fits_the_error(service, run, code, advice):
+def test_advice_matches_error(service, run, code, advice):
     headers = {"Retry-After": "999"} if code == 429 else {}
     service.fail_next(9, status=code, headers=headers, job_id="a")
     error, *what_to_do = run("status", "a")[2].splitlines()
@@ -354,7 +354,7 @@ def test_the_advice_fits_the_error(service, run, code, advice):
     assert advice in what_to_do[0]
 
 
-def test_a_service_that_is_not_there_gets_its_advice(run, monkeypatch):
+def test_unreachable_service_gets_advice(run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_secret")
     monkeypatch.setenv("SUTRO_API_URL", "http://127.0.0.1:9")
     status, _, errors = run("wait", "a", "--timeout", "0")
@@ -366,10 +366,10 @@ def test_a_service_that_is_not_there_gets_its_advice(run, monkeypatch):
 
 
 @pytest.fixture
-def planned(monkeypatch, run):
-    """Give the jobs that `fake` would serve, or what it complains of."""
+def parse_fake_jobs(monkeypatch, run):
+    """Return the jobs that `fake` would serve, or its error message."""
 
-    def planned(*texts):
+    def parse_fake_jobs(*texts):
         served = {}
 
         class Fake:
@@ -388,11 +388,11 @@ def planned(monkeypatch, run):
         errors = run("fake", *(f"--job={text}" for text in texts))[2]
         return served or errors
 
-    return planned
+    return parse_fake_jobs
 
 
-def test_a_timeline_goes_by_seconds_or_by_requests(planned):
-    assert planned(
+def test_timeline_advances_by_seconds_or_requests(parse_fake_jobs):
+    assert parse_fake_jobs(
         "a=b=queued:2, running:.5,succeeded", "job 1=queued,failed", "c=queued:1,FAILED", "d=failed"
     ) == {
         "a=b": ([("queued", 2.0), ("running", 0.5), "succeeded"], None),
@@ -420,11 +420,11 @@ def test_a_timeline_goes_by_seconds_or_by_requests(planned):
         "job-1=queued:-1,succeeded",
     ],
 )
-def test_a_timeline_that_makes_no_sense_is_rejected(text, planned):
-    errors = planned(text)
+def test_invalid_timeline_is_rejected(text, parse_fake_jobs):
+    errors = parse_fake_jobs(text)
     assert errors.startswith(f"Error: invalid job {text!r}: write it as job-1=queued:2,")
     assert "statuses are pending, submitted, queued, " in errors
 
 
-def test_an_id_that_no_job_can_have_is_rejected(planned):
-    assert planned("a\tb=queued").startswith("Error: invalid job id 'a\\tb' in --job")
+def test_invalid_job_id_is_rejected(parse_fake_jobs):
+    assert parse_fake_jobs("a\tb=queued").startswith("Error: invalid job id 'a\\tb' in --job")

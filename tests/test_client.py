@@ -21,7 +21,7 @@ from sutro_async import (
     ServerError,
     SutroClient,
 )
-from tests.conftest import TIMER_RESOLUTION, nothing_left_behind
+from tests.conftest import TIMER_RESOLUTION, assert_no_leaks
 
 KEY = "sk_very_secret"
 
@@ -29,7 +29,7 @@ KEY = "sk_very_secret"
 # ---- construction
 
 
-async def test_it_works_in_both_dialects_and_with_either_prefix(fake):
+async def test_client_works_with_both_dialects_and_prefixes(fake):
     fake.add_job("job-1")
     for base_url in (fake.url, f"{fake.url}/v1", f"{fake.url}/v1/"):
         async with SutroClient("sk_test", base_url=base_url) as client:
@@ -38,7 +38,7 @@ async def test_it_works_in_both_dialects_and_with_either_prefix(fake):
             assert client.base_url == f"{fake.url}/v1"
 
 
-async def test_key_and_url_come_from_the_environment(fake, monkeypatch):
+async def test_key_and_url_come_from_environment(fake, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", fake.api_key)
     monkeypatch.setenv("SUTRO_API_URL", fake.url)
     fake.add_job("job-1")
@@ -46,7 +46,7 @@ async def test_key_and_url_come_from_the_environment(fake, monkeypatch):
         assert (await client.get_job("job-1")).job_id == "job-1"
 
 
-def test_the_key_is_neither_shown_nor_copied():
+def test_key_is_not_in_repr_and_not_copied():
     client = SutroClient(KEY)
     assert repr(client) == "<SutroClient https://api.sutro.sh>"
     assert KEY not in str(client)
@@ -56,19 +56,19 @@ def test_the_key_is_neither_shown_nor_copied():
 
 
 @pytest.mark.parametrize("session", ["x", 5, aiohttp.TCPConnector])
-def test_a_session_that_is_none_is_rejected(session):
+def test_invalid_session_is_rejected(session):
     with pytest.raises(ConfigurationError, match=r"must be an aiohttp\.ClientSession"):
         SutroClient(KEY, session=session)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "30", True, None, 10**400])
-def test_a_bad_timeout_is_rejected(timeout):
+def test_invalid_timeout_is_rejected(timeout):
     with pytest.raises(ConfigurationError, match="timeout must be"):
         SutroClient(KEY, timeout=timeout)
 
 
 @pytest.mark.parametrize("option", [{"retry": 3}, {"poll": 1.0}, {"retry": PollPolicy()}])
-def test_a_policy_of_the_wrong_type_is_rejected(option):
+def test_policy_of_wrong_type_is_rejected(option):
     with pytest.raises(ConfigurationError, match=r"must be a (Retry|Poll)Policy"):
         SutroClient(KEY, **option)
     with pytest.raises(ConfigurationError, match=r"must be a (Retry|Poll)Policy"):
@@ -83,9 +83,7 @@ def test_a_policy_of_the_wrong_type_is_rejected(option):
     ],
     ids=repr,
 )
-async def test_an_invalid_id_is_rejected_by_every_call_before_any_request(
-    fake, client, job_id, error
-):
+async def test_invalid_id_is_rejected_by_every_call_before_any_request(fake, client, job_id, error):
     async with JobMonitor(client) as monitor:
         for call in (client.get_job_status, client.get_job, client.wait_for_job, monitor.wait):
             with pytest.raises(error, match="job id"):
@@ -104,7 +102,7 @@ async def test_an_invalid_id_is_rejected_by_every_call_before_any_request(
 # ---- life cycle
 
 
-def test_it_can_be_made_without_an_event_loop():
+def test_client_can_be_created_without_event_loop():
     client = SutroClient(KEY)
     asyncio.run(client.aclose())
 
@@ -135,22 +133,22 @@ async def test_closing_is_idempotent(fake):
         await other.aclose()
 
 
-async def test_closing_closes_the_connections(fake):
+async def test_closing_closes_connections(fake):
     fake.add_job("job-1")
     client = fake.client()
     await client.get_job("job-1")
     session = client._manager.transport._session
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         await client.aclose()
     assert session.closed
 
 
-async def test_a_close_that_is_cancelled_closes_the_connections_all_the_same(fake):
+async def test_cancelled_close_still_closes_connections(fake):
     fake.add_job("job-1")
     client = fake.client()
     await client.get_job("job-1")
 
-    async def refuse_to_end():
+    async def ignore_cancellation():
         with client._manager.lifecycle.operation():
             for _ in range(3):
                 try:
@@ -158,7 +156,7 @@ async def test_a_close_that_is_cancelled_closes_the_connections_all_the_same(fak
                 except asyncio.CancelledError:
                     continue
 
-    stubborn = asyncio.create_task(refuse_to_end())
+    stubborn = asyncio.create_task(ignore_cancellation())
     await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -167,14 +165,14 @@ async def test_a_close_that_is_cancelled_closes_the_connections_all_the_same(fak
     await stubborn
 
 
-def test_another_event_loop_is_rejected_not_hung_in():
+def test_use_from_another_event_loop_raises():
     client = SutroClient(KEY, base_url="http://127.0.0.1:1", retry=RetryPolicy(attempts=1))
 
     async def use():
         with pytest.raises(ConnectionError):
             await client.get_job("job-1")
 
-    async def use_again():
+    async def use_client():
         await use()
         await client.aclose()
         await client.aclose()
@@ -190,12 +188,12 @@ def test_another_event_loop_is_rejected_not_hung_in():
     with asyncio.Runner() as runner:
         runner.run(use())
         asyncio.run(use_elsewhere())
-        # What was tried elsewhere has done no harm.
-        runner.run(use_again())
+        # The failed attempts had no effect.
+        runner.run(use_client())
         asyncio.run(client.aclose())
 
 
-async def test_a_passed_in_session_outlives_the_client(fake):
+async def test_passed_in_session_stays_open(fake):
     fake.add_job("job-1")
     async with aiohttp.ClientSession() as session:
         async with fake.client(session=session) as client:
@@ -204,7 +202,7 @@ async def test_a_passed_in_session_outlives_the_client(fake):
             await client.get_job("job-1")
 
 
-async def test_a_passed_in_session_is_traced(fake):
+async def test_passed_in_session_is_traced(fake):
     fake.add_job("job-1")
     seen = []
 
@@ -222,7 +220,7 @@ async def test_a_passed_in_session_is_traced(fake):
 # ---- clones
 
 
-async def test_a_clone_shares_connections_limits_and_key(fake):
+async def test_clone_shares_connections_limits_and_key(fake):
     fake.add_job("job-1")
     fake.fail_next(6, delay=0.02)
     async with fake.client(max_concurrency=2) as client:
@@ -231,7 +229,7 @@ async def test_a_clone_shares_connections_limits_and_key(fake):
     assert fake.max_in_flight == 2
 
 
-async def test_a_clone_keeps_to_the_same_pause_and_another_client_does_not(fake):
+async def test_clone_shares_pause_and_another_client_does_not(fake):
     fake.add_job("job-1")
     fake.fail_next(1, status=429, headers={"Retry-After": "0.2"})
     once = RetryPolicy(attempts=1)
@@ -245,7 +243,7 @@ async def test_a_clone_keeps_to_the_same_pause_and_another_client_does_not(fake)
     assert clones - first >= 0.2 - TIMER_RESOLUTION
 
 
-async def test_closing_a_clone_closes_nothing(fake):
+async def test_closing_clone_keeps_connections_open(fake):
     fake.add_job("job-1")
     async with fake.client() as client:
         async with client.with_options() as clone:
@@ -254,7 +252,7 @@ async def test_closing_a_clone_closes_nothing(fake):
         await clone.get_job("job-1")
 
 
-async def test_a_clone_has_options_of_its_own_and_keeps_the_others(fake):
+async def test_clone_overrides_given_options_only(fake):
     fake.fail_next(9, status=500)
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
         clone = client.with_options(retry=RetryPolicy(attempts=3, initial=0))
@@ -269,12 +267,12 @@ async def test_a_clone_has_options_of_its_own_and_keeps_the_others(fake):
         assert len(fake.requests) == 7
 
 
-def test_a_clone_with_a_bad_option_is_rejected():
+def test_clone_with_invalid_option_is_rejected():
     with pytest.raises(ConfigurationError, match="timeout must be"):
         SutroClient(KEY).with_options(timeout=0)
 
 
-async def test_a_clone_is_of_the_same_class_with_the_same_state(fake):
+async def test_clone_keeps_class_and_state(fake):
     class Client(SutroClient):
         colour = "blue"
 
@@ -285,7 +283,7 @@ async def test_a_clone_is_of_the_same_class_with_the_same_state(fake):
     assert clone.colour == "red"
 
 
-async def test_the_fixtures_that_ship_with_the_library(fake_sutro, sutro_client):
+async def test_packaged_fixtures(fake_sutro, sutro_client):
     fake_sutro.add_job("job-1", ["running", "succeeded"])
     async with asyncio.timeout(1):
         assert (await sutro_client.wait_for_job("job-1")).is_terminal
@@ -300,7 +298,7 @@ class StrJobs(enum.StrEnum):
 
 
 class Masked(str):
-    """A text that does not show itself, and is equal to no other."""
+    """A str whose `str()` hides its characters, and which equals no other."""
 
     __slots__ = ()
 
@@ -319,7 +317,7 @@ class Masked(str):
 
 
 @pytest.mark.parametrize("job_id", [Jobs.NIGHTLY, StrJobs.NIGHTLY, Masked("nightly")], ids=type)
-async def test_of_a_subclass_of_str_the_characters_count(fake, job_id):
+async def test_str_subclass_as_job_id_is_used_by_its_characters(fake, job_id):
     fake.add_job("nightly")
     async with fake.client() as client, JobMonitor(client) as monitor:
         reports = [
@@ -353,7 +351,7 @@ def text_enum(text):
 
 
 @pytest.mark.parametrize("make", [text_enum, Masked])
-async def test_of_a_key_and_a_url_too(fake, make):
+async def test_str_subclass_as_key_and_url_is_used_by_its_characters(fake, make):
     fake.add_job("job-1")
     async with SutroClient(make(fake.api_key), base_url=make(fake.url)) as client:
         assert client.base_url == f"{fake.url}/v1"
@@ -363,7 +361,7 @@ async def test_of_a_key_and_a_url_too(fake, make):
 @pytest.mark.parametrize(
     "job_id", [b"job-1", bytearray(b"job-1"), Path("job-1"), UserString("job-1"), 5, None]
 )
-async def test_what_is_no_string_is_no_job_id(fake, job_id):
+async def test_job_id_of_another_type_raises_type_error(fake, job_id):
     async with fake.client() as client, JobMonitor(client) as monitor:
         for call in (
             *(client.get_job_status, client.get_job, client.wait_for_job),

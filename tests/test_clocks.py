@@ -1,4 +1,4 @@
-"""The clocks of a wait, and the client's own queues: what is queued is not late."""
+"""The time limits of a wait: time in the client's own queues does not count."""
 
 import asyncio
 import contextlib
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("fast_clock")
 IDS = [f"job-{number}" for number in range(10)]
 FAILING = IDS[::3]  # so few that the service does not look unavailable
 
-# Seconds. Each clock would run out before a request has left the queue.
-CLOCK = 0.3
+# Seconds. Each limit would be exceeded before a request has left the queue.
+LIMIT = 0.3
 QUEUE = 0.6
 
 
@@ -50,12 +50,12 @@ every_wait = pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
 QUEUES = {queue: queue for queue in ("slots", "rate", "pause")}
 every_queue = pytest.mark.parametrize("queue", QUEUES)
 # How long failures with a status may last.
-CLOCKS = {"max_outage": ("max_outage", 502), "not_found_grace": ("not_found_grace", 404)}
+LIMITS = {"max_outage": ("max_outage", 502), "not_found_grace": ("not_found_grace", 404)}
 
 
 @contextlib.asynccontextmanager
 async def queueing_client(fake, queue, **options):
-    """A client in whose queue ten requests take `QUEUE` seconds; not yet if by a pause."""
+    """A client whose queue delays ten requests by `QUEUE` seconds; a pause starts later."""
     if queue == "slots":
         options["max_concurrency"] = 1
     elif queue == "rate":
@@ -66,13 +66,13 @@ async def queueing_client(fake, queue, **options):
 
 
 def slow_down_for_slots(fake, queue):
-    """Let each response take a while if the queue is one for slots; after all other faults."""
+    """Delay each response if requests queue for slots; after all other faults."""
     if queue == "slots":
         fake.fail_next(1000, delay=QUEUE / len(IDS))
 
 
 async def run(wait, fake, client, queue, **options):
-    """Wait for the ten jobs; return what they end with."""
+    """Wait for the ten jobs; return their reports or errors."""
     task = asyncio.create_task(wait(client, IDS, **options))
     if queue == "pause":
         while len(fake.requests) < len(IDS):
@@ -88,45 +88,45 @@ async def run(wait, fake, client, queue, **options):
 
 
 def requests_about(fake, job_id):
-    """When they arrived."""
+    """Return the times of the requests for a job."""
     return [each.time for each in fake.requests if each.path.endswith(f"/{job_id}")]
 
 
 def longest_gap(fake, job_ids=IDS):
-    """Seconds between two requests about the same job."""
+    """Return the longest time between two requests for the same job, in seconds."""
     times = [requests_about(fake, job_id) for job_id in job_ids]
     return max(later - earlier for each in times for earlier, later in itertools.pairwise(each))
 
 
-@pytest.mark.parametrize(("queue", "wait", "clock"), in_turn(QUEUES, WAITS, CLOCKS))
-async def test_queueing_does_not_count_for_the_patience_of_a_wait(fake, wait, queue, clock):
+@pytest.mark.parametrize(("queue", "wait", "limit"), in_turn(QUEUES, WAITS, LIMITS))
+async def test_queue_time_does_not_count_towards_failure_limits(fake, wait, queue, limit):
     """A job fails twice, and queues in between for longer than failures may last."""
-    clock, status = clock
+    limit, status = limit
     for job_id in IDS:
         fake.add_job(job_id, ["running"] * 4 + ["succeeded"])
     for job_id in FAILING:
         fake.fail_next(2, job_id=job_id, status=status, delay=QUEUE / len(IDS))
     slow_down_for_slots(fake, queue)
-    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, **{clock: CLOCK})
+    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, **{limit: LIMIT})
     async with queueing_client(fake, queue, poll=poll) as client:
         found = await run(wait, fake, client, queue)
     assert [report.status for report in found] == ["succeeded"] * len(IDS)
-    assert longest_gap(fake, FAILING) > 0.9 * CLOCK
+    assert longest_gap(fake, FAILING) > 0.9 * LIMIT
 
 
 @every_wait
-async def test_the_gate_does_not_count_for_not_found_grace(fake, caplog, wait):
+async def test_held_back_time_does_not_count_towards_not_found_grace(fake, caplog, wait):
     """A job is not found, then the service is unavailable, and then it is not found once more."""
     for job_id in IDS:
         fake.add_job(job_id, ["running", "running", "succeeded"])
         fake.fail_next(1, job_id=job_id, status=404)
-    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, not_found_grace=CLOCK, max_outage=60)
+    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, not_found_grace=LIMIT, max_outage=60)
     async with fake.client(poll=poll) as client:
         task = asyncio.create_task(wait(client, IDS))
         while len(fake.requests) < len(IDS):
             await asyncio.sleep(0.001)
         fake.fail_next(1000, status=502)
-        await asyncio.sleep(10 * CLOCK)
+        await asyncio.sleep(10 * LIMIT)
         assert "the service is unavailable, polls are held back" in caplog.text
         fake.clear_faults()
         for job_id in IDS:
@@ -134,61 +134,59 @@ async def test_the_gate_does_not_count_for_not_found_grace(fake, caplog, wait):
         async with asyncio.timeout(60):
             found = await task
     assert [report.status for report in found] == ["succeeded"] * len(IDS)
-    assert longest_gap(fake) > CLOCK
+    assert longest_gap(fake) > LIMIT
 
 
 @pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
-async def test_queueing_does_not_count_for_the_timeout_of_a_request(fake, caplog, wait, queue):
+async def test_queue_time_does_not_count_towards_request_timeout(fake, caplog, wait, queue):
     for job_id in IDS:
         fake.add_job(job_id, ["running", "running", "succeeded"])
     slow_down_for_slots(fake, queue)
-    async with queueing_client(fake, queue, timeout=CLOCK) as client:
+    async with queueing_client(fake, queue, timeout=LIMIT) as client:
         found = await run(wait, fake, client, queue)
     assert [report.status for report in found] == ["succeeded"] * len(IDS)
-    assert longest_gap(fake) > CLOCK
+    assert longest_gap(fake) > LIMIT
     assert not [each for each in caplog.messages if "no response" in each]
 
 
 @pytest.mark.parametrize("call", ["get_jobs", "get_job_statuses"])
 @every_queue
-async def test_queueing_does_not_count_for_the_timeout_of_many_requests(fake, call, queue):
+async def test_queue_time_does_not_count_towards_timeout_of_many_requests(fake, call, queue):
     for job_id in IDS:
         fake.add_job(job_id)
     slow_down_for_slots(fake, queue)
     began_at = now()
-    async with queueing_client(fake, queue, timeout=CLOCK) as client:
+    async with queueing_client(fake, queue, timeout=LIMIT) as client:
         if queue == "pause":
             fake.fail_next(1, job_id="other", status=429, headers={"Retry-After": str(QUEUE)})
             with pytest.raises(RateLimitError):
                 await client.get_job_status("other")
         outcomes = await getattr(client, call)(IDS)
     assert [outcome.ok for outcome in outcomes.values()] == [True] * len(IDS)
-    assert now() - began_at > CLOCK
+    assert now() - began_at > LIMIT
 
 
 @pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
-async def test_queueing_does_not_count_for_the_time_that_a_record_may_take(
-    fake, wait, queue, caplog
-):
+async def test_queue_time_does_not_count_towards_record_timeout(fake, wait, queue, caplog):
     """All jobs fail at once, so that the requests for their records queue up."""
     for job_id in IDS:
         fake.add_job(job_id, ["running", "failed"], failure_reason="no GPU", status_reason=False)
     slow_down_for_slots(fake, queue)
-    async with queueing_client(fake, queue, timeout=CLOCK) as client:
+    async with queueing_client(fake, queue, timeout=LIMIT) as client:
         found = await run(wait, fake, client, queue)
     assert [str(report.failure) for report in found] == ["no GPU"] * len(IDS)
-    assert longest_gap(fake) > CLOCK
+    assert longest_gap(fake) > LIMIT
 
 
-@pytest.mark.parametrize(("queue", "wait", "clock"), in_turn(QUEUES, WAITS, CLOCKS))
-async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue, clock):
-    clock, status = clock
+@pytest.mark.parametrize(("queue", "wait", "limit"), in_turn(QUEUES, WAITS, LIMITS))
+async def test_wait_fails_only_after_second_failed_poll(fake, wait, queue, limit):
+    limit, status = limit
     for job_id in IDS:
         fake.add_job(job_id, [("running", 3), "succeeded"])
     for job_id in FAILING:
         fake.fail_next(100, job_id=job_id, status=status, delay=QUEUE / len(IDS))
     slow_down_for_slots(fake, queue)
-    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, **{clock: CLOCK / 10})
+    poll = attrs.evolve(FAST_POLL, initial=0.04, maximum=0.04, **{limit: LIMIT / 10})
     async with queueing_client(fake, queue, poll=poll) as client:
         found = dict(zip(IDS, await run(wait, fake, client, queue), strict=True))
     for job_id in IDS:
@@ -200,21 +198,21 @@ async def test_no_wait_gives_up_before_another_poll_has_failed(fake, wait, queue
 
 
 @pytest.mark.parametrize(("queue", "wait"), in_turn(QUEUES, WAITS))
-async def test_the_timeout_of_a_wait_includes_queueing(fake, wait, queue):
+async def test_wait_timeout_includes_queue_time(fake, wait, queue):
     for job_id in IDS:
         fake.add_job(job_id, ["running"])
     slow_down_for_slots(fake, queue)
     began_at = now()
     async with queueing_client(fake, queue) as client:
-        found = await run(wait, fake, client, queue, timeout=CLOCK)
+        found = await run(wait, fake, client, queue, timeout=LIMIT)
     assert {type(error) for error in found} == {JobWaitTimeoutError}
-    assert CLOCK <= now() - began_at < CLOCK + 0.1
-    assert all(CLOCK <= error.elapsed < CLOCK + 0.1 for error in found)
+    assert LIMIT <= now() - began_at < LIMIT + 0.1
+    assert all(LIMIT <= error.elapsed < LIMIT + 0.1 for error in found)
 
 
 # ---- Retry-After
 
-# Longer than anybody waits, in every form; a form that cannot be read is none at all.
+# Excessive in every form; one that cannot be parsed is ignored.
 ABSURD = {
     "a day": {"Retry-After": "86400"},
     "many digits": {"Retry-After": "9" * 30},
@@ -240,8 +238,8 @@ ABSURD_SECONDS = {
 }
 
 
-async def longest_silence(fake, wait, **fault):
-    """Seconds between two polls of a wait that gets absurd responses, and may wait for half one."""
+async def longest_pause(fake, wait, **fault):
+    """The longest gap between two polls of a wait that gets excessive Retry-Afters, in seconds."""
     fake.add_job("job-0")
     fake.fail_next(3, **fault)
     poll = attrs.evolve(FAST_POLL, max_outage=math.inf)
@@ -255,18 +253,18 @@ async def longest_silence(fake, wait, **fault):
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(("headers", "wait"), in_turn(ABSURD, WAITS))
-async def test_no_wait_is_silent_for_longer_than_max_retry_after(fake, wait, status, headers):
-    assert await longest_silence(fake, wait, status=status, headers=headers) < 0.6
+async def test_wait_polls_again_within_max_retry_after(fake, wait, status, headers):
+    assert await longest_pause(fake, wait, status=status, headers=headers) < 0.6
 
 
 @pytest.mark.parametrize(("seconds", "wait"), in_turn(ABSURD_SECONDS, WAITS))
-async def test_nor_with_an_absurd_body(fake, wait, seconds):
+async def test_wait_polls_again_within_max_retry_after_from_body(fake, wait, seconds):
     body = json.dumps({"detail": "slow down", "retry_after": seconds})
-    assert await longest_silence(fake, wait, status=429, body=body) < 0.6
+    assert await longest_pause(fake, wait, status=429, body=body) < 0.6
 
 
 @pytest.mark.parametrize("headers", ABSURD.values(), ids=ABSURD)
-async def test_a_single_call_does_not_wait_for_an_absurd_retry_after(fake, headers):
+async def test_call_does_not_wait_for_excessive_retry_after(fake, headers):
     fake.add_job("job-1")
     fake.fail_next(1, status=429, headers=headers)
     began_at = now()
@@ -276,8 +274,8 @@ async def test_a_single_call_does_not_wait_for_an_absurd_retry_after(fake, heade
     assert now() - began_at < 1
 
 
-async def test_a_retry_after_may_be_as_long_as_the_interval(fake):
-    """So a policy with long intervals does not poll during the pause that the service asked for."""
+async def test_retry_after_up_to_interval_is_honoured(fake):
+    """A policy with long intervals does not poll during the requested pause."""
     fake.add_job("job-1")
     fake.fail_next(1, status=503, headers={"Retry-After": "86400"})
     poll = PollPolicy(initial=600, maximum=600, max_outage=math.inf)

@@ -86,7 +86,7 @@ def normalized(url):
         "never-reads-the-file",
     ],
 )
-def test_an_argument_key(store, arguments, environ, stored, expected):
+def test_key_from_argument(store, arguments, environ, stored, expected):
     if stored is not ABSENT:
         store(stored)
     settings = resolve_settings(*arguments, environ=environment(**environ))
@@ -125,7 +125,7 @@ def test_an_argument_key(store, arguments, environ, stored, expected):
         "never-reads-the-file",
     ],
 )
-def test_an_environment_key(store, base_url, url, stored, expected):
+def test_key_from_environment(store, base_url, url, stored, expected):
     if stored is not ABSENT:
         store(stored)
     settings = resolve_settings(None, base_url, environ=environment(KEY, url))
@@ -161,7 +161,7 @@ def test_an_environment_key(store, base_url, url, stored, expected):
         "same-default-as-argument",
     ],
 )
-def test_a_key_from_the_file(store, base_url, stored, expected):
+def test_key_from_file(store, base_url, stored, expected):
     store({"api_key": KEY, **stored})
     settings = resolve_settings(None, base_url, environ={})
     assert (settings.api_key, settings.base_url) == (KEY, expected)
@@ -173,19 +173,19 @@ def test_empty_variables_count_as_unset(store):
     assert settings == Settings(api_key=KEY, base_url="https://f.test/v1")
 
 
-def test_a_file_with_a_byte_order_mark_is_read(store):
+def test_file_with_byte_order_mark_is_read(store):
     store(b"\xef\xbb\xbf" + json.dumps({"api_key": KEY}).encode())
     assert resolve_settings(environ={}).api_key == KEY
 
 
-def test_the_environment_of_the_process_is_the_default(monkeypatch):
+def test_process_environment_is_default(monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", KEY)
     monkeypatch.setenv("SUTRO_API_URL", "https://e.test")
     assert resolve_settings() == Settings(api_key=KEY, base_url="https://e.test/v1")
 
 
 @pytest.mark.parametrize("url", ["http://e.test", "nonsense"])
-def test_an_invalid_environment_url_is_ignored_where_key_and_url_are_passed(url):
+def test_invalid_environment_url_is_ignored_if_key_and_url_are_passed(url):
     settings = resolve_settings(KEY, "https://a.test", environ=environment(url=url))
     assert settings.base_url == "https://a.test/v1"
 
@@ -205,7 +205,7 @@ def test_an_invalid_environment_url_is_ignored_where_key_and_url_are_passed(url)
         DEFAULT,
     ],
 )
-def test_an_environment_key_is_for_the_environment_url(other):
+def test_environment_key_is_rejected_for_other_url(other):
     message = refusal(None, other, key=KEY, url="https://e.test")
     assert message.startswith("SUTRO_API_KEY is for https://e.test/v1 (SUTRO_API_URL) ")
     assert f"must not be sent to {normalized(other)}:" in message
@@ -224,7 +224,7 @@ def test_an_environment_key_is_for_the_environment_url(other):
     ],
     ids=["other", "default", "path", "port", "not-default", "default-with-path", "look-alike"],
 )
-def test_a_key_from_the_file_is_for_the_url_of_the_file(store, stored, url, other):
+def test_file_key_is_rejected_for_other_url(store, stored, url, other):
     store({"api_key": KEY, **stored})
     message = refusal(None, other)
     assert message.startswith(f"the key in ~/.sutro/config.json is for {url} ")
@@ -232,7 +232,7 @@ def test_a_key_from_the_file_is_for_the_url_of_the_file(store, stored, url, othe
 
 
 @pytest.mark.parametrize("base_url", [None, "https://e.test", "https://f.test"])
-def test_a_key_from_the_file_is_not_for_the_environment_url(store, base_url):
+def test_file_key_is_not_used_for_environment_url(store, base_url):
     store({"api_key": KEY, "api_url": "https://f.test"})
     message = refusal(None, base_url, url="https://e.test")
     assert message.startswith("SUTRO_API_URL is set, but there is no key for it")
@@ -241,7 +241,7 @@ def test_a_key_from_the_file_is_not_for_the_environment_url(store, base_url):
 
 @pytest.mark.parametrize("url", [0, False, [], {}, 5, ["https://f.test"]], ids=repr)
 @pytest.mark.parametrize("name", ["api_url", "base_url"])
-def test_a_malformed_url_in_the_file_does_not_mean_the_default(store, name, url):
+def test_malformed_url_in_file_does_not_fall_back_to_default(store, name, url):
     store({"api_key": KEY, name: url})
     assert "in ~/.sutro/config.json must be a string" in refusal()
 
@@ -249,17 +249,17 @@ def test_a_malformed_url_in_the_file_does_not_mean_the_default(store, name, url)
 # ---- the configuration file
 
 
-def test_without_any_key_the_message_names_every_place_for_one():
+def test_missing_key_error_names_every_source():
     message = refusal()
     for place in ("api_key", "SUTRO_API_KEY", "~/.sutro/config.json", "sutro login"):
         assert place in message
 
 
-def test_a_url_alone_is_not_enough():
+def test_url_without_key_is_rejected():
     assert refusal(None, "https://a.test").startswith("no API key: ")
 
 
-def test_without_a_home_directory_there_is_no_file(monkeypatch):
+def test_missing_home_directory_means_no_file(monkeypatch):
     def no_home(self):
         raise RuntimeError("Could not determine home directory.")
 
@@ -279,7 +279,7 @@ def test_without_a_home_directory_there_is_no_file(monkeypatch):
     ],
     ids=["empty", "bad-JSON", "cut-short", "bad-UTF-8", "huge-number", "too-deep"],
 )
-def test_a_file_that_is_no_json_is_named(store, content):
+def test_invalid_json_file_is_named(store, content):
     store(content)
     assert refusal().startswith("~/.sutro/config.json cannot be read (")
 
@@ -293,7 +293,7 @@ def test_a_file_that_is_no_json_is_named(store, content):
     ],
     ids=["bad-JSON", "bad-UTF-8", "too-deep"],
 )
-def test_no_chained_error_holds_the_file(store, content):
+def test_no_chained_error_holds_file(store, content):
     store(content)
     with pytest.raises(ConfigurationError) as caught:
         resolve_settings(environ={})
@@ -305,33 +305,33 @@ def test_no_chained_error_holds_the_file(store, content):
         error = error.__cause__ or error.__context__
 
 
-def test_a_directory_in_place_of_the_file_is_named(config_path):
+def test_directory_instead_of_file_is_named(config_path):
     config_path.mkdir()
     assert refusal().startswith("~/.sutro/config.json cannot be read (IsADirectoryError)")
 
 
-def test_a_file_in_place_of_the_directory_is_named(config_path):
+def test_file_instead_of_directory_is_named(config_path):
     config_path.parent.rmdir()
     config_path.parent.touch()
     assert refusal().startswith("~/.sutro/config.json cannot be read (NotADirectoryError)")
 
 
-def test_a_named_pipe_in_place_of_the_file_does_not_hang(config_path):
+def test_named_pipe_instead_of_file_does_not_hang(config_path):
     os.mkfifo(config_path)
     assert refusal().startswith("~/.sutro/config.json cannot be read (OSError)")
 
 
-def test_a_device_in_place_of_the_file_is_not_read(config_path):
+def test_device_instead_of_file_is_not_read(config_path):
     config_path.symlink_to("/dev/zero")
     assert refusal().startswith("~/.sutro/config.json cannot be read (OSError)")
 
 
-def test_a_file_that_is_too_large_is_not_read(store):
+def test_too_large_file_is_not_read(store):
     store(b" " * 2**20 + b"{}")
     assert refusal().startswith("~/.sutro/config.json cannot be read (OSError)")
 
 
-def test_a_file_that_may_not_be_read_is_named(store, monkeypatch):
+def test_unreadable_file_is_named(store, monkeypatch):
     def forbidden(self, mode):
         raise PermissionError(13, "Permission denied", str(self))
 
@@ -347,7 +347,7 @@ def test_a_file_that_may_not_be_read_is_named(store, monkeypatch):
     [{}, {"api_key": None}, {"api_key": 5}, {"api_key": [KEY]}, [KEY], KEY, None, 5],
     ids=["empty", "null", "number", "list", "top-list", "top-string", "top-null", "top-number"],
 )
-def test_a_file_without_a_key_is_named(store, content):
+def test_file_without_key_is_named(store, content):
     store(content)
     assert refusal().startswith("~/.sutro/config.json contains no api_key: ")
 
@@ -365,14 +365,14 @@ BAD_KEYS = {
     "smart-quotes": ("“sk_secret”", "has a character outside ASCII"),
     "lone-surrogate": ("sk_secret\ud800", "has a character outside ASCII"),
 }
-bad_keys = pytest.mark.parametrize(("key", "complaint"), BAD_KEYS.values(), ids=BAD_KEYS)
+bad_keys = pytest.mark.parametrize(("key", "problem"), BAD_KEYS.values(), ids=BAD_KEYS)
 
 
 PADDING = ["\n", "\r\n", " ", "\t", " \n\n", "\xa0", "\u2028"]
 
 
 @pytest.mark.parametrize("padding", PADDING, ids=ascii)
-def test_white_space_around_keys_and_urls_is_stripped(store, padding):
+def test_whitespace_around_keys_and_urls_is_stripped(store, padding):
     key, url = f"{padding}{KEY}{padding}", f"{padding}https://a.test{padding}"
     store({"api_key": key, "api_url": url})
     for settings in (
@@ -404,7 +404,7 @@ def test_blank_variables_count_as_unset(store, blank):
         ((None, DEFAULT), {}, {"api_key": KEY}, False),
     ],
 )
-def test_a_url_that_was_set_nowhere_is_the_default(store, arguments, environ, stored, is_default):
+def test_unset_url_is_the_default(store, arguments, environ, stored, is_default):
     if stored is not ABSENT:
         store(stored)
     settings = resolve_settings(*arguments, environ=environment(**environ))
@@ -412,37 +412,37 @@ def test_a_url_that_was_set_nowhere_is_the_default(store, arguments, environ, st
 
 
 @bad_keys
-def test_a_malformed_argument_key_is_rejected_unquoted(key, complaint):
-    assert refusal(key).startswith(f"api_key {complaint}")
+def test_malformed_argument_key_is_rejected_unquoted(key, problem):
+    assert refusal(key).startswith(f"api_key {problem}")
 
 
 @bad_keys
-def test_a_malformed_environment_key_is_rejected_unquoted(key, complaint):
-    assert refusal(key=key).startswith(f"SUTRO_API_KEY {complaint}")
+def test_malformed_environment_key_is_rejected_unquoted(key, problem):
+    assert refusal(key=key).startswith(f"SUTRO_API_KEY {problem}")
 
 
 @bad_keys
-def test_a_malformed_key_in_the_file_is_rejected_unquoted(store, key, complaint):
+def test_malformed_key_in_file_is_rejected_unquoted(store, key, problem):
     store({"api_key": key})
-    assert refusal().startswith(f"api_key in ~/.sutro/config.json {complaint}")
+    assert refusal().startswith(f"api_key in ~/.sutro/config.json {problem}")
 
 
 @pytest.mark.parametrize("key", ["", b"sk_secret", 5, ["sk_secret"]], ids=repr)
-def test_an_argument_that_is_no_key_is_rejected_though_the_environment_has_one(key):
+def test_invalid_argument_key_does_not_fall_back_to_environment(key):
     assert refusal(key, key=OTHER_KEY).startswith("api_key must be a non-empty string")
 
 
-def test_an_empty_key_in_the_file_is_rejected(store):
+def test_empty_key_in_file_is_rejected(store):
     store({"api_key": ""})
     assert refusal().startswith("api_key in ~/.sutro/config.json must be a non-empty string")
 
 
 @pytest.mark.parametrize("key", ["k", "sk_live-1.2~3+/=", '"quoted"', "x" * 4096])
-def test_any_printable_ascii_is_a_key(key):
+def test_any_printable_ascii_is_key(key):
     assert resolve_settings(key, environ={}).api_key == key
 
 
-def test_the_repr_of_settings_hides_the_key():
+def test_repr_of_settings_hides_key():
     settings = Settings(api_key=KEY, base_url=DEFAULT)
     assert repr(settings) == (
         "Settings(base_url='https://api.sutro.sh', is_default_url=False, proxy=None)"
@@ -490,7 +490,7 @@ def test_the_repr_of_settings_hides_the_key():
         ("http://[0:0:0:0:0:0:0:1]", "http://[::1]/v1"),
     ],
 )
-def test_a_good_url_has_one_spelling(url, expected):
+def test_valid_url_is_normalised(url, expected):
     assert normalized(url) == (expected or url)
     assert normalized(normalized(url)) == normalized(url)
 
@@ -618,33 +618,33 @@ BAD_URLS = [
 ]
 
 
-@pytest.mark.parametrize(("url", "complaint"), BAD_URLS, ids=[ascii(url) for url, _ in BAD_URLS])
-def test_a_bad_url_is_rejected(url, complaint):
-    assert refusal(KEY, url).startswith(f"base_url {complaint}")
+@pytest.mark.parametrize(("url", "problem"), BAD_URLS, ids=[ascii(url) for url, _ in BAD_URLS])
+def test_invalid_url_is_rejected(url, problem):
+    assert refusal(KEY, url).startswith(f"base_url {problem}")
 
 
 @pytest.mark.parametrize("url", [b"https://a.test", 5, True, ["https://a.test"]], ids=repr)
-def test_a_url_is_a_string(url):
+def test_url_must_be_string(url):
     assert refusal(KEY, url).startswith("base_url must be a string such as 'https://api.sutro.sh'")
 
 
-def test_a_bad_environment_url_is_named():
+def test_invalid_environment_url_is_named():
     assert refusal(key=KEY, url="http://e.test").startswith("SUTRO_API_URL must begin with https:")
 
 
-def test_a_bad_url_in_the_file_is_named(store):
+def test_invalid_url_in_file_is_named(store):
     store({"api_key": KEY, "api_url": "http://f.test"})
     assert refusal().startswith("api_url in ~/.sutro/config.json must begin with https:")
 
 
-def test_the_message_on_a_bad_url_shows_a_good_one():
+def test_invalid_url_error_shows_valid_example():
     assert f"such as {DEFAULT!r}" in refusal(KEY, "a.test")
     assert f"such as {DEFAULT!r}" in refusal(KEY, "http://a.test")
 
 
-def test_an_empty_argument_url_does_not_fall_back_to_the_environment():
+def test_empty_argument_url_does_not_fall_back_to_environment():
     assert refusal(KEY, "", url="https://e.test").startswith("base_url ")
 
 
-def test_the_module_exports_the_settings_alone():
+def test_module_exports_only_settings():
     assert set(_config.__all__) == {"Settings", "resolve_settings"}

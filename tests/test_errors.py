@@ -92,7 +92,7 @@ EXAMPLES = {
         SutroError("anything"),
         ConfigurationError("no key"),
         ClientStateError("closed"),
-        with_report(APIError("job 'job-1': trouble", job_id="job-1")),
+        with_report(APIError("job 'job-1': failure", job_id="job-1")),
         with_report(APIConnectionError("job 'job-1': reset", job_id="job-1", retryable=False)),
         with_report(APITimeoutError("job 'job-1': too slow", job_id="job-1")),
         with_report(InvalidResponseError(job_id="job-1", path="$.job", reason="got 5")),
@@ -140,16 +140,16 @@ def draw(cls, indent=""):
         yield from (f"{indent}{'    ' if last else '│   '}{line}" for line in rest)
 
 
-def test_the_classes_form_the_documented_tree():
+def test_class_hierarchy_is_as_documented():
     assert "\n".join(draw(SutroError)) == TREE
 
 
-def test_the_docstring_draws_the_same_tree():
+def test_docstring_shows_class_hierarchy():
     drawing = errors.__doc__.split("```")[1].strip()
     assert re.sub(r"(?<=\S) {2,}\w.*", "", drawing) == TREE
 
 
-def test_all_lists_the_tree_and_nothing_else():
+def test_all_lists_exactly_the_error_classes():
     assert set(errors.__all__) == set(re.findall(r"\w+Error(?! *\))", TREE))
     assert set(errors.__all__) == set(EXAMPLES)
 
@@ -165,12 +165,12 @@ def test_all_lists_the_tree_and_nothing_else():
         ("JobWaitTimeoutError", TimeoutError),
     ],
 )
-def test_an_error_is_caught_as_its_built_in_kin(name, builtin):
+def test_error_is_caught_as_builtin_base_class(name, builtin):
     with pytest.raises(builtin):
         raise EXAMPLES[name]
 
 
-def test_only_the_documented_errors_are_built_in_kin():
+def test_only_documented_errors_have_builtin_bases():
     kin = (ValueError, RuntimeError, OSError)
     assert {name for name, error in EXAMPLES.items() if isinstance(error, kin)} == {
         "ConfigurationError",
@@ -192,14 +192,14 @@ def test_pickling_keeps_class_message_and_fields(error, protocol):
 
 @every_error
 @pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
-def test_a_copy_has_class_message_and_fields(error, copier):
+def test_copy_has_class_message_and_fields(error, copier):
     duplicate = copier(error)
     assert duplicate is not error
     assert same(error, duplicate)
 
 
-def test_a_copy_has_fields_of_its_own():
-    error = APIError("trouble", job_id="job-1")
+def test_copy_has_own_fields():
+    error = APIError("failure", job_id="job-1")
     duplicate = copy.copy(error)
     duplicate.last_report = RUNNING
     assert error.last_report is None
@@ -211,7 +211,7 @@ def test_pickling_keeps_notes():
     assert pickle.loads(pickle.dumps(error)).__notes__ == ["seen at noon"]
 
 
-def test_an_error_of_a_user_survives_pickling_too():
+def test_user_defined_subclass_survives_pickling():
     assert same(_UsersError(5), pickle.loads(pickle.dumps(_UsersError(5))))
 
 
@@ -224,12 +224,12 @@ class _UsersError(SutroError):
 # ---- fields
 
 
-def test_an_api_error_has_no_report_until_a_wait_gives_it_one():
-    error = APIError("trouble", job_id="job-7")
+def test_api_error_has_no_report_outside_waits():
+    error = APIError("failure", job_id="job-7")
     assert (error.job_id, error.last_report) == ("job-7", None)
 
 
-def test_the_fields_of_a_status_error_are_as_given():
+def test_api_status_error_fields():
     error = status_error(RateLimitError, 429)
     assert vars(error) == {
         "job_id": "job-1",
@@ -244,24 +244,24 @@ def test_the_fields_of_a_status_error_are_as_given():
     }
 
 
-def test_a_status_error_needs_only_job_status_and_message():
+def test_api_status_error_required_arguments():
     error = ServerError(job_id="job-1", status_code=500, message="oops")
     assert (error.code, error.request_id, error.retry_after, error.body) == (None, None, None, "")
 
 
-def test_the_fields_of_an_invalid_response_are_as_given():
+def test_invalid_response_error_fields():
     error = InvalidResponseError(job_id="job-1", path="$.job", reason="got 5")
     assert (error.job_id, error.path, error.reason) == ("job-1", "$.job", "got 5")
 
 
-def test_an_error_of_list_jobs_is_about_no_job():
+def test_list_jobs_error_has_no_job_id():
     error = InvalidResponseError(job_id=None, path="$.jobs", reason="got 5")
     assert error.job_id is None
     assert error.to_dict()["job_id"] is None
     assert same(error, pickle.loads(pickle.dumps(error)))
 
 
-def test_the_fields_of_a_wait_that_timed_out_are_as_given():
+def test_job_wait_timeout_error_fields():
     error = JobWaitTimeoutError(job_id="job-1", last_report=RUNNING, elapsed=5.25, timeout=5.0)
     assert vars(error) == {
         "job_id": "job-1",
@@ -271,7 +271,7 @@ def test_the_fields_of_a_wait_that_timed_out_are_as_given():
     }
 
 
-def test_an_unsuccessful_job_comes_with_its_report():
+def test_job_unsuccessful_error_has_report():
     report = failed("broken")
     assert JobFailedError(report).report is report
 
@@ -279,7 +279,7 @@ def test_an_unsuccessful_job_comes_with_its_report():
 # ---- which request is worth another try
 
 
-def test_the_transient_statuses_are_exactly_the_documented_ones():
+def test_transient_statuses_are_as_documented():
     retryable = [
         status
         for status in range(100, 1000)
@@ -303,7 +303,7 @@ def test_the_transient_statuses_are_exactly_the_documented_ones():
     ],
     ids=["any", "invalid-response", "connection", "untrusted-certificate", "timeout"],
 )
-def test_without_a_status_only_connection_errors_are_retryable(error, expected):
+def test_only_connection_errors_without_status_are_retryable(error, expected):
     assert error.retryable is expected
 
 
@@ -400,7 +400,7 @@ def test_without_a_status_only_connection_errors_are_retryable(error, expected):
         "cancelled",
     ],
 )
-def test_the_message_says_which_job_and_what(error, message):
+def test_message_names_job_and_failure(error, message):
     assert str(error) == message
 
 
@@ -415,13 +415,13 @@ def test_the_message_says_which_job_and_what(error, message):
     ],
     ids=["empty", "empty-message", "blank-message", "null-message", "null-and-empty"],
 )
-def test_the_message_replaces_an_empty_reason(failure):
+def test_message_is_used_if_reason_is_empty(failure):
     assert str(JobFailedError(failed("out of GPUs", failure))) == (
         "job 'job-1' failed: out of GPUs"
     )
 
 
-def test_a_blank_message_is_no_reason():
+def test_blank_message_is_not_a_reason():
     assert str(JobFailedError(failed(" \n"))) == "job 'job-1' failed: the service gave no reason"
 
 
@@ -450,7 +450,7 @@ FOREIGN = pytest.mark.parametrize(
     ],
     ids=["message", "reason", "context", "details", "cancelled", "raw-status"],
 )
-def test_whatever_the_service_says_the_message_is_one_short_line(error_with, text):
+def test_message_is_always_one_short_line(error_with, text):
     message = str(error_with(text))
     assert message.isprintable()
     assert len(message) < 600
@@ -467,7 +467,7 @@ def test_whatever_the_service_says_the_message_is_one_short_line(error_with, tex
     ],
     ids=["invalid-response", "status", "wait-timeout", "failed"],
 )
-def test_a_hostile_job_id_is_escaped(error_for):
+def test_hostile_job_id_is_escaped(error_for):
     message = str(error_for(HOSTILE))
     assert message.isprintable()
     assert r"first\r\nsecond\tthird\x00\x1b[31m" in message
@@ -489,7 +489,7 @@ def test_a_hostile_job_id_is_escaped(error_for):
     ],
     ids=["empty", "blank", "plain", "lines", "control", "unprintable", "non-ascii"],
 )
-def test_foreign_text_becomes_one_printable_line(text, expected):
+def test_untrusted_text_becomes_one_printable_line(text, expected):
     assert one_line(text) == expected
 
 
@@ -497,18 +497,18 @@ def test_foreign_text_becomes_one_printable_line(text, expected):
     ("length", "expected"),
     [(299, "x" * 299), (300, "x" * 300), (301, "x" * 299 + "…"), (10**6, "x" * 299 + "…")],
 )
-def test_foreign_text_is_cut_at_300_characters(length, expected):
+def test_untrusted_text_is_truncated_at_300_characters(length, expected):
     assert one_line("x" * length) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "expected"), [("x" * 10, "x" * 10), ("x" * 11, "x" * 9 + "…")], ids=["10", "11"]
 )
-def test_foreign_text_is_truncated_where_it_is_shown(text, expected):
+def test_untrusted_text_is_truncated_in_messages(text, expected):
     assert one_line(text, limit=10) == expected
 
 
-def test_white_space_does_not_count_against_the_limit():
+def test_whitespace_does_not_count_towards_limit():
     assert one_line("x " * 100 + "\n" * 100 + "end", limit=300).endswith("x end")
 
 
@@ -523,12 +523,12 @@ def test_to_dict_is_plain_json(error):
 
 
 @every_error
-def test_a_dict_has_every_public_field_of_the_error(error):
+def test_to_dict_has_every_public_field(error):
     # The service's own text, `message` of an APIStatusError, is part of the whole text.
     assert error.to_dict().keys() == vars(error).keys() | {"type", "message"}
 
 
-def test_a_dict_holds_the_fields():
+def test_to_dict_values():
     error = EXAMPLES["RateLimitError"]
     fields = error.to_dict()
     assert fields["last_report"] == error.last_report.to_dict()
@@ -540,20 +540,20 @@ def test_a_dict_holds_the_fields():
     assert failed_job["reason"] == "no GPU (A100)"
 
 
-def test_numbers_that_json_does_not_have_are_none():
+def test_to_dict_converts_non_finite_numbers_to_none():
     error = JobWaitTimeoutError(job_id="a", last_report=None, elapsed=5.0, timeout=math.inf)
     assert (error.to_dict()["timeout"], error.to_dict()["elapsed"]) == (None, 5.0)
     error = RateLimitError(job_id="a", status_code=429, message="m", retry_after=math.nan)
     assert error.to_dict()["retry_after"] is None
 
 
-def test_a_dict_is_a_copy():
+def test_to_dict_returns_copy():
     error = RateLimitError(job_id="a", status_code=429, message="m", body={"detail": ["x"]})
     error.to_dict()["body"]["detail"].append("y")
     assert error.body == {"detail": ["x"]}
 
 
-def test_what_a_subclass_adds_changes_nothing():
+def test_to_dict_ignores_attributes_of_subclasses():
     class OurError(SutroError):
         def __init__(self):
             super().__init__("ours")
@@ -574,17 +574,17 @@ def test_what_a_subclass_adds_changes_nothing():
     ],
 )
 @pytest.mark.parametrize("cls", [JobFailedError, JobCancelledError, JobUnsuccessfulError])
-def test_the_sentence_that_every_status_has_is_not_a_reason(cls, sentence):
+def test_fixed_sentence_is_not_a_reason(cls, sentence):
     error = cls(failed(sentence))
     assert error.reason == ""
     assert str(error).endswith(": the service gave no reason")
 
 
-def test_any_other_message_is_a_reason():
+def test_any_other_message_is_reason():
     assert JobFailedError(failed("no GPU")).reason == "no GPU"
 
 
-def test_a_detached_error_holds_no_frames():
+def test_detached_error_holds_no_frames():
     def fail(error, cause=None):
         try:
             raise error from cause

@@ -1,4 +1,4 @@
-"""What an observer is notified of, and that it changes nothing else."""
+"""The events of an observer, which has no other effect."""
 
 import asyncio
 import gc
@@ -40,7 +40,7 @@ from sutro_async.events import (
     WaitEnded,
 )
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind
+from tests.conftest import FAST_POLL, FAST_RETRY, assert_no_leaks
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -63,7 +63,7 @@ class Recorder(list):
         ]
 
     @property
-    def ends(self):
+    def wait_ends(self):
         return [(each.job_id, each.outcome, each.polls) for each in self.of(WaitEnded)]
 
 
@@ -81,7 +81,7 @@ async def client(fake, recorder):
 # ---- requests
 
 
-async def test_each_try_of_a_call_is_an_event(fake, client, recorder):
+async def test_each_attempt_of_call_is_an_event(fake, client, recorder):
     fake.add_job("job-1", ["running"])
     fake.fail_next(status=503)
     fake.fail_next(status=429)
@@ -112,9 +112,7 @@ async def test_each_try_of_a_call_is_an_event(fake, client, recorder):
         ({"delay": 60}, ("timeout", None, APITimeoutError)),
     ],
 )
-async def test_the_outcome_of_a_request_is_one_of_few_values(
-    fake, client, recorder, fault, expected
-):
+async def test_request_outcome_is_one_of_few_values(fake, client, recorder, fault, expected):
     outcome, status_code, error = expected
     fake.add_job("job-1")
     fake.fail_next(**fault)
@@ -128,7 +126,7 @@ async def test_the_outcome_of_a_request_is_one_of_few_values(
         assert event.seconds == pytest.approx(5, abs=0.1)
 
 
-async def test_a_call_that_is_cancelled_is_one_too(fake, client, recorder):
+async def test_cancelled_call_is_an_event(fake, client, recorder):
     fake.add_job("job-1")
     fake.fail_next(delay=60)
     task = asyncio.create_task(client.get_job_status("job-1"))
@@ -140,7 +138,7 @@ async def test_a_call_that_is_cancelled_is_one_too(fake, client, recorder):
     assert event.seconds == pytest.approx(1, abs=0.1)
 
 
-async def test_a_session_that_cannot_be_used_is_one_too(fake, recorder):
+async def test_unusable_session_is_an_event(fake, recorder):
     async with aiohttp.ClientSession() as session:
         client = fake.client(session=session, observer=recorder.append)
     async with client:
@@ -151,7 +149,7 @@ async def test_a_session_that_cannot_be_used_is_one_too(fake, recorder):
     assert isinstance(event.error, ClientStateError)
 
 
-async def test_what_is_cancelled_in_the_queue_is_none(fake, recorder):
+async def test_call_cancelled_in_queue_is_not_an_event(fake, recorder):
     fake.add_job("job-1")
     fake.fail_next(delay=60)
     async with fake.client(max_concurrency=1, observer=recorder.append) as client:
@@ -165,7 +163,7 @@ async def test_what_is_cancelled_in_the_queue_is_none(fake, recorder):
     assert recorder.outcomes == [("job-status", "cancelled", None, 1)]
 
 
-async def test_time_in_the_queue_and_in_flight_are_separate(fake, recorder):
+async def test_queue_time_and_request_time_are_separate(fake, recorder):
     for number in range(3):
         fake.add_job(f"job-{number}", ["succeeded"])
     fake.fail_next(6, delay=1, status=404)
@@ -177,7 +175,7 @@ async def test_time_in_the_queue_and_in_flight_are_separate(fake, recorder):
     assert [event.seconds for event in recorder] == pytest.approx([1] * 6, abs=0.2)
 
 
-async def test_a_poll_that_waits_for_a_worker_is_queued(fake, recorder):
+async def test_time_waiting_for_worker_counts_as_queued(fake, recorder):
     for number in range(3):
         fake.add_job(f"job-{number}", ["succeeded"])
     fake.fail_next(3, delay=1, status=410)
@@ -187,7 +185,7 @@ async def test_a_poll_that_waits_for_a_worker_is_queued(fake, recorder):
     assert queued == pytest.approx([0, 1, 2], abs=0.2)
 
 
-async def test_pages_of_the_list_are_events(fake, client, recorder):
+async def test_list_pages_are_events(fake, client, recorder):
     fake.add_job("job-1")
     fake.fail_next(status=500)
     assert [job.job_id async for job in client.list_jobs()] == ["job-1"]
@@ -238,9 +236,7 @@ KINDS = list(waits_of(SutroClient("key"), None))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_kind_of_wait_sends_events_for_changes_failures_and_its_end(
-    fake, client, recorder, kind
-):
+async def test_every_wait_sends_events_for_changes_failures_and_end(fake, client, recorder, kind):
     fake.add_job("good", ["queued", "queued", "running", "succeeded"])
     fake.fail_next(status=500, job_id="good")
     fake.add_job("gone", ["queued", "failed"], failure_reason="no GPU")
@@ -258,7 +254,7 @@ async def test_every_kind_of_wait_sends_events_for_changes_failures_and_its_end(
         (JobStatus.QUEUED, JobStatus.RUNNING),
         (JobStatus.RUNNING, JobStatus.SUCCEEDED),
     ]
-    assert sorted(recorder.ends) == [
+    assert sorted(recorder.wait_ends) == [
         ("gone", "failed", 2),
         ("good", "succeeded", 5),
         ("late", "error", 1),
@@ -273,9 +269,7 @@ async def test_every_kind_of_wait_sends_events_for_changes_failures_and_its_end(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_every_kind_of_wait_counts_the_jobs_until_it_is_abandoned(
-    fake, client, recorder, kind
-):
+async def test_every_wait_counts_jobs_until_abandoned(fake, client, recorder, kind):
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running"])
     assert client.stats().waiting == 0
@@ -285,16 +279,16 @@ async def test_every_kind_of_wait_counts_the_jobs_until_it_is_abandoned(
         assert client.stats().waiting == 2
         task.cancel()
         await asyncio.wait({task})
-        # A stream that was dropped is closed by the event loop in its next turns.
+        # A dropped stream is closed by the event loop in its next iterations.
         del task
         gc.collect()
         await asyncio.sleep(0.01)
         assert client.stats().waiting == 0
-    ends = [(job_id, outcome) for job_id, outcome, _ in sorted(recorder.ends)]
-    assert ends == [("a", "abandoned"), ("b", "abandoned")]
+    wait_ends = [(job_id, outcome) for job_id, outcome, _ in sorted(recorder.wait_ends)]
+    assert wait_ends == [("a", "abandoned"), ("b", "abandoned")]
 
 
-async def test_a_timeout_is_an_outcome(fake, client, recorder):
+async def test_timeout_is_an_outcome(fake, client, recorder):
     for job_id in "abcdef":
         fake.add_job(job_id, ["running"])
     with pytest.raises(JobWaitTimeoutError):
@@ -308,26 +302,26 @@ async def test_a_timeout_is_an_outcome(fake, client, recorder):
             await monitor.wait("e", timeout=1)
         with pytest.raises(JobWaitTimeoutError):
             await monitor.wait("f", timeout=0)
-    ends = recorder.of(WaitEnded)
-    assert [(event.job_id, event.outcome) for event in ends] == [
+    wait_ends = recorder.of(WaitEnded)
+    assert [(event.job_id, event.outcome) for event in wait_ends] == [
         (job_id, "timeout") for job_id in "abcdef"
     ]
-    assert [event.elapsed for event in ends[::2]] == pytest.approx([1] * 3, abs=0.1)
-    assert [event.polls for event in ends[1::2]] == [1] * 3
+    assert [event.elapsed for event in wait_ends[::2]] == pytest.approx([1] * 3, abs=0.1)
+    assert [event.polls for event in wait_ends[1::2]] == [1] * 3
     assert client.stats().waiting == 0
 
 
-async def test_of_watchers_who_share_a_wait_the_last_one_ends_it(fake, client, recorder):
+async def test_last_watcher_ends_shared_wait(fake, client, recorder):
     fake.add_job("job-1", [("running", 3), "succeeded"])
     async with JobMonitor(client) as monitor:
         early = asyncio.create_task(monitor.wait("job-1", timeout=1))
         await asyncio.gather(early, monitor.wait("job-1"), return_exceptions=True)
         assert isinstance(early.exception(), JobWaitTimeoutError)
-    assert [outcome for _, outcome, _ in recorder.ends] == ["succeeded"]
+    assert [outcome for _, outcome, _ in recorder.wait_ends] == ["succeeded"]
     assert len(recorder.of(StatusChanged)) == 2
 
 
-async def test_a_wait_ended_by_closing_the_client_is_abandoned(fake, recorder):
+async def test_wait_ended_by_closing_client_is_abandoned(fake, recorder):
     for job_id in ("a", "b", "c"):
         fake.add_job(job_id, ["running"])
     client = fake.client(poll=FAST_POLL, observer=recorder.append)
@@ -342,24 +336,24 @@ async def test_a_wait_ended_by_closing_the_client_is_abandoned(fake, recorder):
         await asyncio.sleep(1)
         await client.aclose()
         assert {type(error) for error in await waits} == {ClientStateError}
-    assert sorted(recorder.ends, key=lambda end: end[0]) == [
-        (job_id, "abandoned", polls) for (job_id, _, polls) in sorted(recorder.ends)
+    assert sorted(recorder.wait_ends, key=lambda end: end[0]) == [
+        (job_id, "abandoned", polls) for (job_id, _, polls) in sorted(recorder.wait_ends)
     ]
-    assert len(recorder.ends) == 3
+    assert len(recorder.wait_ends) == 3
 
 
-async def test_an_error_that_concerns_the_batch_is_the_outcome_of_one_job(fake, client, recorder):
+async def test_error_that_concerns_batch_is_outcome_of_one_job(fake, client, recorder):
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running"])
     fake.fail_next(status=401, job_id="b")
     with pytest.raises(AuthenticationError):
         await client.wait_for_jobs(["a", "b"])
-    ends = {job_id: outcome for job_id, outcome, _ in recorder.ends}
-    assert ends == {"a": "abandoned", "b": "error"}
+    wait_ends = {job_id: outcome for job_id, outcome, _ in recorder.wait_ends}
+    assert wait_ends == {"a": "abandoned", "b": "error"}
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
-async def test_a_stream_that_is_left_is_abandoned(fake, client, recorder, is_closed):
+async def test_closed_stream_is_abandoned(fake, client, recorder, is_closed):
     fake.add_job("job-1", ["running"])
     stream = client.watch_job("job-1")
     async for _ in stream:
@@ -373,10 +367,10 @@ async def test_a_stream_that_is_left_is_abandoned(fake, client, recorder, is_clo
         gc.collect()
         await asyncio.sleep(0.01)
     assert client.stats().waiting == 0
-    assert recorder.ends == [("job-1", "abandoned", 1)]
+    assert recorder.wait_ends == [("job-1", "abandoned", 1)]
 
 
-async def test_a_step_that_another_task_closes_is_abandoned(fake, client, recorder):
+async def test_step_closed_by_another_task_is_abandoned(fake, client, recorder):
     fake.add_job("job-1", ["running"])
     stream = client.watch_job("job-1")
     await anext(stream)
@@ -384,10 +378,10 @@ async def test_a_step_that_another_task_closes_is_abandoned(fake, client, record
     await asyncio.sleep(1)
     await stream.aclose()
     assert await step is None
-    assert [outcome for _, outcome, _ in recorder.ends] == ["abandoned"]
+    assert [outcome for _, outcome, _ in recorder.wait_ends] == ["abandoned"]
 
 
-async def test_a_failed_poll_says_since_when_they_fail(fake):
+async def test_failed_poll_has_failing_since(fake):
     failing_for = []
 
     def observer(event):
@@ -406,17 +400,17 @@ async def test_a_failed_poll_says_since_when_they_fail(fake):
             assert since > 0.2
 
 
-async def test_a_poll_without_time_for_another_says_so(fake, client, recorder):
+async def test_last_failed_poll_has_no_next_poll(fake, client, recorder):
     fake.add_job("job-1")
     fake.fail_next(status=500)
     with pytest.raises(JobWaitTimeoutError):
         await client.wait_for_job("job-1", timeout=0)
     [event] = recorder.of(PollFailed)
     assert event.next_poll_in is None
-    assert [outcome for _, outcome, _ in recorder.ends] == ["timeout"]
+    assert [outcome for _, outcome, _ in recorder.wait_ends] == ["timeout"]
 
 
-async def test_lateness_is_known_where_the_record_was_read(fake, client, recorder):
+async def test_late_is_known_if_record_was_read(fake, client, recorder):
     fake.add_job("job-1", ["failed"], failure_reason="no GPU", status_reason=False)
     fake.add_job("job-2", ["failed"], failure_reason="no GPU")
     fake.add_job("job-3", ["succeeded"])
@@ -435,7 +429,7 @@ async def test_lateness_is_known_where_the_record_was_read(fake, client, recorde
 # ---- pauses and outages
 
 
-async def test_a_pause_has_a_beginning_and_an_end(fake, client, recorder):
+async def test_pause_has_begin_and_end_events(fake, client, recorder):
     fake.add_job("job-1", ["running"])
     fake.fail_next(status=429, headers={"Retry-After": "5"})
     await client.get_job_status("job-1")
@@ -447,7 +441,7 @@ async def test_a_pause_has_a_beginning_and_an_end(fake, client, recorder):
     assert resumed.seconds == pytest.approx(5, abs=0.1)
 
 
-async def test_a_pause_that_becomes_longer_is_one(fake, recorder):
+async def test_extended_pause_is_one_pause(fake, recorder):
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running"])
     fake.fail_next(status=429, headers={"Retry-After": "2"}, job_id="a")
@@ -459,11 +453,11 @@ async def test_a_pause_that_becomes_longer_is_one(fake, recorder):
     assert resumed.seconds == pytest.approx(6, abs=0.2)
 
 
-async def test_a_pause_of_a_client_that_closes_ends_with_it(fake, recorder):
+async def test_closing_client_ends_pause(fake, recorder):
     fake.add_job("job-1")
     fake.fail_next(status=429, headers={"Retry-After": "60"})
     async with fake.client(retry=ONCE, observer=recorder.append) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             with pytest.raises(RateLimitError):
                 await client.get_job_status("job-1")
             await asyncio.sleep(1)
@@ -471,7 +465,7 @@ async def test_a_pause_of_a_client_that_closes_ends_with_it(fake, recorder):
     assert recorder[-1] == ThrottleResumed(reason="retry_after", seconds=pytest.approx(1, abs=0.1))
 
 
-async def test_a_new_pause_is_distinguished_from_an_overdue_one(fake, recorder, monkeypatch):
+async def test_new_pause_is_distinguished_from_overdue_one(fake, recorder, monkeypatch):
     fake.add_job("job-1", ["running"])
     async with fake.client(retry=ONCE, observer=recorder.append) as client:
         throttle = client._manager.throttle
@@ -494,7 +488,7 @@ async def test_a_new_pause_is_distinguished_from_an_overdue_one(fake, recorder, 
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-async def test_an_outage_has_a_beginning_and_an_end(fake, client, recorder, is_closed):
+async def test_outage_has_begin_and_end_events(fake, client, recorder, is_closed):
     job_ids = [f"job-{number}" for number in range(6)]
     for job_id in job_ids:
         fake.add_job(job_id, ["running", "succeeded"])
@@ -517,14 +511,14 @@ async def test_an_outage_has_a_beginning_and_an_end(fake, client, recorder, is_c
 # ---- the observer
 
 
-async def test_clones_share_the_observer(fake, client, recorder):
+async def test_clones_share_observer(fake, client, recorder):
     fake.add_job("job-1", ["running"])
     await client.with_options(timeout=5).get_job_status("job-1")
     assert len(recorder) == 1
 
 
 @pytest.mark.parametrize("observer", ["f", 7])
-def test_an_observer_that_cannot_be_called_is_rejected(observer):
+def test_non_callable_observer_is_rejected(observer):
     with pytest.raises(ConfigurationError, match="plain callable"):
         SutroClient("key", observer=observer)
 
@@ -539,13 +533,13 @@ class AsyncObserver:
 
 
 @pytest.mark.parametrize("observer", [coroutine_function, AsyncObserver()])
-def test_an_observer_that_is_a_coroutine_function_is_rejected(observer):
+def test_coroutine_function_as_observer_is_rejected(observer):
     with pytest.raises(ConfigurationError, match="plain callable"):
         SutroClient("key", observer=observer)
 
 
 @pytest.mark.parametrize("error", [ValueError("oops"), asyncio.CancelledError()])
-async def test_what_an_observer_raises_is_logged_once_and_changes_nothing(fake, caplog, error):
+async def test_observer_exception_is_logged_once_and_has_no_effect(fake, caplog, error):
     seen = []
 
     def observer(event):
@@ -566,7 +560,7 @@ async def test_what_an_observer_raises_is_logged_once_and_changes_nothing(fake, 
     assert {record.exc_info[1] for record in records} == {error}
 
 
-async def test_an_observer_with_endless_kinds_of_errors_does_not_fill_the_log(fake, caplog):
+async def test_observer_errors_do_not_flood_log(fake, caplog):
     def observer(event):
         raise type("Oops", (Exception,), {})
 
@@ -577,7 +571,7 @@ async def test_an_observer_with_endless_kinds_of_errors_does_not_fill_the_log(fa
     assert len([each for each in caplog.records if each.exc_info]) == 100
 
 
-async def test_an_observer_that_ends_the_program_ends_it(fake):
+async def test_base_exception_of_observer_is_raised(fake):
     class EndOfProgram(BaseException):
         pass
 
@@ -591,7 +585,7 @@ async def test_an_observer_that_ends_the_program_ends_it(fake):
         assert client.stats().in_flight == 0
 
 
-async def test_an_observer_may_call_stats(fake):
+async def test_observer_can_call_stats(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     seen = []
     async with fake.client(
@@ -633,7 +627,7 @@ def test_events_are_frozen_and_keyword_only():
 
 
 def texts_of(value, seen=None):
-    """Everything that can be read off a value: its repr, its fields, and those of its parts."""
+    """Return all texts of a value: its repr, its fields, and those of its parts."""
     yield repr(value)
     yield str(value)
     if isinstance(value, BaseException):
@@ -652,7 +646,7 @@ def texts_of(value, seen=None):
         yield from texts_of(part)
 
 
-async def test_the_key_is_in_no_event_and_in_no_stats(recorder):
+async def test_key_is_in_no_event_and_in_no_stats(recorder):
     stats = []
     job_ids = [f"job-{number}" for number in range(6)]
     quoting = {"message": f"your key is {KEY}", "metadata": {KEY: [KEY]}}

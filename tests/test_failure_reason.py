@@ -11,7 +11,7 @@ import pytest
 from sutro_async import JobFailedError, JobMonitor, JobStatus, JobWaitTimeoutError
 from sutro_async.testing import FakeSutro
 from tests.cases import in_turn
-from tests.conftest import FAST_POLL, nothing_left_behind, now
+from tests.conftest import FAST_POLL, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -62,7 +62,7 @@ def records_read(fake, job_id="job-1"):
 
 @EVERY_WAIT
 @DIALECTS
-async def test_a_wait_takes_the_reason_from_the_record(wait, dialect):
+async def test_wait_reads_reason_from_record(wait, dialect):
     async with FakeSutro(dialect=dialect) as fake, fake.client(poll=FAST_POLL) as client:
         fake.add_job("job-1", ["running", "failed"], failure_reason=REASON, status_reason=False)
         report = await wait(client, "job-1")
@@ -74,7 +74,7 @@ async def test_a_wait_takes_the_reason_from_the_record(wait, dialect):
 
 @EVERY_WAIT
 @DIALECTS
-async def test_a_reason_in_the_status_costs_no_further_request(wait, dialect):
+async def test_reason_in_status_needs_no_further_request(wait, dialect):
     async with FakeSutro(dialect=dialect) as fake, fake.client(poll=FAST_POLL) as client:
         fake.add_job("job-1", ["running", "failed"], failure_reason=REASON)
         report = await wait(client, "job-1")
@@ -84,7 +84,7 @@ async def test_a_reason_in_the_status_costs_no_further_request(wait, dialect):
 
 @EVERY_WAIT
 @pytest.mark.parametrize("reason", ["", {}, {"message": " "}, {"message": None}], ids=str)
-async def test_a_blank_reason_is_none(fake, client, wait, reason):
+async def test_blank_reason_is_ignored(fake, client, wait, reason):
     fake.add_job(
         "job-1",
         ["failed"],
@@ -97,20 +97,20 @@ async def test_a_blank_reason_is_none(fake, client, wait, reason):
 
 @EVERY_WAIT
 @pytest.mark.parametrize("end", ["succeeded", "cancelled"])
-async def test_no_other_end_reads_the_record(fake, client, wait, end):
+async def test_other_terminal_statuses_do_not_read_record(fake, client, wait, end):
     fake.add_job("job-1", ["running", end])
     assert (await wait(client, "job-1")).status == end
     assert records_read(fake) == 0
 
 
-async def test_a_single_status_stays_one_request(fake, client):
+async def test_get_job_status_makes_one_request(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     assert (await client.get_job_status("job-1")).failure is None
     assert (await client.get_job_statuses(["job-1"]))["job-1"].result().failure is None
     assert records_read(fake) == 0
 
 
-async def test_500_waiters_of_a_monitor_read_it_once(fake, client):
+async def test_500_monitor_waiters_read_record_once(fake, client):
     fake.add_job("job-1", ["running", "failed"], failure_reason=REASON, status_reason=False)
     async with JobMonitor(client) as monitor:
         reports = await asyncio.gather(*(monitor.wait("job-1") for _ in range(500)))
@@ -119,12 +119,12 @@ async def test_500_waiters_of_a_monitor_read_it_once(fake, client):
     assert records_read(fake) == 1
 
 
-async def test_on_change_gets_the_reason_too(fake, client):
+async def test_on_change_receives_reason(fake, client):
     fake.add_job("job-1", ["running", "failed"], failure_reason=REASON, status_reason=False)
-    seen = []
-    end = await client.wait_for_job("job-1", on_change=seen.append)
-    assert [report.status for report in seen] == ["running", "failed"]
-    assert seen[-1] is end
+    received = []
+    end = await client.wait_for_job("job-1", on_change=received.append)
+    assert [report.status for report in received] == ["running", "failed"]
+    assert received[-1] is end
 
 
 # ---- best effort
@@ -150,9 +150,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("fault", "wait"), in_turn(BROKEN, WAITS))
-async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
-    fake, client, caplog, wait, fault
-):
+async def test_unusable_record_is_only_logged(fake, client, caplog, wait, fault):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     fake.fail_next(1, endpoint="jobs", **fault)
     with caplog.at_level(logging.WARNING, "sutro_async"):
@@ -169,20 +167,20 @@ async def test_a_record_that_does_not_help_changes_nothing_but_a_log_line(
 
 
 @EVERY_WAIT
-async def test_a_slow_record_takes_no_longer_than_what_is_left_of_the_timeout(fake, client, wait):
+async def test_slow_record_is_bounded_by_remaining_timeout(fake, client, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     began = now()
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         report = await wait(client, "job-1", timeout=0.3)
     assert 0.29 <= now() - began < 0.45
     assert (report.status, report.failure) == (JobStatus.FAILED, None)
 
 
 @EVERY_WAIT
-async def test_a_slow_record_takes_no_longer_than_one_request(fake, wait):
+async def test_slow_record_is_bounded_by_request_timeout(fake, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     async with fake.client(poll=FAST_POLL, timeout=0.2) as client:
         began = now()
         report = await wait(client, "job-1")
@@ -192,16 +190,16 @@ async def test_a_slow_record_takes_no_longer_than_one_request(fake, wait):
 
 
 @pytest.mark.parametrize("wait", [by_wait, by_as_completed, by_wait_for_jobs, by_monitor])
-async def test_a_timeout_of_zero_leaves_no_time_for_it(fake, client, wait):
+async def test_zero_timeout_does_not_read_record(fake, client, wait):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
     report = await wait(client, "job-1", timeout=0)
     assert (report.status, report.failure) == (JobStatus.FAILED, None)
     assert records_read(fake) == 0
 
 
-async def test_watchers_of_a_monitor_keep_their_own_timeouts(fake, client):
+async def test_watchers_of_monitor_keep_their_own_timeouts(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     async with JobMonitor(client) as monitor:
         patient = asyncio.create_task(monitor.wait("job-1"))
         report = await monitor.wait("job-1", timeout=0.2)
@@ -211,10 +209,10 @@ async def test_watchers_of_a_monitor_keep_their_own_timeouts(fake, client):
         await asyncio.gather(patient, return_exceptions=True)
 
 
-async def test_cancelling_while_the_record_is_read_releases_all_resources(fake, client):
+async def test_cancelling_while_record_is_read_releases_all_resources(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
-    async with nothing_left_behind(client, fake):
+    hang_record_requests(fake)
+    async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(client.wait_for_job("job-1"))
         while not records_read(fake):
             await asyncio.sleep(0.001)
@@ -223,9 +221,9 @@ async def test_cancelling_while_the_record_is_read_releases_all_resources(fake, 
             await wait
 
 
-async def test_a_watch_cancelled_while_the_record_is_read_continues(fake, client):
+async def test_watch_continues_after_cancellation_during_record_request(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason=REASON, status_reason=False)
-    hang_up_records(fake)
+    hang_record_requests(fake)
     reports = client.watch_job("job-1")
     step = asyncio.create_task(anext(reports))
     while not records_read(fake):
@@ -236,7 +234,7 @@ async def test_a_watch_cancelled_while_the_record_is_read_continues(fake, client
     assert str((await anext(reports)).failure) == "Out of memory (row 41)"
 
 
-def hang_up_records(fake):
+def hang_record_requests(fake):
     """Let requests for records hang."""
     fake.fail_next(1000, endpoint="jobs", delay=math.inf)
 
@@ -244,10 +242,10 @@ def hang_up_records(fake):
 # ---- mismatches in the log
 
 
-async def test_each_mismatch_is_logged_once_for_each_path_and_client(fake, caplog):
-    odd = {"failure_reason": {"message": "bad row", "additional_context": {"row": 7}}}
+async def test_mismatch_is_logged_once_per_path_and_client(fake, caplog):
+    mismatching = {"failure_reason": {"message": "bad row", "additional_context": {"row": 7}}}
     for number in range(3):
-        fake.add_job(f"job-{number}", ["failed"], message=5, metadata=odd, num_rows="3.7")
+        fake.add_job(f"job-{number}", ["failed"], message=5, metadata=mismatching, num_rows="3.7")
     expected = {
         "$.message: expected a string, got 5",
         "$.metadata.failure_reason.additional_context: expected a string, got {'row': 7}",
@@ -267,7 +265,7 @@ async def test_each_mismatch_is_logged_once_for_each_path_and_client(fake, caplo
             assert any(text in warning for warning in warnings)
 
 
-ODD_METADATA = {
+INVALID_METADATA = {
     "list": [],
     "text": "done",
     "number": 5,
@@ -276,8 +274,8 @@ ODD_METADATA = {
 
 
 @DIALECTS
-@pytest.mark.parametrize(("wait", "metadata"), in_turn(WAITS, ODD_METADATA))
-async def test_the_status_comes_first_in_every_wait(dialect, wait, metadata):
+@pytest.mark.parametrize(("wait", "metadata"), in_turn(WAITS, INVALID_METADATA))
+async def test_invalid_values_do_not_hide_status_in_any_wait(dialect, wait, metadata):
     async with FakeSutro(dialect=dialect) as fake, fake.client(poll=FAST_POLL) as client:
         fake.add_job("job-1", ["failed"], message=[5], metadata=metadata)
         report = await wait(client, "job-1")
@@ -286,7 +284,7 @@ async def test_the_status_comes_first_in_every_wait(dialect, wait, metadata):
     assert report.metadata == (metadata if isinstance(metadata, dict) else {})
 
 
-async def test_unknown_is_waited_for_until_the_timeout(fake, client):
+async def test_unknown_status_is_polled_until_timeout(fake, client):
     fake.add_job("job-1", ["unknown"])
     poll = attrs.evolve(FAST_POLL, max_outage=0.05)
     for wait in (by_wait, by_wait_for_jobs):

@@ -1,4 +1,4 @@
-"""Batches of one client side by side, with more polls due than can be made."""
+"""Concurrent batches of one client, with more polls due than can be sent."""
 
 import asyncio
 from collections import Counter
@@ -17,7 +17,7 @@ def polled(fake, name):
     return [job_id for job_id in ids if job_id.startswith(name)]
 
 
-async def test_polls_of_a_batch_leave_in_the_order_in_which_they_are_due(fake):
+async def test_batch_polls_are_sent_in_due_order(fake):
     for job_id in LARGE:
         fake.add_job(job_id, ["running"] * 3 + ["succeeded"])
     async with fake.client(max_concurrency=5) as client:
@@ -31,7 +31,7 @@ async def test_polls_of_a_batch_leave_in_the_order_in_which_they_are_due(fake):
     assert set(counts.values()) == {4}
 
 
-async def test_a_small_batch_is_not_delayed_by_a_large_one(fake):
+async def test_small_batch_is_not_delayed_by_large_one(fake):
     for job_id in LARGE:
         fake.add_job(job_id, ["running"] * 1000)
     for job_id in SMALL:
@@ -45,6 +45,6 @@ async def test_a_small_batch_is_not_delayed_by_a_large_one(fake):
         beside = len(fake.requests) - began
         crowd.cancel()
         await asyncio.wait({crowd})
-    # After its turn in the queue of the client, and not after the two hundred.
+    # Queued once in the client, not behind all two hundred.
     assert len(polled(fake, "small")) == 12
     assert beside < len(LARGE)

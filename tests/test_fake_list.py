@@ -54,7 +54,7 @@ async def pages_of(caller, limit, prefix=""):
 
 
 @both_prefixes
-async def test_without_a_limit_there_is_everything_in_one_body(fake, caller, prefix):
+async def test_list_without_limit_is_one_page(fake, caller, prefix):
     add_jobs(fake, 150)
     status, body = await caller.json(f"{prefix}/list-jobs")
     assert (status, list(body)) == (200, ["message", "jobs"])
@@ -62,7 +62,7 @@ async def test_without_a_limit_there_is_everything_in_one_body(fake, caller, pre
     assert ids_of(body) == [f"job-{n}" for n in reversed(range(150))]
 
 
-async def test_a_cursor_without_a_limit_does_not_count(fake, caller):
+async def test_cursor_without_limit_is_ignored(fake, caller):
     add_jobs(fake, 3)
     _, body = await caller.json("/list-jobs?cursor=nonsense")
     assert len(body["jobs"]) == 3
@@ -79,11 +79,11 @@ async def test_pages_are_newest_first(fake, caller, prefix, limit, sizes):
     assert [job_id for page in pages for job_id in page] == [f"job-{n}" for n in reversed(range(7))]
 
 
-async def test_an_account_without_jobs_has_one_empty_page(caller):
+async def test_account_without_jobs_has_one_empty_page(caller):
     assert await caller.json("/list-jobs?limit=100") == (200, {"jobs": [], "next_cursor": None})
 
 
-async def test_a_cursor_needs_encoding(fake, caller):
+async def test_cursor_requires_encoding(fake, caller):
     add_jobs(fake, 30)
     for limit in (1, 5, 20):
         _, body = await caller.json(f"/list-jobs?limit={limit}")
@@ -92,7 +92,7 @@ async def test_a_cursor_needs_encoding(fake, caller):
         assert status == 422  # a plus sign that is not encoded is a space
 
 
-async def test_a_job_that_comes_between_two_pages_lets_another_come_twice(fake, caller):
+async def test_job_added_between_pages_shifts_entries(fake, caller):
     add_jobs(fake, 4)
     _, first = await caller.json("/list-jobs?limit=2")
     fake.add_job("new")
@@ -102,7 +102,7 @@ async def test_a_job_that_comes_between_two_pages_lets_another_come_twice(fake, 
 
 
 @pytest.mark.parametrize("dialect", ["mapping", "flat"])
-async def test_an_entry_is_the_record(dialect):
+async def test_entry_is_record(dialect):
     async with FakeSutro(dialect=dialect) as fake, aiohttp.ClientSession() as session:
         caller = Caller(fake, session)
         fake.add_job("job-1", ["failed"], failure_reason="no GPU", run_type="FULL")
@@ -112,7 +112,7 @@ async def test_an_entry_is_the_record(dialect):
             assert body["jobs"] == [record]
 
 
-async def test_the_list_moves_no_timeline(fake, caller):
+async def test_list_does_not_advance_timelines(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     for _ in range(3):
         _, body = await caller.json("/list-jobs?limit=1")
@@ -126,7 +126,7 @@ async def test_the_list_moves_no_timeline(fake, caller):
 @pytest.mark.parametrize(
     "limit", ["0", "101", "-1", "+5", "1.5", "", "all", "%C2%B2", pytest.param("1" * 5000, id="1…")]
 )
-async def test_422_for_a_bad_limit(caller, limit):
+async def test_invalid_limit_gets_422(caller, limit):
     status, body = await caller.json(f"/list-jobs?limit={limit}")
     assert status == 422
     (detail,) = body["detail"]
@@ -135,14 +135,14 @@ async def test_422_for_a_bad_limit(caller, limit):
 
 
 @pytest.mark.parametrize("cursor", ["", "abc", "MTAw", "%2B%2F%2F%2B", "%FF", "+//+MTAw"])
-async def test_422_for_a_bad_cursor(caller, cursor):
+async def test_invalid_cursor_gets_422(caller, cursor):
     status, body = await caller.json(f"/list-jobs?limit=5&cursor={cursor}")
     assert status == 422
     assert body["detail"][0]["loc"] == ["query", "cursor"]
 
 
 @both_prefixes
-async def test_401_for_a_wrong_key(fake, caller, prefix):
+async def test_wrong_key_gets_401(fake, caller, prefix):
     add_jobs(fake, 1)
     path = f"{prefix}/list-jobs?limit=1"
     response = await caller.json(path, headers={"Authorization": "Key other"})
@@ -150,12 +150,12 @@ async def test_401_for_a_wrong_key(fake, caller, prefix):
 
 
 @pytest.mark.parametrize("path", ["/list-jobs/", "/list-jobs/a", "/v2/list-jobs", "/list-jobsx"])
-async def test_404_for_another_path(fake, caller, path):
+async def test_unknown_path_gets_404(fake, caller, path):
     add_jobs(fake, 1)
     assert await caller.json(path) == (404, {"detail": "Not Found"})
 
 
-async def test_405_for_another_method(caller):
+async def test_other_method_gets_405(caller):
     response = await caller.json("/list-jobs", method="POST")
     assert response == (405, {"detail": "Method Not Allowed"})
 
@@ -168,7 +168,7 @@ async def words(caller):
     return {job["job_id"]: job["status"] for job in body["jobs"]}
 
 
-async def test_the_list_lags_behind_the_statuses(clock):
+async def test_list_lags_behind_statuses(clock):
     async with FakeSutro(list_lag=10) as fake, aiohttp.ClientSession() as session:
         caller = Caller(fake, session)
         fake.add_job("by-requests", ["queued", "succeeded"])
@@ -192,7 +192,7 @@ async def test_the_list_lags_behind_the_statuses(clock):
         }
 
 
-async def test_the_whole_entry_lags_behind_and_the_record_does_not(clock):
+async def test_entry_lags_and_record_does_not(clock):
     async with FakeSutro(list_lag=10) as fake, aiohttp.ClientSession() as session:
         caller = Caller(fake, session)
         fake.add_job("job-1", [("running", 1.0), "succeeded"])
@@ -207,7 +207,7 @@ async def test_the_whole_entry_lags_behind_and_the_record_does_not(clock):
 
 
 @pytest.mark.parametrize("lag", [-1, float("inf"), float("nan")])
-def test_a_bad_lag_is_rejected(lag):
+def test_invalid_lag_is_rejected(lag):
     with pytest.raises(ValueError, match="list_lag"):
         FakeSutro(list_lag=lag)
 
@@ -218,7 +218,7 @@ PATHS = {"job-status": "/job-status/job-1", "jobs": "/v1/jobs/job-1", "list-jobs
 
 
 @pytest.mark.parametrize("endpoint", PATHS)
-async def test_a_fault_of_one_endpoint_leaves_the_others_alone(fake, caller, endpoint):
+async def test_endpoint_fault_does_not_affect_other_endpoints(fake, caller, endpoint):
     fake.add_job("job-1")
     fake.fail_next(2, status=503, endpoint=endpoint)
     for _ in range(3):
@@ -232,7 +232,7 @@ async def test_a_fault_of_one_endpoint_leaves_the_others_alone(fake, caller, end
     assert (left, spoilt) == (0, 200)
 
 
-async def test_a_fault_of_an_endpoint_and_a_job(fake, caller):
+async def test_fault_for_endpoint_and_job(fake, caller):
     add_jobs(fake, 2)
     fake.fail_next(status=503, endpoint="jobs", job_id="job-1")
     statuses = []
@@ -242,14 +242,14 @@ async def test_a_fault_of_an_endpoint_and_a_job(fake, caller):
     assert statuses == [200, 200, 200, 503, 200]
 
 
-async def test_a_fault_of_a_job_is_not_for_the_list(fake, caller):
+async def test_job_fault_does_not_affect_list(fake, caller):
     add_jobs(fake, 1)
     fake.fail_next(status=503, job_id="job-0")
     status, _ = await caller.json("/list-jobs")
     assert (status, fake.faults_left) == (200, 1)
 
 
-async def test_a_fault_without_an_endpoint_is_for_the_list_too(fake, caller):
+async def test_fault_without_endpoint_affects_list(fake, caller):
     fake.fail_next(status=404)
     assert await caller.json("/list-jobs") == (404, {"detail": "Not Found"})
     fake.fail_next(delay=0.05)
@@ -258,7 +258,7 @@ async def test_a_fault_without_an_endpoint_is_for_the_list_too(fake, caller):
     assert asyncio.get_running_loop().time() - began >= 0.05
 
 
-async def test_a_body_can_stand_in_for_a_page(fake, caller):
+async def test_body_replaces_page(fake, caller):
     page = {"jobs": [5], "next_cursor": "again"}
     fake.fail_next(body=json.dumps(page), endpoint="list-jobs")
     assert await caller.json("/list-jobs?limit=100") == (200, page)
@@ -271,7 +271,7 @@ async def test_a_body_can_stand_in_for_a_page(fake, caller):
         ({"endpoint": "list-jobs", "job_id": "a"}, "has no job id: drop job_id"),
     ],
 )
-def test_mistakes_in_a_fault(options, message):
+def test_invalid_fault_is_rejected(options, message):
     fake = FakeSutro()
     with pytest.raises(ValueError, match=message):
         fake.fail_next(status=503, **options)

@@ -121,7 +121,7 @@ async def until(condition):
 
 
 async def raw_exchange(fake, path="/job-status/job-1"):
-    """Gives the head and the body as they came, and how the connection ended."""
+    """Return the head, the body, and how the connection ended."""
     loop = asyncio.get_running_loop()
     url = URL(fake.url)
     received = b""
@@ -148,13 +148,13 @@ def test_exports():
 # Timelines
 
 
-async def test_each_status_request_serves_the_next_step_and_the_last_stays(fake, caller):
+async def test_each_status_request_advances_timeline_until_last_step(fake, caller):
     fake.add_job("job-1", ["queued", "running", "running", "succeeded"])
     words = [await caller.word() for _ in range(6)]
     assert words == ["QUEUED", "RUNNING", "RUNNING", "SUCCEEDED", "SUCCEEDED", "SUCCEEDED"]
 
 
-async def test_jobs_move_on_their_own(fake, caller):
+async def test_jobs_advance_independently(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     fake.add_job("job-2", ["queued", "running"])
     assert await caller.word("job-1") == "QUEUED"
@@ -162,12 +162,12 @@ async def test_jobs_move_on_their_own(fake, caller):
     assert await caller.word("job-2") == "QUEUED"
 
 
-async def test_a_job_succeeds_by_default(fake, caller):
+async def test_job_succeeds_by_default(fake, caller):
     fake.add_job("job-1")
     assert await caller.word() == "SUCCEEDED"
 
 
-async def test_reading_the_record_shows_the_current_step_and_stays_there(fake, caller):
+async def test_record_request_does_not_advance_timeline(fake, caller):
     fake.add_job("job-1", ["queued", "running", "succeeded"])
     seen = [(await caller.record())["status"] for _ in range(3)]
     for _ in range(3):
@@ -175,7 +175,7 @@ async def test_reading_the_record_shows_the_current_step_and_stays_there(fake, c
     assert seen == ["QUEUED"] * 5 + ["RUNNING"] * 2 + ["SUCCEEDED"] * 2
 
 
-async def test_steps_by_seconds_follow_the_clock_whatever_is_requested(fake, caller, clock):
+async def test_timed_steps_follow_clock(fake, caller, clock):
     fake.add_job("job-1", [("queued", 2.0), ("running", 3), "succeeded"])
     words = {}
     for elapsed in (0.0, 1.9, 2.0, 4.9, 5.0, 99.0):
@@ -191,7 +191,7 @@ async def test_steps_by_seconds_follow_the_clock_whatever_is_requested(fake, cal
     }
 
 
-async def test_seconds_are_real_seconds(fake, caller):
+async def test_timed_steps_use_real_seconds(fake, caller):
     loop = asyncio.get_running_loop()
     start = loop.time()
     fake.add_job("job-1", [("running", 0.05), "succeeded"])
@@ -201,7 +201,7 @@ async def test_seconds_are_real_seconds(fake, caller):
     assert loop.time() - start >= 0.05
 
 
-async def test_set_status_drops_the_rest_of_the_steps(fake, caller):
+async def test_set_status_drops_remaining_steps(fake, caller):
     fake.add_job("job-1", ["queued", "running", "succeeded"])
     await caller.word()
     fake.set_status("job-1", "cancelling")
@@ -209,7 +209,7 @@ async def test_set_status_drops_the_rest_of_the_steps(fake, caller):
     assert [await caller.word() for _ in range(3)] == ["CANCELLING"] * 3
 
 
-async def test_set_status_drops_the_rest_of_the_seconds(fake, caller, clock):
+async def test_set_status_drops_remaining_timed_steps(fake, caller, clock):
     fake.add_job("job-1", [("running", 2.0), "succeeded"])
     clock.now += 1.0
     fake.set_status("job-1", "failed")
@@ -291,14 +291,14 @@ async def test_flat_dialect(flat_caller):
 
 
 @pytest.mark.parametrize(("given", "mapping", "flat"), FAILURES)
-async def test_a_failed_job_says_why_in_either_dialect(caller, flat_caller, given, mapping, flat):
+async def test_failed_job_has_reason_in_both_dialects(caller, flat_caller, given, mapping, flat):
     for each, (metadata, reason) in ((caller, mapping), (flat_caller, flat)):
         each.fake.add_job("job-1", ["failed"], **given)
         assert (await each.status_body())["metadata"] == metadata
         assert (await each.record())["failure_reason"] == reason
 
 
-async def test_a_reason_stays_hidden_until_the_job_has_failed(fake, caller):
+async def test_reason_is_absent_until_job_has_failed(fake, caller):
     fake.add_job("job-1", ["running", "failed"], failure_reason="no GPU")
     await caller.word()
     assert (await caller.record())["failure_reason"] is None
@@ -306,13 +306,13 @@ async def test_a_reason_stays_hidden_until_the_job_has_failed(fake, caller):
     assert (await caller.record())["failure_reason"] == {"message": "no GPU"}
 
 
-async def test_a_status_of_a_newer_server_is_sent(fake, caller):
+async def test_unrecognised_status_is_sent(fake, caller):
     fake.add_job("job-1", ["Paused"], allow_unknown=True)
     assert await caller.word() == "PAUSED"
     assert (await caller.record())["datetime_started"] is None
 
 
-async def test_the_record_has_every_documented_field(fake, caller):
+async def test_record_has_every_documented_field(fake, caller):
     fake.add_job("job-1", ["running", "succeeded"])
     record = await caller.record()
     assert set(record) == RECORD_FIELDS
@@ -322,7 +322,7 @@ async def test_the_record_has_every_documented_field(fake, caller):
         assert record[field] is None
 
 
-async def test_the_record_of_a_succeeded_job_has_tokens_and_cost(fake, caller):
+async def test_record_of_succeeded_job_has_tokens_and_cost(fake, caller):
     fake.add_job("job-1")
     record = await caller.record()
     assert type(record["input_tokens"]) is int
@@ -347,14 +347,14 @@ async def test_the_record_of_a_succeeded_job_has_tokens_and_cost(fake, caller):
         ("canceled", False, True),
     ],
 )
-async def test_times_of_the_record_by_status(fake, caller, status, started, completed):
+async def test_record_times_by_status(fake, caller, status, started, completed):
     fake.add_job("job-1", [status])
     record = await caller.record()
     assert (record["datetime_started"] is not None) is started
     assert (record["datetime_completed"] is not None) is completed
 
 
-async def test_a_job_set_to_run_again_is_no_longer_completed(fake, caller):
+async def test_restarted_job_is_not_completed(fake, caller):
     fake.add_job("job-1", ["failed"], failure_reason="no GPU")
     assert (await caller.record())["datetime_completed"] is not None
     fake.set_status("job-1", "running")
@@ -363,7 +363,7 @@ async def test_a_job_set_to_run_again_is_no_longer_completed(fake, caller):
     assert record["failure_reason"] is None
 
 
-async def test_times_by_requests_are_those_of_the_first_serving(fake, caller, clock):
+async def test_step_times_are_those_of_first_response(fake, caller, clock):
     fake.add_job("job-1", ["queued", "running", "running", "succeeded", "succeeded"])
     for _ in range(5):
         await caller.word()
@@ -374,7 +374,7 @@ async def test_times_by_requests_are_those_of_the_first_serving(fake, caller, cl
     assert datetime.fromisoformat(record["datetime_completed"]) - created == timedelta(seconds=3)
 
 
-async def test_times_by_seconds_are_right_however_late_they_are_read(fake, caller, clock):
+async def test_timed_step_times_do_not_depend_on_reads(fake, caller, clock):
     before = datetime.now(UTC)
     fake.add_job("job-1", [("queued", 2.0), ("running", 3.5), "cancelled"])
     after = datetime.now(UTC)
@@ -387,7 +387,7 @@ async def test_times_by_seconds_are_right_however_late_they_are_read(fake, calle
     assert datetime.fromisoformat(record["datetime_completed"]) - created == timedelta(seconds=5.5)
 
 
-async def test_fields_override_and_extend_the_record(fake, caller):
+async def test_fields_override_and_extend_record(fake, caller):
     params = {"seed": 1}
     fake.add_job(
         "job-1", ["running"], name="x", num_rows=None, run_type="b", sampling_params=params
@@ -408,7 +408,7 @@ async def test_fields_override_and_extend_the_record(fake, caller):
 @pytest.mark.parametrize(
     "job_id", ["job-1", "a/b", "a b", "grün ☃", "50%", "50%25", "a?b#c", "{x}"]
 )
-async def test_any_id_under_either_prefix(fake, caller, prefix, job_id):
+async def test_any_id_with_both_prefixes(fake, caller, prefix, job_id):
     fake.add_job(job_id, ["running"])
     segment = quote(job_id, safe="")
     status, body = await caller.json(f"{prefix}/job-status/{segment}")
@@ -426,14 +426,14 @@ async def test_any_id_under_either_prefix(fake, caller, prefix, job_id):
         {"Authorization": "sk_test"},
     ],
 )
-@pytest.mark.parametrize("path", ["/job-status/job-1", "/v1/jobs/job-1", "/jobs/nobody"])
-async def test_401_without_the_key(fake, caller, headers, path):
+@pytest.mark.parametrize("path", ["/job-status/job-1", "/v1/jobs/job-1", "/jobs/unknown"])
+async def test_missing_key_gets_401(fake, caller, headers, path):
     fake.add_job("job-1", ["queued", "running"])
     assert await caller.json(path, headers=headers) == (401, {"detail": "Invalid API key"})
     assert await caller.word() == "QUEUED"
 
 
-async def test_own_key(session):
+async def test_custom_key(session):
     async with FakeSutro(api_key="sk_mine") as fake:
         fake.add_job("job-1")
         headers = {"Authorization": "Key sk_mine"}
@@ -442,17 +442,17 @@ async def test_own_key(session):
 
 
 @pytest.mark.parametrize("path", ["/job-status/n%2Fo%20one", "/v1/jobs/n%2Fo%20one"])
-async def test_404_for_an_unknown_job(caller, path):
+async def test_unknown_job_gets_404(caller, path):
     assert await caller.json(path) == (404, {"message": "No job found with ID n/o one"})
 
 
 @pytest.mark.parametrize("path", ["/", "/jobs", "/jobs/", "/jobs/a/b", "/v2/jobs/a", "/v1/job/a"])
-async def test_404_for_another_path(fake, caller, path):
+async def test_unknown_path_gets_404(fake, caller, path):
     fake.add_job("a")
     assert await caller.json(path) == (404, {"detail": "Not Found"})
 
 
-async def test_405_for_another_method(fake, caller):
+async def test_other_method_gets_405(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     for path in ("/job-status/job-1", "/jobs/job-1"):
         reply = await caller.json(path, method="POST")
@@ -460,7 +460,7 @@ async def test_405_for_another_method(fake, caller):
     assert await caller.word() == "QUEUED"
 
 
-# What is recorded
+# Recorded requests
 
 
 async def test_requests_are_recorded_as_sent(fake, caller):
@@ -487,7 +487,7 @@ async def test_requests_are_recorded_as_sent(fake, caller):
         ("Bearer sk_test", "[redacted]"),
     ],
 )
-async def test_no_key_is_recorded(fake, caller, sent, recorded):
+async def test_key_is_not_recorded(fake, caller, sent, recorded):
     await caller.json("/jobs/a", headers={"authorization": sent, "X-Echo": "is sk_test it?"})
     (request,) = fake.requests
     assert request.headers["Authorization"] == recorded
@@ -506,7 +506,7 @@ async def test_requests_in_flight_are_counted(fake, caller):
     assert fake.max_in_flight == 3
 
 
-async def test_a_response_that_is_not_read_yet_is_in_flight(fake, caller):
+async def test_unread_response_is_in_flight(fake, caller):
     fake.fail_next(body=LARGE)
     async with caller.request("/jobs/a") as response:
         assert fake.in_flight == 1
@@ -514,7 +514,7 @@ async def test_a_response_that_is_not_read_yet_is_in_flight(fake, caller):
     assert fake.in_flight == 0
 
 
-async def test_a_client_that_leaves_is_no_longer_in_flight(fake, caller):
+async def test_disconnected_client_is_not_in_flight(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(delay=math.inf)
     task = asyncio.create_task(caller.word())
@@ -524,7 +524,7 @@ async def test_a_client_that_leaves_is_no_longer_in_flight(fake, caller):
     assert await caller.word() == "QUEUED"
 
 
-async def test_a_client_that_leaves_in_the_middle_of_a_response_is_no_error(fake, caller, caplog):
+async def test_disconnect_during_response_is_not_an_error(fake, caller, caplog):
     fake.fail_next(body=LARGE)
     async with caller.request("/jobs/a") as response:
         response.close()
@@ -548,7 +548,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_response_is_no_error(fake
         ),
     ],
 )
-async def test_a_fault_by_status_has_the_body_of_the_service(fake, caller, status, body):
+async def test_fault_with_status_has_service_body(fake, caller, status, body):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(status=status)
     assert await caller.json("/job-status/job-1") == (status, body)
@@ -556,7 +556,7 @@ async def test_a_fault_by_status_has_the_body_of_the_service(fake, caller, statu
 
 
 @pytest.mark.parametrize("status", [500, 503, 524])
-async def test_a_fault_of_a_server_has_the_page_of_a_proxy(fake, caller, status):
+async def test_server_error_fault_has_proxy_page(fake, caller, status):
     fake.fail_next(status=status)
     async with caller.request("/job-status/job-1") as response:
         assert response.status == status
@@ -564,7 +564,7 @@ async def test_a_fault_of_a_server_has_the_page_of_a_proxy(fake, caller, status)
         assert str(status) in await response.text()
 
 
-async def test_headers_of_a_fault_are_sent(fake, caller):
+async def test_fault_headers_are_sent(fake, caller):
     headers = {"Retry-After": "1", "content-type": "text/plain"}
     fake.fail_next(status=503, headers=headers)
     headers["Retry-After"] = "2"
@@ -573,7 +573,7 @@ async def test_headers_of_a_fault_are_sent(fake, caller):
         assert response.headers.getall("Content-Type") == ["text/plain"]
 
 
-async def test_headers_alone_are_added_to_the_correct_response(fake, caller):
+async def test_fault_with_headers_only_keeps_response(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(headers={"X-Extra": "1"})
     async with caller.request("/job-status/job-1") as response:
@@ -592,7 +592,7 @@ async def test_headers_alone_are_added_to_the_correct_response(fake, caller):
         ({"body": "<html>", "status": 502}, (502, b"<html>", "text/html")),
     ],
 )
-async def test_a_body_replaces_the_correct_one(fake, caller, options, expected):
+async def test_fault_body_replaces_response(fake, caller, options, expected):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(**options)
     async with caller.request("/job-status/job-1") as response:
@@ -600,7 +600,7 @@ async def test_a_body_replaces_the_correct_one(fake, caller, options, expected):
     assert await caller.word() == "QUEUED"
 
 
-async def test_faults_come_in_order_and_as_often_as_requested(fake, caller):
+async def test_faults_are_used_in_order_and_counted(fake, caller):
     fake.add_job("job-1")
     fake.fail_next(2, status=503)
     fake.fail_next(status=429)
@@ -613,7 +613,7 @@ async def test_faults_come_in_order_and_as_often_as_requested(fake, caller):
     assert left == [3, 2, 1, 0]
 
 
-async def test_faults_of_one_job_leave_the_others_alone(fake, caller):
+async def test_job_fault_does_not_affect_other_jobs(fake, caller):
     fake.add_job("a/b")
     fake.add_job("c")
     fake.fail_next(status=503, job_id="a/b")
@@ -633,7 +633,7 @@ async def test_clear_faults(fake, caller):
     assert await caller.word() == "SUCCEEDED"
 
 
-async def test_a_delay_alone_delays_the_correct_response(fake, caller):
+async def test_fault_with_delay_only_delays_response(fake, caller):
     loop = asyncio.get_running_loop()
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(delay=0.05)
@@ -643,7 +643,7 @@ async def test_a_delay_alone_delays_the_correct_response(fake, caller):
     assert await caller.word() == "RUNNING"
 
 
-async def test_a_delayed_response_is_the_one_of_its_end(fake, caller):
+async def test_delayed_response_is_computed_after_delay(fake, caller):
     fake.add_job("job-1", ["queued"])
     fake.fail_next(delay=0.05)
     task = asyncio.create_task(caller.word())
@@ -659,7 +659,7 @@ async def test_disconnect_sends_nothing(fake, caller):
     assert await caller.word() == "QUEUED"
 
 
-async def test_disconnect_after_a_delay(fake):
+async def test_disconnect_after_delay(fake):
     loop = asyncio.get_running_loop()
     fake.fail_next(disconnect=True, delay=0.05)
     start = loop.time()
@@ -667,7 +667,7 @@ async def test_disconnect_after_a_delay(fake):
     assert loop.time() - start >= 0.05
 
 
-async def test_truncate_sends_half_of_the_correct_response(fake, caller):
+async def test_truncate_sends_half_of_correct_response(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(truncate=True)
     head, half, ending = await raw_exchange(fake)
@@ -679,7 +679,7 @@ async def test_truncate_sends_half_of_the_correct_response(fake, caller):
     assert b"QUEUED" in whole
 
 
-async def test_truncate_sends_half_of_a_given_response(fake):
+async def test_truncate_sends_half_of_given_response(fake):
     fake.fail_next(truncate=True, status=500, body=b"123456")
     fake.fail_next(truncate=True, body=b"1")
     head, half, ending = await raw_exchange(fake)
@@ -690,7 +690,7 @@ async def test_truncate_sends_half_of_a_given_response(fake):
     assert (half, ending) == (b"", "closed")
 
 
-async def test_reset_sends_half_and_resets_the_connection(fake, caller):
+async def test_reset_sends_half_and_resets_connection(fake, caller):
     fake.add_job("job-1", ["queued", "running"])
     fake.fail_next(reset=True)
     head, half, ending = await raw_exchange(fake)
@@ -702,7 +702,7 @@ async def test_reset_sends_half_and_resets_the_connection(fake, caller):
 
 
 @pytest.mark.parametrize("fault", ["disconnect", "truncate", "reset"])
-async def test_a_cut_connection_is_an_error_for_the_client(fake, caller, fault):
+async def test_closed_connection_is_error_for_client(fake, caller, fault):
     fake.add_job("job-1")
     # aiohttp's client sends a GET once more if it got no response at all.
     fake.fail_next(2 if fault == "disconnect" else 1, **{fault: True})
@@ -715,7 +715,7 @@ async def test_a_cut_connection_is_an_error_for_the_client(fake, caller, fault):
 # Life cycle
 
 
-async def test_url_is_there_only_while_it_runs(session):
+async def test_url_is_available_only_while_running(session):
     fake = FakeSutro()
     with pytest.raises(RuntimeError, match="async with"):
         _ = fake.url
@@ -729,14 +729,14 @@ async def test_url_is_there_only_while_it_runs(session):
         await session.get(url)
 
 
-async def test_host_and_port_can_be_chosen(session):
+async def test_custom_host_and_port(session):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
     async with FakeSutro(host="localhost", port=port) as fake:
         assert URL(fake.url).port == port
 
 
-async def test_ipv6_address_in_the_url(session):
+async def test_ipv6_address_in_url(session):
     fake = FakeSutro(host="::1")
     fake.add_job("job-1")
     try:
@@ -747,7 +747,7 @@ async def test_ipv6_address_in_the_url(session):
         pytest.skip("no IPv6 here")
 
 
-async def test_jobs_and_faults_outlive_a_restart(session):
+async def test_jobs_and_faults_survive_restart(session):
     fake = FakeSutro()
     fake.add_job("job-1", ["queued", "running"])
     async with fake:
@@ -756,12 +756,12 @@ async def test_jobs_and_faults_outlive_a_restart(session):
         assert await Caller(fake, session).word() == "RUNNING"
 
 
-@pytest.mark.parametrize("turns", range(6))
-async def test_a_connection_made_while_it_stops_is_closed(turns):
+@pytest.mark.parametrize("iterations", range(6))
+async def test_connection_made_during_shutdown_is_closed(iterations):
     async with FakeSutro() as fake:
         url = URL(fake.url)
         connection = socket.create_connection((url.host, url.port))
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
     with connection:
         connection.settimeout(5)
@@ -778,7 +778,7 @@ async def test_entering_twice_is_rejected(fake, caller):
     assert await caller.word() == "SUCCEEDED"
 
 
-async def test_a_port_in_use_is_an_oserror_and_leaks_nothing(fake):
+async def test_port_in_use_raises_oserror_and_leaks_nothing(fake):
     other = FakeSutro(port=URL(fake.url).port)
     with pytest.raises(OSError, match="in use"):
         await other.__aenter__()
@@ -787,7 +787,7 @@ async def test_a_port_in_use_is_an_oserror_and_leaks_nothing(fake):
     await other.__aexit__(None, None, None)
 
 
-async def test_leaving_ends_what_is_still_being_handled(session):
+async def test_exit_cancels_running_handlers(session):
     loop = asyncio.get_running_loop()
     async with FakeSutro() as fake:
         fake.add_job("job-1")
@@ -807,7 +807,7 @@ async def test_leaving_ends_what_is_still_being_handled(session):
     await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
 
 
-# Mistakes
+# Invalid arguments
 
 
 @pytest.mark.parametrize(
@@ -818,7 +818,7 @@ async def test_leaving_ends_what_is_still_being_handled(session):
         ({"api_key": None}, TypeError, "api_key must be a string"),
     ],
 )
-def test_mistakes_in_the_constructor(options, error, message):
+def test_invalid_constructor_arguments_are_rejected(options, error, message):
     with pytest.raises(error, match=message):
         FakeSutro(**options)
 
@@ -841,7 +841,7 @@ def test_mistakes_in_the_constructor(options, error, message):
         ([(" ", 1), "failed"], ValueError, "status must not be empty"),
     ],
 )
-def test_mistakes_in_a_timeline(timeline, error, message):
+def test_invalid_timeline_is_rejected(timeline, error, message):
     fake = FakeSutro()
     with pytest.raises(error, match=message):
         fake.add_job("job-1", timeline)
@@ -871,19 +871,19 @@ def test_mistakes_in_a_timeline(timeline, error, message):
         ("a", {"name": object()}, TypeError, "JSON"),
     ],
 )
-def test_mistakes_in_a_job(job_id, options, error, message):
+def test_invalid_job_is_rejected(job_id, options, error, message):
     with pytest.raises(error, match=message):
         FakeSutro().add_job(job_id, **options)
 
 
-def test_a_job_can_be_added_once():
+def test_duplicate_job_is_rejected():
     fake = FakeSutro()
     fake.add_job("job-1")
     with pytest.raises(ValueError, match="set_status"):
         fake.add_job("job-1", ["running"])
 
 
-def test_mistakes_in_set_status():
+def test_invalid_set_status_is_rejected():
     fake = FakeSutro()
     with pytest.raises(ValueError, match="add_job"):
         fake.set_status("job-1", "running")
@@ -913,7 +913,7 @@ def test_mistakes_in_set_status():
         ({"reset": True, "body": ""}, ValueError, "reset cuts the body"),
     ],
 )
-def test_mistakes_in_a_fault(options, error, message):
+def test_invalid_fault_is_rejected(options, error, message):
     fake = FakeSutro()
     with pytest.raises(error, match=message):
         fake.fail_next(**options)
@@ -933,7 +933,7 @@ def test_mistakes_in_a_fault(options, error, message):
         ("faild", "failed"),
     ],
 )
-def test_a_misspelt_status_is_rejected_with_the_nearest_known_one(word, nearest):
+def test_misspelt_status_is_rejected_with_suggestion(word, nearest):
     fake = FakeSutro()
     expected = rf"status '(?i:{word})': did you mean '{nearest}'\? Pass allow_unknown=True"
     for timeline in ([word], ["running", word], [("running", 1.0), word], [(word, 1.0), "failed"]):
@@ -959,7 +959,7 @@ def test_every_known_status_is_accepted_in_any_case(word):
     fake.set_status("job-1", word)
 
 
-async def test_undocumented_fields_of_the_service_are_known(fake, client):
+async def test_undocumented_service_fields_are_accepted(fake, client):
     fake.add_job("job-1", run_type="FULL", datetime_added="2026-01-15")
     assert (await client.get_job("job-1")).extra == {
         "run_type": "FULL",
@@ -967,11 +967,11 @@ async def test_undocumented_fields_of_the_service_are_known(fake, client):
     }
 
 
-# ---- what a deployment may send
+# ---- responses of a deployment
 
 
 @pytest.mark.parametrize("dialect", ["mapping", "flat"])
-async def test_the_reason_can_be_left_to_the_record(dialect):
+async def test_reason_can_be_in_record_only(dialect):
     async with FakeSutro(dialect=dialect) as fake, fake.client() as client:
         fake.add_job("job-1", ["failed"], failure_reason="no GPU", status_reason=False)
         report = await client.get_job_status("job-1")
@@ -995,7 +995,7 @@ async def test_message_and_metadata_are_sent_as_given(dialect, value):
 @pytest.mark.parametrize(
     "reason", [5, ["bad row"], {"message": 5, "additional_context": {"row": 7}}], ids=str
 )
-async def test_a_reason_can_be_any_json(dialect, reason):
+async def test_reason_can_be_any_json(dialect, reason):
     async with FakeSutro(dialect=dialect) as fake, aiohttp.ClientSession() as session:
         fake.add_job("job-1", ["failed"], failure_reason=reason)
         for path, place in (("job-status", "metadata"), ("jobs", "job")):
@@ -1004,7 +1004,7 @@ async def test_a_reason_can_be_any_json(dialect, reason):
                 assert (await response.json())[place]["failure_reason"] == reason
 
 
-async def test_any_mapping_can_be_a_reason(fake, client):
+async def test_any_mapping_can_be_reason(fake, client):
     reason = MappingProxyType({"message": "no GPU"})
     fake.add_job("job-1", ["failed"], failure_reason=reason)
     assert str((await client.get_job_status("job-1")).failure) == "no GPU"
@@ -1013,12 +1013,12 @@ async def test_any_mapping_can_be_a_reason(fake, client):
 # ---- fixtures
 
 
-async def test_the_client_of_the_fixtures_gives_up_on_a_missing_job_at_once(sutro_client):
+async def test_fixture_client_fails_on_missing_job_at_once(sutro_client):
     began = asyncio.get_running_loop().time()
     with pytest.raises(JobNotFoundError):
         await sutro_client.wait_for_job("missing")
     assert asyncio.get_running_loop().time() - began < 0.1
 
 
-def test_an_unset_argument_has_a_short_repr():
+def test_unset_argument_has_short_repr():
     assert "message: object = UNSET" in str(inspect.signature(FakeSutro.add_job))

@@ -24,7 +24,7 @@ from sutro_async import (
     SutroClient,
 )
 from tests.cases import in_turn
-from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind, now
+from tests.conftest import FAST_POLL, FAST_RETRY, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -36,8 +36,8 @@ def add_jobs(fake, job_ids=MANY, timeline=("queued", "running", "succeeded")):
         fake.add_job(job_id, timeline)
 
 
-def asked(fake):
-    """How often each job was requested."""
+def request_counts(fake):
+    """Return the number of requests for each job."""
     paths = [request.path for request in fake.requests]
     ids = [path.rpartition("/")[2] for path in paths if "/list-jobs" not in path]
     return {job_id: ids.count(job_id) for job_id in ids}
@@ -69,7 +69,7 @@ each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 # ---- outcomes
 
 
-async def test_statuses_come_in_the_order_of_the_ids(fake, client):
+async def test_statuses_are_in_order_of_ids(fake, client):
     add_jobs(fake)
     fake.fail_next(1, delay=0.05, job_id="job-3")
     outcomes = await client.get_job_statuses(MANY)
@@ -78,13 +78,13 @@ async def test_statuses_come_in_the_order_of_the_ids(fake, client):
     assert {outcome.result().status for outcome in outcomes.values()} == {"queued"}
 
 
-async def test_records_come_in_the_order_of_the_ids(fake, client):
+async def test_records_are_in_order_of_ids(fake, client):
     add_jobs(fake)
     outcomes = await client.get_jobs(MANY)
     assert [outcome.value.job_id for outcome in outcomes.values()] == MANY == list(outcomes)
 
 
-async def test_ends_come_in_the_order_of_the_ids(fake, client):
+async def test_outcomes_are_in_order_of_ids(fake, client):
     add_jobs(fake)
     fake.set_status("job-7", "cancelled")
     outcomes = await client.wait_for_jobs(MANY)
@@ -93,17 +93,17 @@ async def test_ends_come_in_the_order_of_the_ids(fake, client):
     assert outcomes["job-7"].value.status == "cancelled"
 
 
-async def test_as_completed_yields_each_job_once_as_it_ends(fake, client):
+async def test_as_completed_yields_each_job_once_as_it_finishes(fake, client):
     for number, job_id in enumerate(["slow", "middle", "fast"]):
         fake.add_job(job_id, [("running", 0.3 - 0.1 * number), "succeeded"])
     began = now()
-    seen = []
+    received = []
     async for outcome in client.as_completed(["slow", "middle", "fast"]):
-        seen.append((outcome.job_id, round(now() - began, 1)))
-    assert seen == [("fast", 0.1), ("middle", 0.2), ("slow", 0.3)]
+        received.append((outcome.job_id, round(now() - began, 1)))
+    assert received == [("fast", 0.1), ("middle", 0.2), ("slow", 0.3)]
 
 
-async def test_one_failing_job_does_not_affect_the_others(fake, client):
+async def test_one_failing_job_does_not_affect_others(fake, client):
     add_jobs(fake, ["good", "malformed", "failing", "lost"])
     fake.add_job("failed", ["running", "failed"], failure_reason="no GPU")
     fake.fail_next(1, status=410, job_id="lost")
@@ -119,7 +119,7 @@ async def test_one_failing_job_does_not_affect_the_others(fake, client):
     assert errors["malformed"] is InvalidResponseError
     assert errors["failing"] is ServerError
     assert errors["lost"].__name__ == "GoneError"
-    # A failed job is a value, for the wait for it went well.
+    # A failed job is a value, since its wait succeeded.
     assert outcomes["failed"].ok
     with pytest.raises(JobFailedError, match="no GPU"):
         outcomes["failed"].value.raise_for_failure()
@@ -143,53 +143,53 @@ async def test_single_requests_are_retried(fake, client):
 
 async def test_on_change_is_called_for_every_job(fake, client):
     add_jobs(fake, ["a", "b"])
-    seen = []
+    received = []
     await client.wait_for_jobs(
-        ["a", "b"], on_change=lambda report: seen.append((report.job_id, str(report.status)))
+        ["a", "b"], on_change=lambda report: received.append((report.job_id, str(report.status)))
     )
     statuses = ["queued", "running", "succeeded"]
-    assert [status for job_id, status in seen if job_id == "a"] == statuses
-    assert [status for job_id, status in seen if job_id == "b"] == statuses
+    assert [status for job_id, status in received if job_id == "a"] == statuses
+    assert [status for job_id, status in received if job_id == "b"] == statuses
 
 
 # ---- valid and invalid job ids
 
 
 @each_call
-async def test_no_ids_give_no_results(fake, client, call):
+async def test_no_ids_return_no_results(fake, client, call):
     assert len(await call(client, [])) == 0
     assert not fake.requests
 
 
 @each_call
-async def test_a_duplicate_id_is_requested_once(fake, client, call):
+async def test_duplicate_id_is_requested_once(fake, client, call):
     add_jobs(fake, ["a", "b"], ["succeeded"])
     assert len(await call(client, ["a", "b", "a", "b", "a"])) == 2
-    assert asked(fake) == {"a": 1, "b": 1}
+    assert request_counts(fake) == {"a": 1, "b": 1}
 
 
 @pytest.mark.parametrize(("call", "make"), in_turn(CALLS, ITERABLES))
-async def test_any_iterable_will_do(fake, client, call, make):
+async def test_any_iterable_is_accepted(fake, client, call, make):
     add_jobs(fake, ["a", "b"], ["succeeded"])
     assert len(await call(client, make(["a", "b"]))) == 2
 
 
 @each_call
 @pytest.mark.parametrize("ids", ["job-1", b"job-1"])
-async def test_a_single_id_is_a_mistake(fake, client, call, ids):
+async def test_single_string_as_ids_is_rejected(fake, client, call, ids):
     with pytest.raises(TypeError, match="job_ids must be an iterable of job ids"):
         await call(client, ids)
     assert not fake.requests
 
 
 @each_call
-async def test_a_bad_id_is_rejected_before_any_request(fake, client, call):
+async def test_invalid_id_is_rejected_before_any_request(fake, client, call):
     with pytest.raises(ValueError, match="job id"):
         await call(client, ["job-1", ".."])
     assert not fake.requests
 
 
-async def test_as_completed_refuses_bad_arguments_when_it_is_called(client):
+async def test_as_completed_rejects_invalid_arguments_when_called(client):
     with pytest.raises(TypeError):
         client.as_completed("job-1")
     with pytest.raises(ValueError, match="timeout"):
@@ -200,14 +200,14 @@ async def test_as_completed_refuses_bad_arguments_when_it_is_called(client):
 
 
 @each_call
-async def test_a_batch_fatal_error_is_raised_and_ends_the_requests(fake, call):
+async def test_batch_fatal_error_is_raised_and_ends_requests(fake, call):
     add_jobs(fake)
     fake.fail_next(999, status=401)
     async with fake.client(max_concurrency=4, retry=FAST_RETRY, poll=FAST_POLL) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             with pytest.raises(AuthenticationError):
                 await call(client, MANY)
-        # Only those that were under way when the first response arrived.
+        # Only those in flight when the first response arrived.
         assert len(fake.requests) <= 4
         await asyncio.sleep(0.05)
         assert len(fake.requests) <= 4
@@ -219,7 +219,7 @@ async def test_403_for_three_jobs_and_no_good_response_is_batch_fatal(fake, call
     fake.fail_next(9999, status=403)
     policy = attrs.evolve(FAST_POLL, not_found_grace=0)
     async with fake.client(max_concurrency=4, retry=FAST_RETRY, poll=policy) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             with pytest.raises(PermissionDeniedError):
                 await call(client, MANY)
         assert 3 <= len(fake.requests) <= 6
@@ -227,7 +227,7 @@ async def test_403_for_three_jobs_and_no_good_response_is_batch_fatal(fake, call
 
 @each_call
 @pytest.mark.parametrize("refused", [2, len(MANY)])
-async def test_403_is_the_outcome_of_its_job_after_a_good_response(fake, call, refused):
+async def test_403_is_outcome_of_its_job_after_good_response(fake, call, refused):
     add_jobs(fake, ["good"], ["succeeded"])
     add_jobs(fake, MANY, ["succeeded"])
     for job_id in MANY[:refused]:
@@ -242,7 +242,7 @@ async def test_403_is_the_outcome_of_its_job_after_a_good_response(fake, call, r
     assert sum(outcome.ok for outcome in outcomes.values()) == 1 + len(MANY) - refused
 
 
-async def test_a_rejected_request_releases_its_slot(fake):
+async def test_rejected_request_releases_its_slot(fake):
     add_jobs(fake)
     fake.fail_next(999, status=401)
     async with fake.client(max_concurrency=1) as client:
@@ -251,21 +251,19 @@ async def test_a_rejected_request_releases_its_slot(fake):
     assert len(fake.requests) == 1
 
 
-async def test_what_had_ended_before_a_batch_fatal_error_is_yielded_first(fake):
+async def test_finished_jobs_are_yielded_before_batch_fatal_error(fake):
     add_jobs(fake, ["a", "b"], ["succeeded"])
     async with fake.client(max_concurrency=1) as client:
-        seen = []
+        received = []
         with pytest.raises(AuthenticationError):
             async for outcome in client.as_completed(["a", "b"]):
-                seen.append(outcome.job_id)
+                received.append(outcome.job_id)
                 fake.fail_next(1, status=401)
                 await asyncio.sleep(0.05)
-    assert seen in (["a"], ["a", "b"])
+    assert received in (["a"], ["a", "b"])
 
 
-async def test_a_batch_fatal_error_is_not_lost_to_a_timeout_while_the_consumer_is_busy(
-    fake, client
-):
+async def test_batch_fatal_error_is_not_replaced_by_timeout_while_consumer_is_busy(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, ["a", "b"], ["running"])
     fake.fail_next(1, status=401, job_id="a", delay=0.05)
@@ -275,7 +273,7 @@ async def test_a_batch_fatal_error_is_not_lost_to_a_timeout_while_the_consumer_i
             await asyncio.sleep(0.6)
 
 
-async def test_a_closed_client_is_a_batch_fatal_error(fake, client):
+async def test_closed_client_is_batch_fatal_error(fake, client):
     add_jobs(fake, timeline=["running"])
     waiting = asyncio.create_task(client.wait_for_jobs(MANY))
     await asyncio.sleep(0.05)
@@ -286,7 +284,7 @@ async def test_a_closed_client_is_a_batch_fatal_error(fake, client):
         await client.get_jobs(MANY)
 
 
-async def test_a_mistake_of_ours_is_not_swallowed(fake, client, monkeypatch):
+async def test_internal_error_is_not_swallowed(fake, client, monkeypatch):
     add_jobs(fake)
 
     async def broken(*args, **kwargs):
@@ -302,9 +300,7 @@ def running_tasks(name):
 
 
 @pytest.mark.parametrize("moment", ["before its first step", "in flight"])
-async def test_a_worker_that_is_cancelled_from_outside_does_not_hang_the_batch(
-    fake, client, moment
-):
+async def test_externally_cancelled_worker_does_not_hang_batch(fake, client, moment):
     add_jobs(fake, ["endless"], ["running"])
     fake.fail_next(1, job_id="endless", delay=math.inf)
     wait = asyncio.create_task(client.wait_for_jobs(["endless"]))
@@ -319,7 +315,7 @@ async def test_a_worker_that_is_cancelled_from_outside_does_not_hang_the_batch(
             await wait
 
 
-async def test_a_worker_of_a_fetch_that_is_cancelled_from_outside_does_not_hang_it(fake, client):
+async def test_externally_cancelled_fetch_worker_does_not_hang_call(fake, client):
     fake.fail_next(1, delay=math.inf)
     call = asyncio.create_task(client.get_job_statuses(["job-1"]))
     while not fake.in_flight:
@@ -332,14 +328,12 @@ async def test_a_worker_of_a_fetch_that_is_cancelled_from_outside_does_not_hang_
 
 
 class Stop(BaseException):
-    """What ends a program, such as pytest.fail or KeyboardInterrupt."""
+    """A `BaseException`, such as `KeyboardInterrupt`."""
 
 
 @pytest.mark.parametrize("error", [Stop, GeneratorExit])
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_a_base_exception_of_on_change_is_raised_out_of_the_batch(
-    fake, client, error, is_async
-):
+async def test_base_exception_of_on_change_is_raised_from_batch(fake, client, error, is_async):
     add_jobs(fake, MANY, ["running"])
 
     def fail(report):
@@ -350,12 +344,12 @@ async def test_a_base_exception_of_on_change_is_raised_out_of_the_batch(
         await asyncio.sleep(0)
         fail(report)
 
-    async with nothing_left_behind(client, fake), asyncio.timeout(5):
+    async with assert_no_leaks(client, fake), asyncio.timeout(5):
         with pytest.raises(error):
             await client.wait_for_jobs(MANY, on_change=fail_later if is_async else fail)
 
 
-async def test_an_on_change_whose_task_is_cancelled_does_not_end_the_wait(fake, client, caplog):
+async def test_cancelled_on_change_task_does_not_end_wait(fake, client, caplog):
     add_jobs(fake, ["job-1"], ["queued", "succeeded"])
 
     async def cancel_itself(report):
@@ -368,8 +362,8 @@ async def test_an_on_change_whose_task_is_cancelled_does_not_end_the_wait(fake, 
 
 
 @pytest.mark.single_polls
-async def test_a_timer_need_not_know_its_time(fake, client, monkeypatch):
-    """The timers of uvloop do not, where their time has passed when they are made."""
+async def test_timer_handle_without_when_is_accepted(fake, client, monkeypatch):
+    """uvloop's timers lack it if their time has passed when they are created."""
 
     class Timer:
         def __init__(self, timer):
@@ -386,44 +380,44 @@ async def test_a_timer_need_not_know_its_time(fake, client, monkeypatch):
 # ---- cancelling and closing
 
 
-async def test_breaking_out_leaks_nothing(fake, client):
+async def test_break_leaks_nothing(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, MANY, ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async for outcome in client.as_completed([*MANY, "done"], timeout=30):
             assert outcome.job_id == "done"
             break
-        # An abandoned generator is closed by the loop, which takes it a turn or two.
+        # An abandoned generator is closed by the loop within one or two iterations.
         await asyncio.sleep(0.01)
     requests = len(fake.requests)
     await asyncio.sleep(0.05)
     assert len(fake.requests) == requests
 
 
-async def test_no_request_is_sent_after_breaking_out(client, monkeypatch):
-    """Except in the turn of the event loop until which a dropped stream is closed."""
-    turns = 0
+async def test_no_request_is_sent_after_break(client, monkeypatch):
+    """Except in the iteration of the event loop in which a dropped stream is closed."""
+    iterations = 0
 
-    async def be_about_to_send(path, **options):
-        nonlocal turns
+    async def pause_before_sending(path, **options):
+        nonlocal iterations
         while not path.endswith("done"):
-            turns += 1
+            iterations += 1
             await asyncio.sleep(0)
         return b'{"job_status": "succeeded"}'
 
-    monkeypatch.setattr(client._manager.transport, "get", be_about_to_send)
+    monkeypatch.setattr(client._manager.transport, "get", pause_before_sending)
     async for _ in client.as_completed(["done", *MANY]):
         break
     await asyncio.sleep(0)
-    before = turns
+    before = iterations
     await asyncio.sleep(0.05)
-    assert turns == before > 0
+    assert iterations == before > 0
 
 
-async def test_an_iterator_that_is_kept_ends_with_aclose(fake, client):
+async def test_aclose_ends_iterator(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, MANY, ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with contextlib.aclosing(client.as_completed(["done", *MANY])) as outcomes:
             async for outcome in outcomes:
                 assert outcome.ok
@@ -431,11 +425,11 @@ async def test_an_iterator_that_is_kept_ends_with_aclose(fake, client):
 
 
 @each_call
-async def test_cancelling_leaks_nothing(fake, call):
+async def test_cancellation_leaks_nothing(fake, call):
     add_jobs(fake, MANY, ["running"])
     fake.fail_next(5, delay=math.inf)
     async with fake.client(max_concurrency=5, poll=FAST_POLL) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             task = asyncio.create_task(call(client, MANY))
             await asyncio.sleep(0.05)
             task.cancel()
@@ -446,9 +440,9 @@ async def test_cancelling_leaks_nothing(fake, call):
         assert len(fake.requests) == requests
 
 
-async def test_cancelling_while_the_tasks_are_being_started(fake, client):
+async def test_cancellation_while_tasks_are_started(fake, client):
     ids = [f"job-{number}" for number in range(1000)]
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         task = asyncio.create_task(client.get_jobs(ids))
         for _ in range(3):
             await asyncio.sleep(0)
@@ -457,7 +451,7 @@ async def test_cancelling_while_the_tasks_are_being_started(fake, client):
             await task
 
 
-async def test_an_error_while_the_tasks_are_being_started_starts_no_more(fake, client):
+async def test_error_while_tasks_are_started_starts_no_more(fake, client):
     await client.aclose()
     batch_size = 1000
     before = len(asyncio.all_tasks())
@@ -469,7 +463,7 @@ async def test_an_error_while_the_tasks_are_being_started_starts_no_more(fake, c
 # ---- the timeout
 
 
-async def test_at_the_timeout_every_unfinished_job_gets_its_outcome_at_the_same_moment(fake):
+async def test_timeout_ends_all_unfinished_jobs_together(fake):
     add_jobs(fake, MANY, ["running"])
     add_jobs(fake, ["done"], ["succeeded"])
     fake.fail_next(1, delay=math.inf, job_id="job-3")
@@ -497,16 +491,16 @@ async def test_at_the_timeout_every_unfinished_job_gets_its_outcome_at_the_same_
     assert isinstance(outcomes["job-4"].error.__cause__, ServerError)
 
 
-async def test_the_timeout_of_a_batch_leaks_nothing(fake, client):
+async def test_timeout_of_batch_leaks_nothing(fake, client):
     add_jobs(fake, MANY, ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         began = now()
         outcomes = await client.wait_for_jobs(MANY, timeout=0.2)
         assert now() - began < 0.3
     assert not any(outcome.ok for outcome in outcomes.values())
 
 
-async def test_the_timeout_expires_while_the_consumer_is_busy(fake, client):
+async def test_timeout_expires_while_consumer_is_busy(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     add_jobs(fake, ["endless"], ["running"])
     async for outcome in client.as_completed(["done", "endless"], timeout=0.1):
@@ -519,7 +513,7 @@ async def test_the_timeout_expires_while_the_consumer_is_busy(fake, client):
     assert outcome.error.elapsed == pytest.approx(0.1, abs=0.05)
 
 
-async def test_a_terminal_report_is_not_lost_if_on_change_hangs(fake, client):
+async def test_terminal_report_is_kept_if_on_change_hangs(fake, client):
     add_jobs(fake, ["done"], ["succeeded"])
     outcomes = await client.wait_for_jobs(
         ["done"], timeout=0.1, on_change=lambda _: asyncio.sleep(60)
@@ -527,7 +521,7 @@ async def test_a_terminal_report_is_not_lost_if_on_change_hangs(fake, client):
     assert outcomes["done"].value.is_terminal
 
 
-async def test_zero_polls_each_exactly_once(fake, client):
+async def test_zero_timeout_polls_each_job_once(fake, client):
     add_jobs(fake, ["running"], ["running"])
     add_jobs(fake, ["done"], ["succeeded"])
     outcomes = await client.wait_for_jobs(["running", "done", "missing"], timeout=0)
@@ -536,10 +530,10 @@ async def test_zero_polls_each_exactly_once(fake, client):
         type(None),
         JobNotFoundError,
     ]
-    assert asked(fake) == {"running": 1, "done": 1, "missing": 1}
+    assert request_counts(fake) == {"running": 1, "done": 1, "missing": 1}
 
 
-async def test_waits_without_a_timeout_do_not_hasten_the_last_poll_of_others(fake):
+async def test_waits_without_timeout_do_not_advance_last_poll_of_others(fake):
     ids = [f"job-{number}" for number in range(300)]
     add_jobs(fake, ids, ["running"])
     fake.add_job("done", [("running", 0.5), "succeeded"])
@@ -554,7 +548,7 @@ async def test_waits_without_a_timeout_do_not_hasten_the_last_poll_of_others(fak
 
 
 @pytest.mark.single_polls
-async def test_last_polls_do_not_coincide(fake):
+async def test_last_polls_are_spread(fake):
     ids = [f"job-{number}" for number in range(300)]
     add_jobs(fake, ids, ["running"])
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
@@ -565,13 +559,13 @@ async def test_last_polls_do_not_coincide(fake):
 
 
 @pytest.mark.parametrize("end", ["running", "succeeded"])
-async def test_an_on_change_that_suppresses_cancellations_does_not_delay_a_batch(fake, client, end):
-    async def keep_cancellation_to_itself(_):
+async def test_on_change_suppressing_cancellation_does_not_delay_batch(fake, client, end):
+    async def suppress_cancellation(_):
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
 
     add_jobs(fake, ["a", "b"], [end])
-    options = {"on_change": keep_cancellation_to_itself}
+    options = {"on_change": suppress_cancellation}
     async with asyncio.timeout(2):
         outcomes = await client.wait_for_jobs(["a", "b"], timeout=0.2, **options)
         assert [outcome.ok for outcome in outcomes.values()] == [end == "succeeded"] * 2
@@ -583,7 +577,7 @@ async def test_an_on_change_that_suppresses_cancellations_does_not_delay_a_batch
 # ---- limits
 
 
-async def test_never_more_in_flight_than_max_concurrency(fake):
+async def test_max_concurrency_limits_requests_in_flight(fake):
     ids = [f"job-{number}" for number in range(100)]
     add_jobs(fake, ids, ["running", "succeeded"])
     fake.fail_next(100, delay=0.01)
@@ -593,7 +587,7 @@ async def test_never_more_in_flight_than_max_concurrency(fake):
     assert fake.max_in_flight == 7
 
 
-async def test_one_429_pauses_all_jobs_and_clones_but_no_other_client(fake):
+async def test_429_pauses_all_jobs_and_clones_but_no_other_client(fake):
     add_jobs(fake, timeline=["running"])
     fake.add_job("job-x", ["running"])
     fake.fail_next(1, status=429, headers={"Retry-After": "1"}, job_id="job-5")
@@ -610,7 +604,7 @@ async def test_one_429_pauses_all_jobs_and_clones_but_no_other_client(fake):
         clone = client.with_options(retry=RetryPolicy(attempts=1))
         await clone.get_job("job-1")
         await batch
-    # Those under way when the response arrived are not called back.
+    # Requests in flight when the response arrived are not cancelled.
     after = [r.time - told_at for r in fake.requests if "job-x" not in r.path]
     assert not [seconds for seconds in after if 0.05 < seconds < 1]
     assert [seconds for seconds in after if seconds > 1]
@@ -618,7 +612,7 @@ async def test_one_429_pauses_all_jobs_and_clones_but_no_other_client(fake):
     assert others < 0.3
 
 
-async def test_max_rate_holds_retries_and_polls_included(fake):
+async def test_max_rate_includes_retries_and_polls(fake):
     add_jobs(fake, timeline=["running"])
     fake.fail_next(4, status=500)  # so few that the service does not look unavailable
     async with fake.client(max_rate=100, poll=FAST_POLL, retry=FAST_RETRY) as client:
@@ -629,7 +623,7 @@ async def test_max_rate_holds_retries_and_polls_included(fake):
         assert sum(start <= time < start + 1 for time in times[index:]) <= 102
 
 
-async def test_a_retry_after_too_long_to_wait_for_is_that_jobs_outcome(fake):
+async def test_excessive_retry_after_becomes_outcome_of_job(fake):
     add_jobs(fake, ["a", "b"], ["succeeded"])
     fake.fail_next(1, status=429, headers={"Retry-After": "3600"}, job_id="a")
     async with fake.client(retry=RetryPolicy(max_retry_after=0.05)) as client:
@@ -639,20 +633,20 @@ async def test_a_retry_after_too_long_to_wait_for_is_that_jobs_outcome(fake):
 
 
 @pytest.mark.single_polls
-async def test_hundreds_of_waits_find_every_completion_once(fake):
+async def test_hundreds_of_waits_report_every_completion_once(fake):
     ids = [f"job-{number}" for number in range(500)]
     add_jobs(fake, ids, ["succeeded"])
     fake.fail_next(100, delay=0.01)
-    seen = set()
+    received = set()
     async with fake.client(max_concurrency=20) as client:
         async for outcome in client.as_completed(ids):
             assert outcome.ok
-            assert outcome.job_id not in seen
-            seen.add(outcome.job_id)
-    assert len(seen) == len(fake.requests) == 500
+            assert outcome.job_id not in received
+            received.add(outcome.job_id)
+    assert len(received) == len(fake.requests) == 500
     assert fake.max_in_flight == 20
 
 
-def test_an_outcome_is_typed_by_its_request():
+def test_outcome_type_matches_request():
     outcome: JobOutcome[int] = JobOutcome(job_id="a", value=0)
     assert outcome.result() == 0

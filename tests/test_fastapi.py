@@ -116,14 +116,14 @@ async def browser(app):
 # ---- importing it
 
 
-def test_without_fastapi_the_import_says_what_to_install(monkeypatch):
+def test_missing_fastapi_error_names_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.setitem(sys.modules, "fastapi.sse", None)
     with pytest.raises(ImportError, match=r"pip install 'sutro-async\[fastapi\]'"):
         importlib.reload(sutro_async.fastapi)
 
 
-def test_its_public_names_are_documented():
+def test_public_names_are_documented():
     names = sutro_async.fastapi.__all__
     assert names == sorted(names)
     for name in set(names) - {"SutroDep", "MonitorDep"}:
@@ -133,7 +133,7 @@ def test_its_public_names_are_documented():
 # ---- the lifespan
 
 
-async def test_client_and_monitor_live_as_long_as_the_app(fake, app):
+async def test_client_and_monitor_live_as_long_as_app(fake, app):
     fake.add_job("job-1")
     async with app.router.lifespan_context(app) as state:
         client, monitor = state["sutro_client"], state["sutro_monitor"]
@@ -146,7 +146,7 @@ async def test_client_and_monitor_live_as_long_as_the_app(fake, app):
     assert not hasattr(app.state, "sutro_client")
 
 
-async def test_a_client_that_is_passed_in_stays_open(fake, client):
+async def test_client_that_is_passed_in_stays_open(fake, client):
     fake.add_job("job-1")
     app = FastAPI(lifespan=sutro_lifespan(client))
     async with app.router.lifespan_context(app) as state:
@@ -154,7 +154,7 @@ async def test_a_client_that_is_passed_in_stays_open(fake, client):
     assert (await client.get_job("job-1")).job_id == "job-1"
 
 
-async def test_the_client_is_made_from_the_environment_when_the_app_starts(monkeypatch):
+async def test_client_is_made_from_environment_when_app_starts(monkeypatch):
     app = FastAPI(lifespan=sutro_lifespan())
     with pytest.raises(ConfigurationError, match="SUTRO_API_KEY"):
         async with app.router.lifespan_context(app):
@@ -164,7 +164,7 @@ async def test_the_client_is_made_from_the_environment_when_the_app_starts(monke
         assert state["sutro_client"].base_url == "https://api.sutro.sh"
 
 
-async def test_it_composes_with_the_lifespan_of_the_app(fake):
+async def test_lifespan_composes_with_app_lifespan(fake):
     happened = []
 
     @asynccontextmanager
@@ -179,7 +179,7 @@ async def test_it_composes_with_the_lifespan_of_the_app(fake):
     assert happened == [fake.url + "/v1", 0]
 
 
-async def test_a_lifespan_of_the_app_may_yield_nothing_and_enter_it_itself(fake):
+async def test_app_lifespan_can_enter_sutro_lifespan(fake):
     @asynccontextmanager
     async def nothing(app):
         yield
@@ -194,7 +194,7 @@ async def test_a_lifespan_of_the_app_may_yield_nothing_and_enter_it_itself(fake)
         assert state.keys() == {"sutro_client", "sutro_monitor", "database"}
 
 
-async def test_the_lifespan_may_be_entered_twice(fake, app):
+async def test_lifespan_can_be_entered_twice(fake, app):
     async with app.router.lifespan_context(app) as outer:
         async with app.router.lifespan_context(app) as inner:
             assert app.state.sutro_client is inner["sutro_client"]
@@ -206,7 +206,7 @@ async def test_the_lifespan_may_be_entered_twice(fake, app):
     assert not hasattr(nested.state, "sutro_monitor")
 
 
-async def test_an_error_of_the_apps_own_lifespan_is_raised(fake):
+async def test_error_of_app_lifespan_is_raised(fake):
     @asynccontextmanager
     async def broken(app):
         raise LookupError("no database")
@@ -219,7 +219,7 @@ async def test_an_error_of_the_apps_own_lifespan_is_raised(fake):
     assert not hasattr(app.state, "sutro_client")
 
 
-async def test_poll_and_keep_finished_reach_the_monitor(fake):
+async def test_poll_and_keep_finished_are_passed_to_monitor(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     app = FastAPI(
         lifespan=sutro_lifespan(
@@ -237,15 +237,15 @@ async def test_poll_and_keep_finished_reach_the_monitor(fake):
 
 
 @pytest.fixture
-def heard(monkeypatch):
-    """What the server that runs the app has heard of signals."""
+def received_signals(monkeypatch):
+    """The signals that the server of the app has received."""
     numbers = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: numbers.append(number))
     yield numbers
     signal.signal(signal.SIGTERM, before)
 
 
-async def test_a_signal_closes_the_monitor_and_still_reaches_the_server(fake, app, heard):
+async def test_signal_closes_monitor_and_reaches_server(fake, app, received_signals):
     fake.add_job("job-1", ["running"])
     handler = signal.getsignal(signal.SIGTERM)
     async with app.router.lifespan_context(app) as state:
@@ -256,11 +256,11 @@ async def test_a_signal_closes_the_monitor_and_still_reaches_the_server(fake, ap
         with pytest.raises(ClientStateError, match="monitor was closed"):
             await waiting
         assert (await state["sutro_client"].get_job("job-1")).status == "running"
-    assert heard == [signal.SIGTERM] * 2
+    assert received_signals == [signal.SIGTERM] * 2
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
-def test_lifespans_may_end_in_the_order_in_which_they_began(heard, monkeypatch):
+def test_lifespans_can_end_in_start_order(received_signals, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_env")
     first, second = (FastAPI(lifespan=sutro_lifespan()) for _ in range(2))
 
@@ -269,19 +269,19 @@ def test_lifespans_may_end_in_the_order_in_which_they_began(heard, monkeypatch):
             async with first.router.lifespan_context(first):
                 await ends_last.enter_async_context(second.router.lifespan_context(second))
             os.kill(os.getpid(), signal.SIGTERM)
-            assert heard == [signal.SIGTERM]
+            assert received_signals == [signal.SIGTERM]
 
     asyncio.run(run())
     os.kill(os.getpid(), signal.SIGTERM)
-    assert heard == [signal.SIGTERM] * 2
+    assert received_signals == [signal.SIGTERM] * 2
 
 
 @pytest.mark.parametrize("ends_after", ["the loop", "the signal"])
-def test_a_signal_after_the_loop_reaches_the_server(heard, ends_after):
-    loop, told = asyncio.new_event_loop(), []
+def test_signal_after_loop_closed_reaches_server(received_signals, ends_after):
+    loop, notified = asyncio.new_event_loop(), []
 
     async def enter(stack):
-        stack.enter_context(_on_signal_to_stop(lambda: told.append("stop")))
+        stack.enter_context(_on_signal_to_stop(lambda: notified.append("stop")))
 
     with ExitStack() as first, ExitStack() as second:
         loop.run_until_complete(enter(first))
@@ -290,17 +290,17 @@ def test_a_signal_after_the_loop_reaches_the_server(heard, ends_after):
             first.close()
         loop.close()
         os.kill(os.getpid(), signal.SIGTERM)
-    assert heard == [signal.SIGTERM]
-    assert not told
+    assert received_signals == [signal.SIGTERM]
+    assert not notified
 
 
-async def test_a_signal_without_a_handler_is_left_alone(app):
+async def test_signal_without_handler_is_not_changed(app):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     async with app.router.lifespan_context(app):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-async def test_without_close_on_signal_signals_are_left_alone(fake, heard):
+async def test_close_on_signal_false_changes_no_handlers(fake, received_signals):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     app = make_app(fake, close_on_signal=False)
     fake.add_job("job-1", ["running"])
@@ -312,18 +312,18 @@ async def test_without_close_on_signal_signals_are_left_alone(fake, heard):
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(0.05)
         assert not waiting.done()
-        assert heard == [signal.SIGTERM]
+        assert received_signals == [signal.SIGTERM]
     with pytest.raises(ClientStateError, match="monitor was closed"):
         await waiting
 
 
-async def test_a_handler_set_later_is_kept(app, heard):
+async def test_handler_set_later_is_kept(app, received_signals):
     async with app.router.lifespan_context(app):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
-def test_in_a_thread_the_app_runs_without_signals(monkeypatch):
+def test_app_in_thread_sets_no_signal_handlers(monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_env")
     app = FastAPI(lifespan=sutro_lifespan())
     before = signal.getsignal(signal.SIGINT)
@@ -352,7 +352,7 @@ def make_app_with_dependencies(**options):
     return app
 
 
-async def test_the_dependencies_give_client_and_monitor(fake):
+async def test_dependencies_return_client_and_monitor(fake):
     app = make_app_with_dependencies(lifespan=sutro_lifespan(fake.client))
     async with browsing(app) as browser:
         client = app.state.sutro_client
@@ -360,7 +360,7 @@ async def test_the_dependencies_give_client_and_monitor(fake):
         assert body == [repr(client), f"<JobMonitor of {client!r}: 0 polled, 0 finished>"]
 
 
-async def test_a_mounted_app_has_those_of_the_one_that_it_is_mounted_in(fake):
+async def test_mounted_app_uses_client_of_parent_app(fake):
     app = FastAPI(lifespan=sutro_lifespan(fake.client))
     app.mount("/inner", make_app_with_dependencies())
     async with app.router.lifespan_context(app) as state:
@@ -372,7 +372,7 @@ async def test_a_mounted_app_has_those_of_the_one_that_it_is_mounted_in(fake):
             assert (await browser.get("/inner/who")).status_code == 200
 
 
-async def test_without_the_lifespan_they_say_what_is_missing():
+async def test_dependencies_without_lifespan_raise_clear_error():
     app = make_app_with_dependencies()
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
@@ -380,7 +380,7 @@ async def test_without_the_lifespan_they_say_what_is_missing():
             await browser.get("/who")
 
 
-async def test_they_can_be_overridden(fake, client):
+async def test_dependencies_can_be_overridden(fake, client):
     fake.add_job("job-1")
     app = FastAPI()
     app.include_router(jobs_router())
@@ -392,7 +392,7 @@ async def test_they_can_be_overridden(fake, client):
     assert monitor.latest("job-1") is not None
 
 
-async def test_each_dependency_can_be_overridden_alone_and_by_a_mock(client):
+async def test_each_dependency_can_be_overridden_separately_and_by_mock(client):
     app = FastAPI()
     app.include_router(jobs_router())
     mock = AsyncMock(spec=JobMonitor)
@@ -406,7 +406,7 @@ async def test_each_dependency_can_be_overridden_alone_and_by_a_mock(client):
     gc.collect()  # which warns of what was not awaited
 
 
-async def test_the_client_is_what_any_other_dependency_gives(fake, client):
+async def test_client_can_be_provided_by_any_dependency(fake, client):
     async def dependency():
         return client
 
@@ -422,7 +422,7 @@ async def test_the_client_is_what_any_other_dependency_gives(fake, client):
     assert "parameters" not in app.openapi()["paths"]["/status"]["get"]
 
 
-def test_the_class_is_rejected_as_a_dependency():
+def test_class_is_rejected_as_dependency():
     app = FastAPI()
     with pytest.raises(FastAPIError, match=r"RetryPolicy.* is a valid Pydantic field type"):
 
@@ -492,7 +492,7 @@ PROBLEMS = [
 ]
 
 
-def test_every_error_of_the_tree_is_among_them():
+def test_every_error_class_has_problem_details():
     tried = {type(error) for error, _, _ in PROBLEMS}
     abstract = {errors.APIError}
     assert tried | abstract == {getattr(errors, name) for name in errors.__all__}
@@ -532,13 +532,13 @@ async def test_each_error_gets_problem_details(error, status, retry_after, caplo
 
 
 @pytest.mark.parametrize("host", ["[", "evil/x?y#", ""])
-async def test_an_unusual_host_is_accepted(browser, host):
+async def test_unusual_host_is_accepted(browser, host):
     response = await browser.get("/jobs/m%C3%BCll%3F/status", headers={"Host": host})
     assert response.status_code == 404
     assert response.json()["instance"] == "/jobs/m%C3%BCll%3F/status"
 
 
-async def test_the_key_is_in_no_response_and_no_log(fake, caplog):
+async def test_key_is_in_no_response_and_no_log(fake, caplog):
     caplog.set_level("DEBUG")
     app = FastAPI(lifespan=sutro_lifespan(lambda: SutroClient("sk_very_secret", base_url=fake.url)))
     app.include_router(jobs_router())
@@ -551,7 +551,7 @@ async def test_the_key_is_in_no_response_and_no_log(fake, caplog):
     assert "very_secret" not in caplog.text
 
 
-async def test_errors_of_other_kinds_stay_the_apps_own(fake):
+async def test_other_errors_are_left_to_app(fake):
     def current_user():
         raise HTTPException(401, headers={"WWW-Authenticate": "Basic"})
 
@@ -567,7 +567,7 @@ async def test_errors_of_other_kinds_stay_the_apps_own(fake):
 # ---- the router
 
 
-async def test_a_record_is_read_whole(fake, browser):
+async def test_record_has_all_fields(fake, browser):
     fake.add_job(
         "job-1",
         [("running", 0.01), "failed"],
@@ -598,11 +598,11 @@ async def test_a_record_is_read_whole(fake, browser):
         (FailureReasonModel, FailureReason, set()),
     ],
 )
-def test_the_models_have_every_field_of_the_librarys(model, cls, properties):
+def test_models_have_every_field_of_library_models(model, cls, properties):
     assert model.model_fields.keys() == attrs.fields_dict(cls).keys() | properties
 
 
-async def test_a_status_is_one_request(fake, browser):
+async def test_status_makes_one_request(fake, browser):
     fake.add_job("job-1", ["brand-new", "running"], allow_unknown=True)
     body = (await browser.get("/jobs/job-1/status")).json()
     assert body["status"] == "unknown"
@@ -611,14 +611,14 @@ async def test_a_status_is_one_request(fake, browser):
     assert len(fake.requests) == 1
 
 
-async def test_a_missing_job_is_a_404(fake, browser):
+async def test_missing_job_gets_404(fake, browser):
     for path in ("", "/status", "/wait"):
         response = await browser.get(f"/jobs/job-1{path}")
         assert response.status_code == 404
         assert response.json()["job_id"] == "job-1"
 
 
-async def test_rate_limits_become_a_503_with_retry_after(fake, browser):
+async def test_rate_limits_become_503_with_retry_after(fake, browser):
     fake.fail_next(1, status=429, headers={"Retry-After": "120"})
     response = await browser.get("/jobs/job-1")
     assert response.status_code == 503
@@ -642,7 +642,7 @@ async def test_many_statuses_are_outcomes_in_order(fake, browser):
     assert None not in outcomes[1]["problem"].values()
 
 
-async def test_a_failure_of_many_jobs_is_logged_once(fake, browser, caplog):
+async def test_failure_of_many_jobs_is_logged_once(fake, browser, caplog):
     fake.fail_next(1000, status=400)
     response = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b", "c"]})
     assert [outcome["problem"]["status"] for outcome in response.json()["outcomes"]] == [502] * 3
@@ -651,7 +651,7 @@ async def test_a_failure_of_many_jobs_is_logged_once(fake, browser, caplog):
 
 
 @pytest.mark.parametrize("status", [500, 403])
-async def test_in_an_outage_only_a_few_of_many_jobs_are_requested(fake, browser, status):
+async def test_outage_limits_requests_for_many_jobs(fake, browser, status):
     fake.fail_next(1000, status=status)
     job_ids = [f"job-{number}" for number in range(200)]
     response = await browser.post("/jobs/statuses", json={"job_ids": job_ids})
@@ -668,7 +668,7 @@ async def test_in_an_outage_only_a_few_of_many_jobs_are_requested(fake, browser,
     assert all("report" in outcome for outcome in response.json()["outcomes"])
 
 
-async def test_a_response_among_failures_lets_all_jobs_be_requested(fake, browser):
+async def test_good_response_among_failures_lets_all_jobs_be_requested(fake, browser):
     job_ids = [f"job-{number}" for number in range(60)]
     for job_id in job_ids[1::2]:
         fake.add_job(job_id)
@@ -679,7 +679,7 @@ async def test_a_response_among_failures_lets_all_jobs_be_requested(fake, browse
     assert set(statuses) <= {404, 502}
 
 
-async def test_many_statuses_are_requested_ten_at_a_time_and_remembered(fake, browser):
+async def test_many_statuses_are_requested_ten_at_a_time_and_cached(fake, browser):
     job_ids = [f"job-{number}" for number in range(60)]
     for job_id in job_ids:
         fake.add_job(job_id)
@@ -690,7 +690,7 @@ async def test_many_statuses_are_requested_ten_at_a_time_and_remembered(fake, br
     assert fake.max_in_flight <= 10
 
 
-async def test_visitors_at_the_same_time_share_one_request(fake, browser):
+async def test_concurrent_visitors_share_one_request(fake, browser):
     fake.add_job("job-1", ["running"])
     for path in ("/jobs/job-1", "/jobs/job-1/status"):
         before = len(fake.requests)
@@ -699,7 +699,7 @@ async def test_visitors_at_the_same_time_share_one_request(fake, browser):
         assert len(fake.requests) == before + 1
 
 
-async def test_a_batch_fatal_error_is_one_problem(fake, browser):
+async def test_batch_fatal_error_is_one_problem(fake, browser):
     fake.fail_next(2, status=401)
     response = await browser.post("/jobs/statuses", json={"job_ids": ["a", "b"]})
     assert response.status_code == 502
@@ -721,7 +721,7 @@ async def test_a_batch_fatal_error_is_one_problem(fake, browser):
         b"",
     ],
 )
-async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
+async def test_invalid_body_gets_422(fake, browser, body):
     headers = {"Content-Type": "application/json"}
     response = await browser.post("/jobs/statuses", content=body, headers=headers)
     assert response.status_code == 422
@@ -747,20 +747,20 @@ async def test_a_body_that_makes_no_sense_is_a_422(fake, browser, body):
         "a" * 501,
     ],
 )
-async def test_an_invalid_job_id_sends_no_request(fake, browser, job_id):
+async def test_invalid_job_id_sends_no_request(fake, browser, job_id):
     for tail in ("", "/status", "/wait", "/events"):
         response = await browser.get(f"/jobs/{job_id}{tail}")
         assert response.status_code in {404, 422}
     assert not fake.requests
 
 
-async def test_a_job_id_of_a_query_is_checked_too(fake, browser):
+async def test_job_id_in_query_is_validated(fake, browser):
     for query in ("job_id=..", "job_id=a&job_id=%00", "", "job_id=a&" * 101, "job_id=" + "a" * 501):
         assert (await browser.get(f"/job-events?{query}")).status_code == 422
     assert not fake.requests
 
 
-async def test_a_session_that_cannot_be_used_is_not_the_visitors_fault(fake, monkeypatch, tmp_path):
+async def test_unusable_session_is_server_error(fake, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -779,7 +779,7 @@ async def test_a_session_that_cannot_be_used_is_not_the_visitors_fault(fake, mon
 # ---- the long poll
 
 
-async def test_a_long_poll_gives_the_end(fake, browser):
+async def test_long_poll_returns_terminal_report(fake, browser):
     fake.add_job("job-1", ["queued", "running", "succeeded"])
     response = await browser.get("/jobs/job-1/wait")
     assert response.status_code == 200
@@ -787,7 +787,7 @@ async def test_a_long_poll_gives_the_end(fake, browser):
 
 
 async def timed(browser, path):
-    """Return the last of three responses and the shortest time: a busy machine is no delay."""
+    """Return the last of three responses and the shortest time, for busy machines."""
     times = []
     for _ in range(3):
         began = now()
@@ -796,7 +796,7 @@ async def timed(browser, path):
     return response, min(times)
 
 
-async def test_a_long_poll_returns_the_newest_report_when_the_timeout_expires(fake, browser):
+async def test_long_poll_returns_newest_report_when_timeout_expires(fake, browser):
     fake.add_job("job-1", ["queued", "running"])
     response, seconds = await timed(browser, "/jobs/job-1/wait?timeout=0.2")
     assert 0.2 - TIMER_RESOLUTION <= seconds <= 0.4
@@ -805,7 +805,7 @@ async def test_a_long_poll_returns_the_newest_report_when_the_timeout_expires(fa
 
 
 @pytest.mark.parametrize("timeout", [0, 0.3])
-async def test_a_long_poll_keeps_its_timeout_while_the_service_hangs(fake, browser, timeout):
+async def test_long_poll_timeout_is_accurate_while_service_hangs(fake, browser, timeout):
     fake.fail_next(1000, delay=math.inf)
     response, seconds = await timed(browser, f"/jobs/job-1/wait?timeout={timeout}")
     assert timeout - TIMER_RESOLUTION <= seconds <= timeout + 0.2
@@ -814,7 +814,7 @@ async def test_a_long_poll_keeps_its_timeout_while_the_service_hangs(fake, brows
     assert response.json()["title"] == "No report"
 
 
-async def test_a_long_poll_without_a_report_says_what_the_service_said(fake, browser):
+async def test_long_poll_without_report_returns_service_error(fake, browser):
     fake.fail_next(1000, status=429, headers={"Retry-After": "1"})
     response = await browser.get("/jobs/job-1/wait?timeout=0.3")
     assert response.status_code == 503
@@ -823,21 +823,21 @@ async def test_a_long_poll_without_a_report_says_what_the_service_said(fake, bro
 
 
 @pytest.mark.parametrize("timeout", ["-0.1", "60.1", "nan", "inf", "soon", ""])
-async def test_a_timeout_outside_0_to_60_is_a_422(fake, browser, timeout):
+async def test_timeout_outside_0_to_60_gets_422(fake, browser, timeout):
     response = await browser.get(f"/jobs/job-1/wait?timeout={timeout}")
     assert response.status_code == 422
     assert not fake.requests
 
 
 @pytest.mark.parametrize("path", ["/jobs/job-1", "/jobs/job-1/wait", "/jobs/job-1/events"])
-async def test_a_timeout_around_a_request_expires(fake, browser, path):
+async def test_timeout_around_request_expires(fake, browser, path):
     fake.fail_next(1000, delay=math.inf)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await browser.get(path)
 
 
-async def test_a_timeout_expires_while_an_event_is_on_its_way(fake, app):
+async def test_timeout_expires_while_event_is_being_sent(fake, app):
     fake.add_job("job-1", [f"step {number}" for number in range(100)], allow_unknown=True)
 
     async def never(message=None):
@@ -852,7 +852,7 @@ async def test_a_timeout_expires_while_an_event_is_on_its_way(fake, app):
                 await app(scope, never, never)
 
 
-async def test_a_cancelled_caller_is_cancelled(fake, browser):
+async def test_cancelled_caller_is_cancelled(fake, browser):
     fake.add_job("job-1", ["running"])
     asking = asyncio.create_task(browser.get("/jobs/job-1/wait"))
     await asyncio.sleep(0.02)
@@ -861,26 +861,26 @@ async def test_a_cancelled_caller_is_cancelled(fake, browser):
         await asking
 
 
-async def test_a_middleware_that_times_requests_out_has_its_say(fake, app):
+async def test_timeout_middleware_takes_precedence(fake, app):
     fake.add_job("job-1", ["running"])
 
-    async def impatient(scope, receive, send):
+    async def with_timeout(scope, receive, send):
         try:
             async with asyncio.timeout(0.05):
                 await app(scope, receive, send)
         except TimeoutError:
             await PlainTextResponse("too slow", status_code=504)(scope, receive, send)
 
-    async with app.router.lifespan_context(app), browser_of(impatient) as browser:
+    async with app.router.lifespan_context(app), browser_of(with_timeout) as browser:
         response = await browser.get("/jobs/job-1/wait")
     assert (response.status_code, response.text) == (504, "too slow")
 
 
-async def test_a_cancellation_after_the_response_passes_through(fake):
+async def test_cancellation_after_response_propagates(fake):
     fake.add_job("job-1")
     is_sent, sent = asyncio.Event(), []
 
-    async def slow_to_end():
+    async def slow_to_cancel():
         yield
         await asyncio.sleep(60)
 
@@ -893,7 +893,7 @@ async def test_a_cancellation_after_the_response_passes_through(fake):
             is_sent.set()
 
     app = FastAPI(lifespan=sutro_lifespan(fake.client))
-    app.include_router(jobs_router(), dependencies=[Depends(slow_to_end)])
+    app.include_router(jobs_router(), dependencies=[Depends(slow_to_cancel)])
     path = "/jobs/job-1/status"
     scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
     async with app.router.lifespan_context(app):
@@ -908,7 +908,7 @@ async def test_a_cancellation_after_the_response_passes_through(fake):
 # ---- events
 
 
-async def test_a_slow_visitor_gets_the_newest_report_and_no_backlog(fake, client):
+async def test_slow_visitor_gets_newest_report_without_backlog(fake, client):
     words = [f"step-{number}" for number in range(20)]
     fake.add_job("job-1", [*words, "succeeded"], allow_unknown=True)
     async with JobMonitor(client) as monitor:
@@ -923,7 +923,7 @@ async def test_a_slow_visitor_gets_the_newest_report_and_no_backlog(fake, client
     assert rest[-1].id == "end"
 
 
-async def test_a_trouble_event_is_sent_once_and_ended_by_a_status(fake, client, fast_clock):
+async def test_trouble_event_is_sent_once_and_cleared_by_status(fake, client, fast_clock):
     fake.add_job("job-1", ["running"])
     stats = client.stats()
     in_trouble = attrs.evolve(
@@ -944,7 +944,7 @@ async def test_a_trouble_event_is_sent_once_and_ended_by_a_status(fake, client, 
     }
 
 
-async def test_a_foreign_timeout_is_not_taken_for_silence():
+async def test_unrelated_timeout_is_not_mistaken_for_silence():
     async def broken():
         raise TimeoutError
 
@@ -953,7 +953,7 @@ async def test_a_foreign_timeout_is_not_taken_for_silence():
             pass
 
 
-async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for():
+async def test_error_in_watching_is_raised_at_once():
     async def broken():
         raise LookupError("no such thing")
 
@@ -976,7 +976,7 @@ async def test_a_mistake_in_the_watching_is_raised_and_not_waited_for():
 # ---- the OpenAPI document
 
 
-def test_the_document_describes_every_route(app):
+def test_openapi_describes_every_route(app):
     paths = app.openapi()["paths"]
     assert {(path, *methods) for path, methods in paths.items()} == {
         ("/jobs/{job_id}", "get"),
@@ -999,13 +999,13 @@ def test_the_document_describes_every_route(app):
     assert len(events["itemSchema"]["properties"]["data"]["contentSchema"]["anyOf"]) == 3
 
 
-def test_every_reference_in_the_document_leads_somewhere(app):
+def test_openapi_references_resolve(app):
     document = app.openapi()
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references == document["components"]["schemas"].keys()
 
 
-def test_an_app_may_have_models_of_the_same_names():
+def test_app_can_have_models_with_same_names():
     class JobProblem(BaseModel):
         mine: int
 
@@ -1039,7 +1039,7 @@ def test_an_app_may_have_models_of_the_same_names():
 # ---- the documentation
 
 
-def test_the_test_in_the_documentation_passes():
+def test_documented_test_passes():
     page = (Path(__file__).parent.parent / "docs/fastapi.md").read_text()
     [code] = [
         code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "def test_" in code
@@ -1050,7 +1050,7 @@ def test_the_test_in_the_documentation_passes():
         runner.run(names["test_finished_job_is_returned"]())
 
 
-def test_each_type_of_problem_is_a_heading_of_the_documentation():
+def test_problem_types_are_documented_headings():
     page = (Path(__file__).parent.parent / "docs/fastapi.md").read_text()
     kinds = {kind for kind in vars(_problems).values() if isinstance(kind, _problems._Kind)}
     kinds |= {*_problems._KINDS.values()}

@@ -51,23 +51,23 @@ async def mine(job_ids):
     return job_ids & MINE
 
 
-ACCESS = SimpleNamespace(visible=mine, asked=[])
+ACCESS = SimpleNamespace(visible=mine, calls=[])
 
 
 @pytest.fixture
 def access():
-    """What the function of `visible` does; replaced by tests."""
-    ACCESS.visible, ACCESS.asked = mine, []
+    """The behaviour of `visible`; replaced by tests."""
+    ACCESS.visible, ACCESS.calls = mine, []
     return ACCESS
 
 
 def make_router(access, **options):
     async def visible(user: Annotated[str, Depends(user)]):
-        async def ask(job_ids):
-            access.asked.append(job_ids)
+        async def visible_jobs(job_ids):
+            access.calls.append(job_ids)
             return await access.visible(job_ids)
 
-        return ask
+        return visible_jobs
 
     return jobs_router(visible, **options)
 
@@ -98,8 +98,8 @@ async def browser(app):
         yield opened
 
 
-async def ask(browser, route, *job_ids, **options):
-    """Ask a route about one job or more."""
+async def send_request(browser, route, *job_ids, **options):
+    """Send a request for one or more jobs to a route."""
     method, _ = route
     path, field = ROUTES[route]
     if field is not None:
@@ -107,8 +107,8 @@ async def ask(browser, route, *job_ids, **options):
     return await browser.request(method, path.format(quote(job_ids[0], safe="")), **options)
 
 
-def seen(response, job_id):
-    """What a visitor sees of a response, with the id replaced."""
+def visible_content(response, job_id):
+    """Return the visible content of a response, with the id replaced."""
     headers = {name: value for name, value in response.headers.items() if name != "date"}
     return response.status_code, headers, response.text.replace(job_id, "the-id")
 
@@ -116,7 +116,7 @@ def seen(response, job_id):
 # ---- every route
 
 
-def test_every_route_is_known_to_these_tests(access):
+def test_tests_cover_every_route(access):
     routes = make_router(access).routes
     assert all(isinstance(route, APIRoute) for route in routes)
     assert {(method, route.path) for route in routes for method in route.methods} == (
@@ -124,7 +124,7 @@ def test_every_route_is_known_to_these_tests(access):
     )
 
 
-def test_every_endpoint_gets_its_ids_from_the_checking_dependency(access):
+def test_every_endpoint_gets_ids_from_checking_dependency(access):
     """Each parameter of a route that can hold an id is one of a dependency of `_visible`."""
 
     def parameters(dependant, *, is_checked=False):
@@ -144,20 +144,20 @@ def test_every_endpoint_gets_its_ids_from_the_checking_dependency(access):
 
 
 @EVERY_ROUTE
-async def test_a_hidden_job_looks_like_one_that_does_not_exist(fake, browser, access, route):
-    hidden = seen(await ask(browser, route, THEIRS), THEIRS)
-    absent = seen(await ask(browser, route, ABSENT), ABSENT)
+async def test_hidden_job_is_indistinguishable_from_missing_job(fake, browser, access, route):
+    hidden = visible_content(await send_request(browser, route, THEIRS), THEIRS)
+    absent = visible_content(await send_request(browser, route, ABSENT), ABSENT)
     assert hidden == absent
-    assert access.asked == [{THEIRS}, {ABSENT}]
+    assert access.calls == [{THEIRS}, {ABSENT}]
     assert not fake.requests
     assert "404" in hidden[2]
-    missing = seen(await ask(browser, route, MISSING), MISSING)
+    missing = visible_content(await send_request(browser, route, MISSING), MISSING)
     assert fake.requests
     assert missing == hidden
 
 
 @EVERY_ROUTE
-async def test_a_visible_job_is_shown_after_one_call_of_visible(fake, browser, access, route):
+async def test_visible_job_needs_one_call_of_visible(fake, browser, access, route):
     order = []
 
     async def visible(job_ids):
@@ -165,68 +165,68 @@ async def test_a_visible_job_is_shown_after_one_call_of_visible(fake, browser, a
         return job_ids & MINE
 
     access.visible = visible
-    response = await ask(browser, route, "mine-job")
+    response = await send_request(browser, route, "mine-job")
     assert response.status_code == 200
     if route != ("GET", "/jobs"):
         assert "mine-job" in response.text
         assert "succeeded" in response.text
-        assert access.asked == [{"mine-job"}]
+        assert access.calls == [{"mine-job"}]
     assert order[0] == 0
 
 
 @EVERY_ROUTE
-async def test_a_remembered_job_is_hidden_too(fake, app, browser, access, route):
+async def test_cached_job_is_hidden(fake, app, browser, access, route):
     monitor = app.state.sutro_monitor
     await monitor.wait(THEIRS)
     await monitor.get_job(THEIRS)
     before = len(fake.requests)
-    response = await ask(browser, route, THEIRS)
+    response = await send_request(browser, route, THEIRS)
     assert "succeeded" not in response.text
     assert "404" in response.text
-    assert access.asked == [{THEIRS}]
+    assert access.calls == [{THEIRS}]
     assert len(fake.requests) == before
 
 
 @EVERY_ROUTE
-async def test_a_login_guard_in_the_dependency_comes_first(fake, browser, access, route):
+async def test_authentication_in_dependency_runs_first(fake, browser, access, route):
     del browser.headers["X-User"]
     for job_id in ("mine-job", THEIRS, ".."):
-        response = await ask(browser, route, job_id, headers={"Last-Event-ID": "end"})
+        response = await send_request(browser, route, job_id, headers={"Last-Event-ID": "end"})
         if ROUTES[route][0].startswith("/jobs/{}") and job_id == "..":
             continue  # the browser resolves it
         assert (response.status_code, response.json()) == (401, {"detail": "log in first"})
-    assert not access.asked
+    assert not access.calls
     assert not fake.requests
 
 
 @EVERY_ROUTE
-async def test_an_invalid_id_is_a_422_without_a_call_of_visible(fake, browser, access, route):
+async def test_invalid_id_gets_422_without_call_of_visible(fake, browser, access, route):
     for job_id in ("a\x00b", "\u202e", "a" * 501):
-        assert (await ask(browser, route, job_id)).status_code == 422
-    assert not access.asked
+        assert (await send_request(browser, route, job_id)).status_code == 422
+    assert not access.calls
     assert not fake.requests
 
 
 @pytest.mark.parametrize(("route", "method"), in_turn(BY_NAME, METHODS))
-async def test_other_methods_say_nothing_of_a_job(fake, browser, access, route, method):
+async def test_other_methods_disclose_nothing(fake, browser, access, route, method):
     path = ROUTES[route][0]
     responses = [
         await browser.request(method, path.format(job_id)) for job_id in ("mine-job", THEIRS)
     ]
-    assert seen(responses[0], "mine-job") == seen(responses[1], THEIRS)
+    assert visible_content(responses[0], "mine-job") == visible_content(responses[1], THEIRS)
     assert responses[0].status_code == 405
-    assert not access.asked
+    assert not access.calls
     assert not fake.requests
 
 
 @pytest.mark.parametrize("path", sorted(path for _, path in UNUSED))
-async def test_a_trailing_slash_does_not_show_a_job(fake, browser, access, path):
+async def test_trailing_slash_does_not_disclose_job(fake, browser, access, path):
     responses = [
         await browser.get(path.replace("{job_id}", job_id)) for job_id in ("mine-job", THEIRS)
     ]
-    assert seen(responses[0], "mine-job") == seen(responses[1], THEIRS)
+    assert visible_content(responses[0], "mine-job") == visible_content(responses[1], THEIRS)
     assert responses[0].status_code == 404
-    assert not access.asked
+    assert not access.calls
     assert not fake.requests
 
 
@@ -249,20 +249,18 @@ async def test_a_trailing_slash_does_not_show_a_job(fake, browser, access, path)
         ("theirs-1%252F", "theirs-1%2F"),
     ],
 )
-async def test_visible_gets_the_id_exactly_as_it_is_sent_to_the_service(
-    fake, browser, access, written, job_id
-):
+async def test_visible_receives_id_as_sent_to_service(fake, browser, access, written, job_id):
     async def visible(job_ids):
         return job_ids
 
     access.visible = visible
     for path in (f"/jobs/{written}/status", f"/job-events?job_id={written}"):
         await browser.get(path)
-    assert access.asked == [{job_id}] * 2
+    assert access.calls == [{job_id}] * 2
     assert {each.path for each in fake.requests} == {f"/v1/job-status/{quote(job_id, safe='')}"}
 
 
-async def test_other_places_of_the_request_do_not_count(fake, browser, access):
+async def test_ids_elsewhere_in_request_are_ignored(fake, browser, access):
     everywhere = {
         "params": {"job_id": THEIRS, "job_ids": THEIRS, "before": THEIRS},
         "headers": {"job-id": THEIRS, "Last-Event-ID": THEIRS},
@@ -275,32 +273,32 @@ async def test_other_places_of_the_request_do_not_count(fake, browser, access):
     await browser.post(
         "/jobs/statuses", json={"job_ids": ["mine-job"], "job_id": THEIRS}, **everywhere
     )
-    assert access.asked == [{"mine-job"}] * 5
+    assert access.calls == [{"mine-job"}] * 5
     assert not any(THEIRS in request.path for request in fake.requests)
 
 
-async def test_visible_gets_duplicates_once(fake, browser, access):
+async def test_visible_receives_duplicates_once(fake, browser, access):
     ids = ["mine-job", THEIRS, "mine-job", THEIRS]
     events = await browser.get("/job-events", params={"job_id": ids})
     assert events.text.count("event: problem") == 1
     assert events.text.count("event: status") == 1
     outcomes = (await browser.post("/jobs/statuses", json={"job_ids": ids})).json()["outcomes"]
     assert [outcome["job_id"] for outcome in outcomes] == ["mine-job", THEIRS]
-    assert access.asked == [{"mine-job", THEIRS}] * 2
+    assert access.calls == [{"mine-job", THEIRS}] * 2
 
 
-async def test_the_last_of_two_fields_of_a_body_is_checked_and_used(fake, browser, access):
+async def test_last_of_duplicate_body_fields_is_checked_and_used(fake, browser, access):
     body = f'{{"job_ids": ["mine-job"], "job_ids": ["{THEIRS}"]}}'
     headers = {"Content-Type": "application/json"}
     response = await browser.post("/jobs/statuses", content=body, headers=headers)
     assert response.json()["outcomes"][0]["problem"]["status"] == 404
-    assert access.asked == [{THEIRS}]
+    assert access.calls == [{THEIRS}]
 
 
 # ---- many jobs at once
 
 
-async def test_of_many_jobs_the_hidden_ones_are_not_found(fake, browser):
+async def test_hidden_jobs_among_many_are_not_found(fake, browser):
     ids = [THEIRS, "mine-job", ABSENT, MISSING]
     response = await browser.post("/jobs/statuses", json={"job_ids": ids})
     outcomes = response.json()["outcomes"]
@@ -317,7 +315,7 @@ async def test_of_many_jobs_the_hidden_ones_are_not_found(fake, browser):
     ]
 
 
-async def test_in_a_stream_the_hidden_ones_are_problems(fake, browser):
+async def test_hidden_jobs_in_stream_are_problems(fake, browser):
     response = await browser.get("/job-events", params={"job_id": [THEIRS, "mine-job", MISSING]})
     blocks = [block for block in response.text.split("\n\n") if "data:" in block]
     data = [json.loads(re.search("data: (.*)", block)[1]) for block in blocks]
@@ -330,11 +328,11 @@ async def test_in_a_stream_the_hidden_ones_are_problems(fake, browser):
     assert not any(THEIRS in request.path for request in fake.requests)
 
 
-async def test_a_browser_that_reconnects_after_the_end_is_checked_too(browser, access):
+async def test_reconnect_after_end_is_checked(browser, access):
     for job_id in ("mine-job", THEIRS):
         path = f"/jobs/{job_id}/events"
         assert (await browser.get(path, headers={"Last-Event-ID": "end"})).status_code == 204
-    assert access.asked == [{"mine-job"}, {THEIRS}]
+    assert access.calls == [{"mine-job"}, {THEIRS}]
 
 
 # ---- failing closed
@@ -381,18 +379,18 @@ NO_ASYNC_FUNCTIONS = {
 
 
 @pytest.mark.parametrize(("route", "visible"), in_turn(BY_NAME, NONSENSE))
-async def test_what_raises_or_returns_nonsense_shows_nothing(
+async def test_failing_or_invalid_visible_discloses_nothing(
     browser, access, route, visible, caplog
 ):
     access.visible = visible
-    await check_that_nothing_is_shown(browser, route)
+    await check_that_nothing_is_disclosed(browser, route)
     [logged] = [record for record in caplog.records if record.levelname == "ERROR"]
     assert logged.message == "`visible` of jobs_router failed, so no job is shown"
     assert logged.exc_info
 
 
-async def check_that_nothing_is_shown(browser, route):
-    response = await ask(browser, route, "mine-job")
+async def check_that_nothing_is_disclosed(browser, route):
+    response = await send_request(browser, route, "mine-job")
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert response.json()["title"] == "Internal error"
@@ -400,17 +398,17 @@ async def check_that_nothing_is_shown(browser, route):
 
 
 @pytest.mark.parametrize(("route", "given"), in_turn(BY_NAME, NO_ASYNC_FUNCTIONS))
-async def test_what_is_no_async_function_shows_nothing(fake, route, given):
+async def test_visible_that_is_not_async_discloses_nothing(fake, route, given):
     async def visible():
         return given
 
     fake.add_job("mine-job")
     async with browsing(make_app(fake, jobs_router(visible))) as browser:
-        await check_that_nothing_is_shown(browser, route)
+        await check_that_nothing_is_disclosed(browser, route)
     assert not fake.requests
 
 
-async def test_a_cancellation_and_what_ends_the_program_pass_through(fake, browser, access):
+async def test_cancellation_and_base_exceptions_propagate(fake, browser, access):
     async def hangs(job_ids):
         await asyncio.Event().wait()
 
@@ -424,13 +422,13 @@ async def test_a_cancellation_and_what_ends_the_program_pass_through(fake, brows
 @pytest.mark.parametrize(
     "collection", [set, frozenset, list, tuple, lambda ids: dict.fromkeys(ids).keys()]
 )
-async def test_each_kind_of_collection_will_do(browser, access, collection):
+async def test_any_collection_is_accepted(browser, access, collection):
     access.visible = returns(lambda ids: collection(ids & MINE))
     assert (await browser.get("/jobs/mine-job")).status_code == 200
     assert (await browser.get(f"/jobs/{THEIRS}")).status_code == 404
 
 
-async def test_the_function_cannot_change_what_the_route_uses(fake, browser, access):
+async def test_visible_cannot_change_ids_of_route(fake, browser, access):
     async def visible(job_ids):
         assert isinstance(job_ids, frozenset)
         return job_ids & MINE
@@ -439,12 +437,12 @@ async def test_the_function_cannot_change_what_the_route_uses(fake, browser, acc
     assert (await browser.get("/jobs/mine-job")).status_code == 200
 
 
-async def test_parameters_of_the_dependency_are_checked_as_usual(fake):
+async def test_dependency_parameters_are_validated(fake):
     async def visible(tenant: Annotated[int, Header()]):
-        async def ask(job_ids):
+        async def visible_jobs(job_ids):
             return job_ids
 
-        return ask
+        return visible_jobs
 
     fake.add_job("job-1")
     async with browsing(make_app(fake, jobs_router(visible))) as browser:
@@ -455,7 +453,7 @@ async def test_parameters_of_the_dependency_are_checked_as_usual(fake):
         assert (await browser.get("/jobs/job-1", headers={"tenant": "7"})).status_code == 200
 
 
-async def test_it_works_in_a_mounted_app(fake, access):
+async def test_visible_works_in_mounted_app(fake, access):
     fake.add_job("mine-job")
     fake.add_job(THEIRS)
     app = FastAPI(lifespan=sutro_lifespan(fake.client))
@@ -468,18 +466,18 @@ async def test_it_works_in_a_mounted_app(fake, access):
             browser.headers["X-User"] = "me"
             assert (await browser.get("/inner/api/jobs/mine-job")).status_code == 200
             assert (await browser.get(f"/inner/api/jobs/{THEIRS}")).status_code == 404
-    assert access.asked == [{"mine-job"}, {THEIRS}]
+    assert access.calls == [{"mine-job"}, {THEIRS}]
 
 
-async def test_a_404_of_the_service_with_retry_after_looks_like_a_hidden_job(fake, browser):
+async def test_404_of_service_with_retry_after_looks_like_hidden_job(fake, browser):
     fake.fail_next(10, status=404, headers={"Retry-After": "7"}, body=b'{"detail": "no such job"}')
     for path in ("", "/status", "/wait?timeout=0.2"):
         missing = await browser.get(f"/jobs/{MISSING}{path}")
         hidden = await browser.get(f"/jobs/{THEIRS}{path}")
-        assert seen(missing, MISSING) == seen(hidden, THEIRS)
+        assert visible_content(missing, MISSING) == visible_content(hidden, THEIRS)
 
 
-async def test_hidden_ids_get_a_response_at_once(browser):
+async def test_hidden_ids_get_immediate_response(browser):
     began = now()
     for path in ("", "/status", "/wait?timeout=60", "/events"):
         await browser.get(f"/jobs/{THEIRS}{path}")
@@ -489,7 +487,7 @@ async def test_hidden_ids_get_a_response_at_once(browser):
 # ---- without problem details
 
 
-async def test_errors_are_raised_to_the_handlers_of_the_app(fake, access):
+async def test_errors_reach_handlers_of_app(fake, access):
     app = make_app(fake, make_router(access, problem_details=False))
 
     @app.exception_handler(SutroError)
@@ -502,7 +500,7 @@ async def test_errors_are_raised_to_the_handlers_of_the_app(fake, access):
         for path in ("", "/status", "/wait?timeout=0.05", "/wait?timeout=5"):
             hidden = await browser.get(f"/jobs/{THEIRS}{path}")
             missing = await browser.get(f"/jobs/{MISSING}{path}")
-            assert seen(hidden, THEIRS) == seen(missing, MISSING)
+            assert visible_content(hidden, THEIRS) == visible_content(missing, MISSING)
             assert hidden.json()["mine"]["type"] == JobNotFoundError.__name__
         fake.fail_next(1, status=401)
         refused = await browser.get(f"/jobs/{MISSING}")
@@ -520,7 +518,7 @@ async def test_errors_are_raised_to_the_handlers_of_the_app(fake, access):
         assert finished.status_code == 204
 
 
-async def test_its_document_promises_no_problem_details(fake, access):
+async def test_openapi_without_problem_details(fake, access):
     app = make_app(fake, make_router(access, problem_details=False))
     for methods in app.openapi()["paths"].values():
         for operation in methods.values():
@@ -551,17 +549,17 @@ def ids_of(response):
     return [job["job_id"] for job in response.json()["jobs"]]
 
 
-async def test_the_list_has_the_jobs_of_the_caller_newest_first(fake, many, owner, browser, access):
+async def test_list_has_jobs_of_caller_newest_first(fake, many, owner, browser, access):
     response = await browser.get("/jobs?limit=3")
     assert ids_of(response) == ["mine-job", "mine-1", "mine-3"]
     assert response.json()["next"] == "mine-3"
     assert response.json()["is_truncated"] is False
     assert response.json()["jobs"][0]["status"] == "succeeded"
     assert len(fake.requests) == 1
-    assert [len(ids) for ids in access.asked] == [100]
+    assert [len(ids) for ids in access.calls] == [100]
 
 
-async def test_its_pages_are_all_jobs_once(fake, many, owner, browser):
+async def test_list_pages_have_each_job_once(fake, many, owner, browser):
     found, path = [], "/jobs?limit=40"
     pages = 0
     while path:
@@ -576,44 +574,44 @@ async def test_its_pages_are_all_jobs_once(fake, many, owner, browser):
     assert pages == 4
 
 
-async def test_new_jobs_do_not_move_its_pages(fake, many, owner, browser):
+async def test_new_jobs_do_not_shift_list_pages(fake, many, owner, browser):
     first = await browser.get("/jobs?limit=2")
     fake.add_job("mine-newest")
     second = await browser.get(f"/jobs?limit=2&before={first.json()['next']}")
     assert ids_of(first) + ids_of(second) == ["mine-job", "mine-1", "mine-3", "mine-5"]
 
 
-async def test_it_continues_only_after_a_job_of_the_caller(fake, many, owner, browser, access):
+async def test_list_cursor_must_be_job_of_caller(fake, many, owner, browser, access):
     hidden = await browser.get("/jobs?before=theirs-2")
     absent = await browser.get("/jobs?before=absent-2")
-    assert seen(hidden, "theirs-2") == seen(absent, "absent-2")
+    assert visible_content(hidden, "theirs-2") == visible_content(absent, "absent-2")
     assert hidden.status_code == 404
     assert not fake.requests
-    assert access.asked == [{"theirs-2"}, {"absent-2"}]
+    assert access.calls == [{"theirs-2"}, {"absent-2"}]
     assert (await browser.get("/jobs?before=mine-absent")).status_code == 404
 
 
-async def test_it_looks_at_the_newest_thousand_jobs_of_the_account(fake, owner, browser, access):
+async def test_list_scans_newest_thousand_jobs(fake, owner, browser, access):
     for number in range(1000):
         fake.add_job(f"other-{number}")
     response = await browser.get("/jobs")
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
     assert len(fake.requests) == 10
-    assert [len(ids) for ids in access.asked] == [100] * 10
+    assert [len(ids) for ids in access.calls] == [100] * 10
     response = await browser.get("/jobs?before=mine-job")
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
 
 
-async def test_an_empty_list_does_not_call_visible(access):
+async def test_empty_list_does_not_call_visible(access):
     from sutro_async.testing import FakeSutro
 
     async with FakeSutro() as fake, browsing(make_app(fake, make_router(access))) as browser:
         response = await browser.get("/jobs", headers={"X-User": "me"})
     assert response.json() == {"jobs": [], "next": None, "is_truncated": False}
-    assert not access.asked
+    assert not access.calls
 
 
-async def test_it_fails_closed(fake, many, browser, access):
+async def test_list_fails_closed(fake, many, browser, access):
     access.visible = raises
     response = await browser.get("/jobs")
     assert response.status_code == 500
@@ -621,7 +619,7 @@ async def test_it_fails_closed(fake, many, browser, access):
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-async def test_a_list_that_the_service_refuses_is_no_missing_job(fake, browser, status):
+async def test_list_error_of_service_is_not_missing_job(fake, browser, status):
     fake.fail_next(1, status=status)
     response = await browser.get("/jobs")
     assert response.status_code == 502
@@ -629,12 +627,12 @@ async def test_a_list_that_the_service_refuses_is_no_missing_job(fake, browser, 
 
 
 @pytest.mark.parametrize("limit", ["0", "101", "many"])
-async def test_a_limit_outside_1_to_100_is_a_422(fake, browser, limit):
+async def test_limit_outside_1_to_100_gets_422(fake, browser, limit):
     assert (await browser.get(f"/jobs?limit={limit}")).status_code == 422
     assert not fake.requests
 
 
-async def test_there_is_no_list_without_visible(fake):
+async def test_no_list_without_visible(fake):
     fake.add_job("job-1")
     async with browsing(make_app(fake, jobs_router())) as browser:
         assert (await browser.get("/jobs")).status_code == 404
@@ -642,6 +640,6 @@ async def test_there_is_no_list_without_visible(fake):
 
 
 @pytest.mark.parametrize("visible", [None, "owner", [lambda: None]])
-def test_what_cannot_be_called_is_rejected_and_shows_no_job(visible):
+def test_non_callable_visible_is_rejected(visible):
     with pytest.raises(TypeError, match="visible must be a FastAPI dependency"):
         jobs_router(visible)

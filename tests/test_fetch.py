@@ -17,7 +17,7 @@ from sutro_async import (
     ServerError,
 )
 from sutro_async._http import Priority
-from tests.conftest import FAST_RETRY, TIMER_RESOLUTION, nothing_left_behind
+from tests.conftest import FAST_RETRY, TIMER_RESOLUTION, assert_no_leaks
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -26,7 +26,7 @@ FINAL = [400, 401, 403, 404, 405, 409, 410, 422, 424, 426, 428, 501, 505]
 
 
 @pytest.mark.parametrize("status", RETRYABLE)
-async def test_a_transient_status_is_retried(fake, client, status):
+async def test_transient_status_is_retried(fake, client, status):
     fake.add_job("job-1")
     fake.fail_next(2, status=status)
     assert (await client.get_job_status("job-1")).is_terminal
@@ -34,7 +34,7 @@ async def test_a_transient_status_is_retried(fake, client, status):
 
 
 @pytest.mark.parametrize("status", FINAL)
-async def test_any_other_status_is_raised_at_once(fake, client, status):
+async def test_other_status_is_raised_at_once(fake, client, status):
     fake.fail_next(1, status=status)
     with pytest.raises(APIStatusError) as caught:
         await client.get_job_status("job-1")
@@ -43,13 +43,13 @@ async def test_any_other_status_is_raised_at_once(fake, client, status):
 
 
 @pytest.mark.parametrize("fault", ["truncate", "reset"])
-async def test_a_broken_connection_is_retried(fake, client, fault):
+async def test_broken_connection_is_retried(fake, client, fault):
     fake.add_job("job-1")
     fake.fail_next(2, **{fault: True})
     assert (await client.get_job("job-1")).is_terminal
 
 
-async def test_a_timeout_is_retried(fake):
+async def test_timeout_is_retried(fake):
     fake.add_job("job-1")
     fake.fail_next(2, delay=60)
     async with fake.client(timeout=0.03, retry=FAST_RETRY) as client:
@@ -57,21 +57,21 @@ async def test_a_timeout_is_retried(fake):
     assert len(fake.requests) == 3
 
 
-async def test_a_malformed_body_is_not_retried(fake, client):
+async def test_malformed_body_is_not_retried(fake, client):
     fake.fail_next(1, body=b"<html>")
     with pytest.raises(InvalidResponseError):
         await client.get_job_status("job-1")
     assert len(fake.requests) == 1
 
 
-async def test_a_missing_job_is_not_requested_again(fake, client):
+async def test_missing_job_is_not_retried(fake, client):
     with pytest.raises(JobNotFoundError, match="No job found with ID job-9"):
         await client.get_job("job-9")
     assert len(fake.requests) == 1
 
 
 @pytest.mark.parametrize("attempts", [1, 3])
-async def test_the_last_error_is_raised_when_the_tries_are_used_up(fake, attempts):
+async def test_last_error_is_raised_after_all_attempts(fake, attempts):
     for status in [*[500] * (attempts - 1), 503]:
         fake.fail_next(1, status=status)
     policy = RetryPolicy(attempts=attempts, initial=0.001)
@@ -82,7 +82,7 @@ async def test_the_last_error_is_raised_when_the_tries_are_used_up(fake, attempt
     assert len(fake.requests) == attempts
 
 
-async def test_the_back_off_doubles_with_full_jitter_up_to_its_maximum(fake, monkeypatch):
+async def test_backoff_doubles_with_full_jitter_up_to_maximum(fake, monkeypatch):
     bounds = []
 
     def draw(lower, upper):
@@ -98,7 +98,7 @@ async def test_the_back_off_doubles_with_full_jitter_up_to_its_maximum(fake, mon
     assert bounds[:5] == [0.5, 1, 2, 3, 3]
 
 
-async def test_a_back_off_is_slept_through(fake, monkeypatch):
+async def test_backoff_is_slept(fake, monkeypatch):
     monkeypatch.setattr("random.uniform", lambda _, upper: upper)
     fake.fail_next(2, status=500)
     fake.add_job("job-1")
@@ -109,16 +109,16 @@ async def test_a_back_off_is_slept_through(fake, monkeypatch):
     assert 0.1 - TIMER_RESOLUTION <= third - second < 0.15
 
 
-async def test_a_retry_after_is_a_floor_for_the_delay(fake):
+async def test_retry_after_is_minimum_delay(fake):
     fake.add_job("job-1")
-    # 500 brings no common pause, so this is the delay of the retry itself.
+    # A 500 does not pause the client, so this is the delay of the retry.
     fake.fail_next(1, status=500, headers={"Retry-After": "0.1"})
     async with fake.client(retry=RetryPolicy(initial=0.001)) as client:
         await client.get_job_status("job-1")
     assert 0.1 - TIMER_RESOLUTION <= fake.requests[1].time - fake.requests[0].time < 0.2
 
 
-async def test_a_retry_after_does_not_shorten_a_longer_back_off(fake, monkeypatch):
+async def test_retry_after_does_not_shorten_longer_backoff(fake, monkeypatch):
     monkeypatch.setattr("random.uniform", lambda _, upper: upper)
     fake.add_job("job-1")
     fake.fail_next(1, status=500, headers={"Retry-After": "0.01"})
@@ -128,7 +128,7 @@ async def test_a_retry_after_does_not_shorten_a_longer_back_off(fake, monkeypatc
 
 
 @pytest.mark.parametrize(("retry_after", "tries"), [("0.02", 2), ("0.03", 1)])
-async def test_too_long_a_retry_after_is_not_waited_for(fake, retry_after, tries):
+async def test_excessive_retry_after_is_raised_at_once(fake, retry_after, tries):
     fake.fail_next(2, status=429, headers={"Retry-After": retry_after})
     policy = RetryPolicy(attempts=2, initial=0.001, max_retry_after=0.02)
     async with fake.client(retry=policy) as client:
@@ -138,7 +138,7 @@ async def test_too_long_a_retry_after_is_not_waited_for(fake, retry_after, tries
     assert len(fake.requests) == tries
 
 
-async def test_each_retry_is_logged_as_a_warning(fake, caplog):
+async def test_each_retry_is_logged_as_warning(fake, caplog):
     fake.add_job("job-1")
     fake.fail_next(1, status=502)
     async with fake.client(retry=RetryPolicy(initial=0.001)) as client:
@@ -149,19 +149,19 @@ async def test_each_retry_is_logged_as_a_warning(fake, caplog):
     assert record.message.endswith("; retrying in 0.00 s")
 
 
-async def test_many_calls_at_once_do_not_mix_up_their_tries(fake, client):
+async def test_concurrent_calls_count_attempts_separately(fake, client):
     for number in range(30):
         fake.add_job(f"job-{number}")
         for _ in range(number % 4):
             fake.fail_next(1, status=500, job_id=f"job-{number}")
     jobs = await asyncio.gather(*(client.get_job(f"job-{number}") for number in range(30)))
     assert [job.job_id for job in jobs] == [f"job-{number}" for number in range(30)]
-    asked = [request.path.rpartition("/")[2] for request in fake.requests]
-    assert all(asked.count(f"job-{number}") == 1 + number % 4 for number in range(30))
+    requested = [request.path.rpartition("/")[2] for request in fake.requests]
+    assert all(requested.count(f"job-{number}") == 1 + number % 4 for number in range(30))
 
 
-@pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
-async def test_cancelling_leaks_nothing(fake, moment):
+@pytest.mark.parametrize("moment", ["in flight", "in back-off", "queued"])
+async def test_cancellation_leaks_nothing(fake, moment):
     fake.add_job("job-1")
     options = {"max_concurrency": 1, "retry": RetryPolicy(initial=60, maximum=60)}
     async with fake.client(**options) as client:
@@ -171,17 +171,17 @@ async def test_cancelling_leaks_nothing(fake, moment):
             fake.fail_next(1, status=500, headers={"Retry-After": "30"})
         else:
             await client._manager.throttle.acquire(Priority.CALL)
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             task = asyncio.create_task(client.get_job_status("job-1"))
             await asyncio.sleep(0.05)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        assert client._manager.throttle.in_flight == (1 if moment == "in line" else 0)
+        assert client._manager.throttle.in_flight == (1 if moment == "queued" else 0)
 
 
-@pytest.mark.parametrize("moment", ["in flight", "in back-off", "in line"])
-async def test_closing_the_client_ends_it(fake, moment):
+@pytest.mark.parametrize("moment", ["in flight", "in back-off", "queued"])
+async def test_closing_client_ends_call(fake, moment):
     client = fake.client(max_concurrency=1, retry=RetryPolicy(initial=60, maximum=60))
     if moment == "in flight":
         fake.fail_next(1, delay=60)
@@ -189,7 +189,7 @@ async def test_closing_the_client_ends_it(fake, moment):
         fake.fail_next(1, status=500, headers={"Retry-After": "30"})
     else:
         await client._manager.throttle.acquire(Priority.CALL)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         task = asyncio.create_task(client.get_job_status("job-1"))
         await asyncio.sleep(0.05)
         async with asyncio.timeout(1):
@@ -198,7 +198,7 @@ async def test_closing_the_client_ends_it(fake, moment):
             await task
 
 
-async def test_the_cause_of_an_error_is_kept_through_the_retries(fake):
+async def test_cause_of_error_is_kept_through_retries(fake):
     fake.fail_next(9, delay=60)
     async with fake.client(timeout=0.02, retry=RetryPolicy(attempts=2, initial=0.001)) as client:
         with pytest.raises(APITimeoutError) as caught:

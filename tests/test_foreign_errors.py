@@ -64,7 +64,7 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
 async def outcome_of(fake, call, error):
-    """Make a call with a session that raises an error; return what comes of it."""
+    """Make a call with a session that raises an error; return its outcome."""
 
     async def fail(session, context, parameters):
         raise error
@@ -93,7 +93,7 @@ class FalseError(Exception):
 
 
 class Stop(BaseException):
-    """What a program ends itself with."""
+    """A `BaseException`, such as `SystemExit`."""
 
 
 RAISED_AS_THEY_ARE = {
@@ -108,34 +108,34 @@ RAISED_AS_THEY_ARE = {
 
 @every_call
 @pytest.mark.parametrize("make", RAISED_AS_THEY_ARE.values(), ids=RAISED_AS_THEY_ARE)
-async def test_it_is_raised_as_it_is(fake, call, make):
+async def test_foreign_error_is_raised_unchanged(fake, call, make):
     error = make()
     assert await outcome_of(fake, call, error) is error
 
 
 @pytest.mark.parametrize("call", MANY.values(), ids=MANY)
-async def test_it_is_raised_even_if_it_is_false(fake, call):
+async def test_falsy_error_is_raised(fake, call):
     error = FalseError()
     assert await outcome_of(fake, call, error) is error
 
 
 @every_call
 @pytest.mark.parametrize("make", [StopIteration, StopAsyncIteration])
-async def test_it_does_not_end_a_stream_as_if_exhausted(fake, call, make):
+async def test_stop_iteration_does_not_end_stream(fake, call, make):
     outcome = await outcome_of(fake, call, make("oops"))
     assert isinstance(outcome, ClientStateError)
     assert str(outcome).startswith("the session cannot be used: ")
 
 
 @every_call
-async def test_only_credentials_are_blamed_on_netrc(fake, call):
+async def test_netrc_is_named_only_for_credentials(fake, call):
     outcome = await outcome_of(fake, call, ValueError("oops"))
     assert isinstance(outcome, ConfigurationError)
     assert str(outcome) == "the session cannot be used: oops"
 
 
 @every_call
-async def test_a_stray_cancellation_is_raised(fake, call):
+async def test_unexpected_cancellation_is_raised(fake, call):
     outcome = await outcome_of(fake, call, asyncio.CancelledError())
     assert isinstance(outcome, asyncio.CancelledError | ClientStateError)
 
@@ -162,14 +162,14 @@ every_such_error = pytest.mark.parametrize("make", NOT_TO_BE_COPIED.values(), id
 
 @every_such_error
 @pytest.mark.parametrize("call", SINGLE.values(), ids=SINGLE)
-async def test_an_error_that_cannot_be_copied_is_raised_as_it_is(fake, call, make):
+async def test_uncopyable_error_is_raised_unchanged(fake, call, make):
     error = make()
     assert await outcome_of(fake, call, error) is error
 
 
 @every_such_error
 @pytest.mark.parametrize("call", MANY.values(), ids=MANY)
-async def test_an_error_that_cannot_be_copied_is_an_outcome(fake, call, make):
+async def test_uncopyable_error_becomes_outcome(fake, call, make):
     error = make()
     outcomes = await outcome_of(fake, call, error)
     outcomes = list(outcomes.values()) if isinstance(outcomes, dict) else outcomes
@@ -183,7 +183,7 @@ async def test_an_error_that_cannot_be_copied_is_an_outcome(fake, call, make):
 # ---- many readers of one error
 
 
-async def test_an_error_that_many_watchers_share_does_not_keep_their_frames(fake):
+async def test_error_shared_by_watchers_does_not_hold_frames(fake):
     error = TwoArgumentsError("no", "luck")
     lengths = []
 

@@ -1,4 +1,4 @@
-"""The outage gate, as plain decisions: all times are handed in."""
+"""The outage gate, as pure logic: all times are passed in."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from sutro_async._http._gate import OutageGate
 
-# Any time will do, except 0, which would hide a missing time.
+# Any time except 0, which would hide a missing time.
 START = 5000.0
 
 
@@ -65,7 +65,7 @@ def closed_gate(now=START, **options):
         ("b.aaaab", True),
     ],
 )
-def test_five_failures_in_a_row_for_two_jobs_close_it(jobs, is_closed):
+def test_five_consecutive_failures_for_two_jobs_close_gate(jobs, is_closed):
     gate = make_gate()
     for job_id in jobs:
         if job_id == ".":
@@ -76,14 +76,14 @@ def test_five_failures_in_a_row_for_two_jobs_close_it(jobs, is_closed):
     assert gate.closed_at == (START if is_closed else None)
 
 
-def test_it_is_closed_since_the_last_of_the_failures():
+def test_gate_is_closed_since_last_failure():
     gate = make_gate()
     for seconds, job_id in enumerate("abcdefgh"):
         fail(gate, job_id, START + seconds)
     assert gate.closed_at == START + 4
 
 
-def test_failures_need_not_be_close_together():
+def test_failures_can_be_far_apart():
     gate = make_gate()
     for days, job_id in enumerate("abcde"):
         fail(gate, job_id, START + days * 86_400)
@@ -93,14 +93,14 @@ def test_failures_need_not_be_close_together():
 # ---- opening
 
 
-def test_first_success_opens_it():
+def test_first_success_opens_gate():
     gate = closed_gate()
     gate.note_success(START + 7)
     assert not gate.is_closed
     assert gate.opened_at == START + 7
 
 
-def test_it_has_not_opened_before_it_was_closed():
+def test_gate_has_no_opening_time_before_it_was_closed():
     gate = make_gate()
     assert gate.opened_at == -math.inf
     gate.note_success(START)
@@ -109,7 +109,7 @@ def test_it_has_not_opened_before_it_was_closed():
     assert gate.opened_at == -math.inf
 
 
-def test_success_while_it_is_open_is_no_opening():
+def test_success_while_open_does_not_set_opening_time():
     gate = closed_gate()
     gate.note_success(START + 7)
     gate.note_success(START + 8)
@@ -119,14 +119,14 @@ def test_success_while_it_is_open_is_no_opening():
 @pytest.mark.parametrize(
     ("sent_after", "is_closed"), [(-1, False), (6.99, False), (7, True), (7.01, True)]
 )
-def test_failures_of_requests_from_before_it_opened_do_not_close_it(sent_after, is_closed):
+def test_failures_of_requests_sent_before_opening_do_not_close_gate(sent_after, is_closed):
     gate = closed_gate()
     gate.note_success(START + 7)
     fail(gate, "abcdefghij", START + 8, sent_at=START + sent_after)
     assert gate.is_closed is is_closed
 
 
-def test_old_failures_neither_count_nor_interrupt_the_count():
+def test_old_failures_neither_count_nor_interrupt_count():
     gate = closed_gate()
     gate.note_success(START + 7)
     fail(gate, "ababab", START + 8)
@@ -137,7 +137,7 @@ def test_old_failures_neither_count_nor_interrupt_the_count():
     assert gate.is_closed
 
 
-def test_it_closes_again():
+def test_gate_closes_again():
     gate = closed_gate()
     gate.note_success(START + 7)
     fail(gate, "abcdefghi", START + 99)
@@ -148,7 +148,7 @@ def test_it_closes_again():
 
 
 @pytest.mark.parametrize("seconds", [0, 7, 1000])
-def test_length_of_the_last_outage(seconds):
+def test_duration_of_last_outage(seconds):
     gate = closed_gate()
     assert gate.outage_seconds == 0
     gate.note_success(START + seconds)
@@ -191,7 +191,7 @@ def test_each_relapse_takes_twice_as_many_failures(successes, failures):
         assert failures_until_closed(gate, START) == expected
 
 
-def test_only_successes_in_a_row_end_the_relapses():
+def test_only_consecutive_successes_end_relapses():
     gate = closed_gate()
     for _ in range(100):
         succeed(gate, 19)
@@ -200,7 +200,7 @@ def test_only_successes_in_a_row_end_the_relapses():
     assert failures_until_closed(gate, START) == 10
 
 
-def test_failures_from_before_it_opened_do_not_count_among_the_successes():
+def test_failures_from_before_opening_do_not_interrupt_successes():
     gate = closed_gate()
     succeed(gate, 10)
     fail(gate, "abababa", START + 1, sent_at=START - 1)
@@ -208,7 +208,7 @@ def test_failures_from_before_it_opened_do_not_count_among_the_successes():
     assert failures_until_closed(gate, START) == 5
 
 
-def test_one_job_alone_is_no_relapse():
+def test_single_job_causes_no_relapse():
     gate = closed_gate()
     gate.note_success(START)
     fail(gate, "a" * 1000, START + 1)
@@ -218,7 +218,7 @@ def test_one_job_alone_is_no_relapse():
 
 
 @pytest.mark.parametrize(("relapses", "longest"), [(0, 5), (1, 2), (2, 2), (5, 2)])
-def test_probes_of_a_relapse_are_at_most_two_seconds_apart(relapses, longest):
+def test_probes_of_relapse_are_at_most_two_seconds_apart(relapses, longest):
     gate = make_gate()
     for _ in range(relapses):
         failures_until_closed(gate, START)
@@ -237,7 +237,7 @@ def test_probes_of_a_relapse_are_at_most_two_seconds_apart(relapses, longest):
 @pytest.mark.parametrize(
     ("uniform", "share"), [(lowest, 0.75), (highest, 1)], ids=["lowest", "highest"]
 )
-def test_delay_of_probes_doubles_up_to_five_seconds(uniform, share):
+def test_probe_delay_doubles_up_to_five_seconds(uniform, share):
     gate = closed_gate(uniform=uniform)
     now = START
     for delay in (0.5, 1, 2, 4, 5, 5, 5):
@@ -249,7 +249,7 @@ def test_delay_of_probes_doubles_up_to_five_seconds(uniform, share):
         gate.end_probe(now)
 
 
-def test_delay_does_not_grow_without_bound():
+def test_probe_delay_is_bounded():
     gate = closed_gate()
     for _ in range(5000):  # 2**5000 overflows
         gate.begin_probe()
@@ -258,7 +258,7 @@ def test_delay_does_not_grow_without_bound():
     assert gate.may_probe(START + 5)
 
 
-def test_failures_while_it_is_closed_do_not_postpone_the_probe():
+def test_failures_while_closed_do_not_postpone_probe():
     gate = closed_gate()
     fail(gate, "abcdefgh", START + 0.4)
     assert gate.closed_at == START
@@ -273,7 +273,7 @@ def test_one_probe_at_a_time():
     assert gate.may_probe(START + 1001)
 
 
-def test_probes_of_the_next_outage_start_anew():
+def test_probe_delay_is_reset_for_next_outage():
     gate = closed_gate()
     for _ in range(10):
         gate.begin_probe()
@@ -284,7 +284,7 @@ def test_probes_of_the_next_outage_start_anew():
     assert gate.may_probe(START + 60.5)
 
 
-def test_probe_of_the_previous_outage_is_still_the_only_one():
+def test_probe_of_previous_outage_blocks_another_probe():
     gate = closed_gate()
     gate.begin_probe()
     gate.note_success(START + 1)  # of a call, which needs no probe
@@ -299,7 +299,7 @@ def test_probe_of_the_previous_outage_is_still_the_only_one():
 
 
 class GateMachine(RuleBasedStateMachine):
-    """Any sequence of events, against a model that counts in the simplest way."""
+    """Any sequence of events, compared with a simple model."""
 
     @initialize(shares=st.lists(st.floats(0, 1), min_size=1, max_size=3))
     def begin(self, shares):
@@ -394,7 +394,7 @@ TestGateMachine = GateMachine.TestCase
 
 
 @given(st.text("abc.", max_size=40))
-def test_it_is_never_closed_after_a_success(events):
+def test_gate_is_never_closed_after_success(events):
     gate = make_gate()
     for seconds, event in enumerate(events):
         if event == ".":
@@ -409,7 +409,7 @@ def test_it_is_never_closed_after_a_success(events):
 
 
 @given(st.integers(1, 100), st.floats(0, 100))
-def test_one_job_alone_never_closes_it(failures, seconds):
+def test_single_job_never_closes_gate(failures, seconds):
     gate = make_gate()
     for number in range(failures):
         fail(gate, "a", START + number * seconds)

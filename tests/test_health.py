@@ -1,4 +1,4 @@
-"""Since when the service has not responded: plain decisions, without a loop or a clock."""
+"""Since when the service has not responded: pure logic, without a loop or a clock."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def not_found(job_id):
 
 
 def health(*events):
-    """A health that has noted the events: when, of which job, and what."""
+    """Make a health that has noted events: their times, jobs and kinds."""
     noted = Health()
     in_flight = 0
     for now, job_id, event in events:

@@ -73,7 +73,7 @@ CLOUDFLARE = """<!DOCTYPE html>
         ('{"detail": "<html><title>Down</title>"}', None),
     ],
 )
-def test_an_html_page_is_logged_as_its_title(text, description):
+def test_html_page_is_logged_as_its_title(text, description):
     assert describe_html(text) == description
 
 
@@ -94,7 +94,7 @@ def test_an_html_page_is_logged_as_its_title(text, description):
     ],
     ids=lambda text: text[:20],
 )
-def test_no_page_holds_up_the_event_loop(text):
+def test_html_parsing_does_not_block_event_loop(text):
     began = time.perf_counter()
     describe_html(text)
     assert time.perf_counter() - began < 0.1
@@ -103,7 +103,7 @@ def test_no_page_holds_up_the_event_loop(text):
 @pytest.mark.parametrize(
     ("status", "error_class"), [(200, InvalidResponseError), (502, ServerError)]
 )
-async def test_title_does_not_bring_back_a_key_that_the_page_has_escaped(status, error_class):
+async def test_unescaped_title_does_not_reveal_key(status, error_class):
     key = "sk_<very>&'secret'"
     page = b"<html><title>No sk_&lt;very&gt;&amp;&#x27;secret&#39; here</title>"
     async with (

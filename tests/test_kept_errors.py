@@ -62,7 +62,7 @@ EXPIRED = {"timeout": {"timeout": 0.1}, "timeout of zero": {"timeout": 0}}
 
 
 def held_by(error):
-    """What an error keeps alive that is more than data."""
+    """Return the objects that an error keeps alive, except plain data."""
     heavy = (
         *(types.FrameType, types.TracebackType, types.CoroutineType),
         *(asyncio.Future, asyncio.AbstractEventLoop),
@@ -82,7 +82,7 @@ def held_by(error):
     return found
 
 
-def test_references_held_by_an_error_are_found():
+def test_references_of_error_are_detected():
     def fail():
         raise LookupError
 
@@ -109,7 +109,7 @@ async def errors_of(fake, call, fault, **options):
 
 
 def check(outcomes):
-    """Check that errors hold nothing, neither before nor after they were raised."""
+    """Check that errors hold no references, before and after they are raised."""
     for outcome in outcomes:
         assert held_by(outcome.error) == set()
         lengths = set()
@@ -127,21 +127,21 @@ def check(outcomes):
 
 
 @pytest.mark.parametrize(("fault", "call"), in_turn(FAULTS, FETCHES) + in_turn(FAULTS, WAITS))
-async def test_an_error_of_an_outcome_holds_nothing_and_does_not_grow(fake, call, fault):
+async def test_outcome_error_holds_no_references_and_does_not_grow(fake, call, fault):
     check(await errors_of(fake, call, fault))
 
 
 @pytest.mark.parametrize("is_failing", [False, True])
 @pytest.mark.parametrize("options", EXPIRED.values(), ids=EXPIRED)
 @pytest.mark.parametrize("call", WAITS.values(), ids=WAITS)
-async def test_nor_does_that_of_a_timeout(fake, call, options, is_failing):
+async def test_timeout_error_holds_no_references_and_does_not_grow(fake, call, options, is_failing):
     fault = {"status": 500} if is_failing else None
     outcomes = await errors_of(fake, call, fault, **options)
     check(outcomes)
 
 
 @pytest.mark.parametrize("call", (FETCHES | WAITS).values(), ids=FETCHES | WAITS)
-async def test_nor_where_there_is_no_connection(unused_tcp_port, call):
+async def test_connection_error_holds_no_references_and_does_not_grow(unused_tcp_port, call):
     url = f"http://127.0.0.1:{unused_tcp_port}"
     poll = attrs.evolve(FAST_POLL, max_outage=0)
     retry = RetryPolicy(attempts=1)
@@ -153,7 +153,7 @@ def pollers():
     return [each for each in gc.get_objects() if type(each) is JobPoller]
 
 
-async def test_one_error_does_not_keep_a_batch_alive(fake):
+async def test_one_error_does_not_keep_batch_alive(fake):
     others = {id(each) for each in pollers()}  # of tests before
     ids = [f"job-{number}" for number in range(300)]
     fake.add_job("job-0", ["running"])
@@ -169,7 +169,7 @@ async def test_one_error_does_not_keep_a_batch_alive(fake):
     assert not [each for each in pollers() if id(each) not in others]
 
 
-async def test_notes_on_a_copy_are_not_on_the_error(fake, client):
+async def test_notes_on_copy_are_not_on_error(fake, client):
     outcome = (await client.get_jobs(["missing"]))["missing"]
     outcome.error.add_note("first")
     for _ in range(3):

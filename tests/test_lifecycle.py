@@ -20,7 +20,7 @@ async def started_operation(lifecycle):
     return task
 
 
-async def test_closing_ends_what_runs_and_waits_for_its_end():
+async def test_close_interrupts_operations_and_waits_for_them():
     lifecycle = Lifecycle()
     tasks = [await started_operation(lifecycle) for _ in range(3)]
     await lifecycle.close()
@@ -30,14 +30,14 @@ async def test_closing_ends_what_runs_and_waits_for_its_end():
     assert all(task.cancelling() == 0 for task in tasks)
 
 
-async def test_an_operation_that_ends_by_itself_is_left_alone():
+async def test_finished_operation_is_not_interrupted():
     lifecycle = Lifecycle()
     with lifecycle.operation():
         pass
     await lifecycle.close()
 
 
-async def test_nothing_begins_after_closing():
+async def test_no_operation_starts_after_close():
     lifecycle = Lifecycle()
     await lifecycle.close()
     with pytest.raises(ClientStateError, match="closed"):
@@ -45,7 +45,7 @@ async def test_nothing_begins_after_closing():
             pytest.fail("the operation began")
 
 
-async def test_closing_twice_waits_both_times():
+async def test_second_close_also_waits():
     lifecycle = Lifecycle()
     task = await started_operation(lifecycle)
     await asyncio.gather(lifecycle.close(), lifecycle.close())
@@ -55,7 +55,7 @@ async def test_closing_twice_waits_both_times():
         await task
 
 
-async def test_a_cancellation_from_outside_wins_over_closing():
+async def test_external_cancellation_takes_precedence_over_close():
     lifecycle = Lifecycle()
     task = await started_operation(lifecycle)
     task.cancel()
@@ -64,7 +64,7 @@ async def test_a_cancellation_from_outside_wins_over_closing():
         await task
 
 
-async def test_a_result_that_arrives_as_the_client_closes_is_kept():
+async def test_result_that_arrives_during_close_is_kept():
     lifecycle = Lifecycle()
 
     async def finish_anyway():
@@ -81,7 +81,7 @@ async def test_a_result_that_arrives_as_the_client_closes_is_kept():
     assert task.cancelling() == 0
 
 
-async def test_closing_while_a_timeout_expires_leaves_no_cancellation_behind():
+async def test_close_during_timeout_leaves_no_pending_cancellation():
     lifecycle = Lifecycle()
 
     async def run():

@@ -26,7 +26,7 @@ from sutro_async import (
 )
 from sutro_async._http import Priority, status_page
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_RETRY, nothing_left_behind
+from tests.conftest import FAST_RETRY, assert_no_leaks
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -50,7 +50,7 @@ def entry(job_id, status="RUNNING", **fields):
 
 
 def serve(fake, *entries, **fields):
-    """Let the next request for a page get these entries."""
+    """Respond to the next request for a page with these entries."""
     body = json.dumps({"jobs": entries, **fields})
     fake.fail_next(body=body, endpoint="list-jobs")
 
@@ -75,7 +75,7 @@ async def until(condition):
 @pytest.mark.parametrize(
     ("count", "requests"), [(0, 1), (1, 1), (99, 1), (100, 1), (101, 2), (250, 3)]
 )
-async def test_it_gives_every_job_newest_first_a_hundred_with_a_request(
+async def test_list_jobs_yields_all_jobs_newest_first_in_pages_of_100(
     fake, client, count, requests
 ):
     expected = add_jobs(fake, count)
@@ -88,7 +88,7 @@ async def test_it_gives_every_job_newest_first_a_hundred_with_a_request(
         assert re.fullmatch(r"/v1/list-jobs\?limit=100&cursor=(\w|%2B|%2F|%3D)+", request.path)
 
 
-async def test_an_item_is_the_record(fake, client):
+async def test_item_is_record(fake, client):
     fake.add_job("job-1", ["failed"], failure_reason="no GPU", run_type="FULL", num_rows="15")
     (job,) = [job async for job in client.list_jobs()]
     assert type(job) is Job
@@ -104,7 +104,7 @@ async def test_nothing_is_requested_before_it_is_awaited(fake, client):
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_a_page_is_requested_when_its_first_job_is_awaited(fake, client):
+async def test_page_is_requested_when_its_first_job_is_awaited(fake, client):
     add_jobs(fake, 5)
     requests = []
     async with client.list_jobs() as jobs:
@@ -114,9 +114,9 @@ async def test_a_page_is_requested_when_its_first_job_is_awaited(fake, client):
     assert requests == [1, 1, 2, 2, 3]
 
 
-async def test_leaving_it_early_requests_no_more(fake, client):
+async def test_break_requests_no_further_page(fake, client):
     expected = add_jobs(fake, 250)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with client.list_jobs() as jobs:
             async for job in jobs:
                 assert job.job_id == expected[0]
@@ -127,30 +127,30 @@ async def test_leaving_it_early_requests_no_more(fake, client):
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_each_job_comes_once_though_others_are_submitted_between_the_pages(fake, client):
+async def test_each_job_is_yielded_once_if_jobs_are_added_between_pages(fake, client):
     expected = add_jobs(fake, 7)
-    seen = []
+    received = []
     async for job in client.list_jobs():
-        seen.append(job.job_id)
-        if len(seen) in {2, 3, 5}:
-            fake.add_job(f"new-{len(seen)}")
-    assert seen == expected
+        received.append(job.job_id)
+        if len(received) in {2, 3, 5}:
+            fake.add_job(f"new-{len(received)}")
+    assert received == expected
 
 
-async def test_an_id_twice_on_a_page_comes_once_in_its_first_form(fake, client):
+async def test_duplicate_id_on_page_is_yielded_once(fake, client):
     serve(fake, entry("a", "failed"), entry("b"), entry("a", "running"), next_cursor="c")
     serve(fake, entry("b", "failed"), entry("c"), next_cursor=None)
     jobs = [(job.job_id, job.status) async for job in client.list_jobs()]
     assert jobs == [("a", "failed"), ("b", "running"), ("c", "running")]
 
 
-async def test_a_server_that_ignores_the_limit_has_one_page(fake, client):
+async def test_server_that_ignores_limit_returns_one_page(fake, client):
     serve(fake, *(entry(f"job-{n}") for n in range(250)), message="Jobs retrieved successfully.")
     assert await ids_of(client.list_jobs()) == [f"job-{n}" for n in range(250)]
     assert len(fake.requests) == 1
 
 
-async def test_an_empty_page_with_a_cursor_is_not_the_last(fake, client):
+async def test_empty_page_with_cursor_is_not_last(fake, client):
     serve(fake, next_cursor="a")
     serve(fake, 5, next_cursor="b")
     serve(fake, entry("job-1"), next_cursor="")
@@ -163,14 +163,14 @@ async def test_an_empty_page_with_a_cursor_is_not_the_last(fake, client):
 
 
 @pytest.mark.parametrize("cursors", [["a", "a"], ["a", "b", "a"], ["a", "b", "b"]])
-async def test_a_repeated_cursor_is_an_error_after_the_jobs_of_its_page(fake, client, cursors):
+async def test_repeated_cursor_is_error_after_jobs_of_its_page(fake, client, cursors):
     for number, cursor in enumerate(cursors):
         serve(fake, entry(f"job-{number}"), next_cursor=cursor)
-    stream, seen = client.list_jobs(), []
+    stream, received = client.list_jobs(), []
     with pytest.raises(InvalidResponseError) as caught:
         async for job in stream:
-            seen.append(job.job_id)
-    assert seen == [f"job-{number}" for number in range(len(cursors))]
+            received.append(job.job_id)
+    assert received == [f"job-{number}" for number in range(len(cursors))]
     assert (caught.value.job_id, caught.value.path) == (None, "$.next_cursor")
     assert str(caught.value).startswith("list-jobs: invalid response: $.next_cursor: the cursor of")
     assert len(fake.requests) == len(cursors)
@@ -178,7 +178,7 @@ async def test_a_repeated_cursor_is_an_error_after_the_jobs_of_its_page(fake, cl
         await anext(stream)
 
 
-async def test_the_list_may_lag_behind():
+async def test_lagging_list_is_accepted():
     async with FakeSutro(list_lag=60) as fake, fake.client() as client:
         fake.add_job("job-1", ["running"])
         fake.set_status("job-1", "succeeded")
@@ -190,7 +190,7 @@ async def test_the_list_may_lag_behind():
 # ---- what is logged
 
 
-async def test_each_entry_that_is_skipped_is_a_warning(fake, client, caplog):
+async def test_each_skipped_entry_is_logged_as_warning(fake, client, caplog):
     broken = [5, {"status": "running"}, entry("job-2", 5)]
     for cursor in ("c", None):
         serve(fake, *broken, entry(f"job-{cursor}"), next_cursor=cursor)
@@ -204,7 +204,7 @@ async def test_each_entry_that_is_skipped_is_a_warning(fake, client, caplog):
     assert warnings_of(caplog) == 2 * expected
 
 
-async def test_thousands_of_entries_that_are_skipped_are_no_flood(fake, client, caplog):
+async def test_warnings_about_skipped_entries_are_limited(fake, client, caplog):
     serve(fake, *[5] * 2000)
     assert await ids_of(client.list_jobs()) == []
     warnings = warnings_of(caplog)
@@ -212,7 +212,7 @@ async def test_thousands_of_entries_that_are_skipped_are_no_flood(fake, client, 
     assert warnings[-1] == "list-jobs: 1900 more entries of the page are skipped"
 
 
-async def test_a_value_of_a_wrong_type_is_a_warning_once_for_its_field(fake, client, caplog):
+async def test_wrong_type_is_logged_once_per_field(fake, client, caplog):
     serve(fake, *(entry(f"job-{n}", num_rows="3.7") for n in range(3)))
     jobs = [job async for job in client.list_jobs()]
     assert [job.extra for job in jobs] == [{"num_rows": "3.7"}] * 3
@@ -220,7 +220,7 @@ async def test_a_value_of_a_wrong_type_is_a_warning_once_for_its_field(fake, cli
     assert warning.startswith("list-jobs: $.jobs[*].num_rows: expected an integer, got '3.7'; the")
 
 
-async def test_a_page_that_is_read_for_its_statuses_alone_is_no_warning(fake, client, caplog):
+async def test_status_only_page_logs_no_warning(fake, client, caplog):
     add_jobs(fake, 3)
     first = await client._manager.request(status_page(None, 2), None, client._options)
     assert first.statuses == (("job-2", "RUNNING"), ("job-1", "RUNNING"))
@@ -233,7 +233,7 @@ async def test_a_page_that_is_read_for_its_statuses_alone_is_no_warning(fake, cl
     assert not warnings_of(caplog)
 
 
-async def test_an_unrecognised_status_is_a_warning_once_for_its_word(fake, client, caplog):
+async def test_unrecognised_status_is_logged_once(fake, client, caplog):
     serve(fake, entry("a", "Paused"), entry("b", "PAUSED"), entry("c", "unknown"))
     jobs = [(job.status, job.raw_status) async for job in client.list_jobs()]
     assert jobs == [("unknown", "Paused"), ("unknown", "PAUSED"), ("unknown", "unknown")]
@@ -241,7 +241,7 @@ async def test_an_unrecognised_status_is_a_warning_once_for_its_word(fake, clien
     assert warning.startswith("job 'a': unrecognised status 'Paused'")
 
 
-async def test_the_key_is_in_no_warning_and_no_error(caplog):
+async def test_key_is_not_in_warnings_or_errors(caplog):
     async with FakeSutro(api_key="sk_a_secret") as fake, fake.client() as client:
         serve(fake, ["sk_a_secret"], entry("a", num_rows="sk_a_secret"))
         assert await ids_of(client.list_jobs()) == ["a"]
@@ -256,15 +256,15 @@ async def test_the_key_is_in_no_warning_and_no_error(caplog):
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_a_page_is_retried_by_itself(fake, client):
+async def test_each_page_is_retried_separately(fake, client):
     expected = add_jobs(fake, 5)
     fake.fail_next(2, status=503, endpoint="list-jobs")
     stream = client.list_jobs()
-    seen = [(await anext(stream)).job_id for _ in range(2)]
+    received = [(await anext(stream)).job_id for _ in range(2)]
     fake.fail_next(truncate=True, endpoint="list-jobs")
     fake.fail_next(status=429, headers={"Retry-After": "0.01"}, endpoint="list-jobs")
-    seen += await ids_of(stream)
-    assert seen == expected
+    received += await ids_of(stream)
+    assert received == expected
     paths = [request.path for request in fake.requests]
     assert [paths.count(path) for path in dict.fromkeys(paths)] == [3, 3, 1]
 
@@ -281,7 +281,7 @@ async def test_a_page_is_retried_by_itself(fake, client):
         (500, ServerError, 2),
     ],
 )
-async def test_a_status_that_is_no_success_is_its_error(fake, status, error, requests):
+async def test_error_status_is_raised(fake, status, error, requests):
     fake.fail_next(2, status=status)
     async with fake.client(retry=RetryPolicy(attempts=2, initial=0.001)) as client:
         stream = client.list_jobs()
@@ -295,7 +295,7 @@ async def test_a_status_that_is_no_success_is_its_error(fake, status, error, req
             await anext(stream)
 
 
-async def test_a_connection_that_fails_and_a_timeout_name_the_list(fake):
+async def test_connection_errors_and_timeouts_name_list_jobs(fake):
     retry = RetryPolicy(attempts=1)
     async with fake.client(timeout=0.05, retry=retry) as client:
         fake.fail_next(delay=math.inf)
@@ -320,7 +320,7 @@ async def test_a_connection_that_fails_and_a_timeout_name_the_list(fake):
     ],
     ids=["HTML", "no list", "a number for a cursor", "too large"],
 )
-async def test_a_malformed_page_is_an_error_at_once(fake, client, body, path, reason):
+async def test_malformed_page_is_raised_at_once(fake, client, body, path, reason):
     fake.fail_next(body=body)
     with pytest.raises(InvalidResponseError) as caught:
         await ids_of(client.list_jobs())
@@ -329,7 +329,7 @@ async def test_a_malformed_page_is_an_error_at_once(fake, client, body, path, re
 
 
 @pytest.mark.parametrize(("failed_pages", "is_unavailable"), [(5, False), (4, True)])
-async def test_the_list_counts_as_one_more_job_in_an_outage(fake, failed_pages, is_unavailable):
+async def test_list_counts_as_another_job_for_outage_gate(fake, failed_pages, is_unavailable):
     fake.fail_next(5, status=500)
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
         for _ in range(failed_pages):
@@ -344,7 +344,7 @@ async def test_the_list_counts_as_one_more_job_in_an_outage(fake, failed_pages, 
         assert not client._manager.throttle.service_is_unavailable
 
 
-async def test_the_options_of_a_clone_count(fake, client):
+async def test_clone_options_apply(fake, client):
     fake.fail_next(status=500)
     clone = client.with_options(retry=RetryPolicy(attempts=1))
     with pytest.raises(ServerError):
@@ -358,11 +358,11 @@ async def test_the_options_of_a_clone_count(fake, client):
 @pytest.mark.usefixtures("small_pages")
 @pytest.mark.parametrize("moment", ["before it runs", "in the queue", "in flight", "in back-off"])
 @pytest.mark.parametrize("steps_before", [0, 1, 2, 4])
-async def test_a_cancelled_step_loses_and_repeats_nothing(fake, moment, steps_before):
+async def test_cancelled_step_loses_and_repeats_no_job(fake, moment, steps_before):
     expected = add_jobs(fake, 5)
     async with fake.client(max_concurrency=1, retry=FAST_RETRY) as client:
         stream = client.list_jobs()
-        seen = [(await anext(stream)).job_id for _ in range(steps_before)]
+        received = [(await anext(stream)).job_id for _ in range(steps_before)]
         throttle, permit = client._manager.throttle, None
         if moment == "in the queue":
             permit = await throttle.acquire(Priority.CALL)
@@ -370,7 +370,7 @@ async def test_a_cancelled_step_loses_and_repeats_nothing(fake, moment, steps_be
             fake.fail_next(delay=math.inf)
         elif moment == "in back-off":
             fake.fail_next(status=500, headers={"Retry-After": "30"})
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             step = asyncio.create_task(anext(stream))
             if moment != "before it runs":
                 await asyncio.sleep(0.05)
@@ -381,17 +381,17 @@ async def test_a_cancelled_step_loses_and_repeats_nothing(fake, moment, steps_be
         fake.clear_faults()
         # Where there was a job left of the page before, the step had ended already.
         if not step.cancelled():
-            seen.append(step.result().job_id)
+            received.append(step.result().job_id)
         assert step.cancelled() is (steps_before % PAGE == 0 or moment == "before it runs")
-        assert seen + await ids_of(stream) == expected
+        assert received + await ids_of(stream) == expected
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_a_step_may_be_cancelled_at_any_moment(fake, client):
+async def test_step_can_be_cancelled_at_any_point(fake, client):
     expected = add_jobs(fake, 5)
     cancelled = set()
     for ticks in range(40):
-        stream, seen, is_over = client.list_jobs(), [], False
+        stream, received, is_over = client.list_jobs(), [], False
         while not is_over:
             for is_hasty in (True, False):
                 step = asyncio.create_task(anext(stream))
@@ -406,30 +406,30 @@ async def test_a_step_may_be_cancelled_at_any_moment(fake, client):
                     is_over = True
                     break
                 else:
-                    seen.append(step.result().job_id)
-        assert seen == expected
+                    received.append(step.result().job_id)
+        assert received == expected
     assert {0, 1, 2, 3, 4, 5} <= cancelled
 
 
 @pytest.mark.usefixtures("small_pages")
-async def test_a_heartbeat_around_its_steps_loses_nothing(fake, client):
+async def test_heartbeat_around_steps_loses_no_job(fake, client):
     expected = add_jobs(fake, 5)
-    seen, beats = [], 0
+    received, beats = [], 0
     stream = client.list_jobs()
     for _ in range(3):
         fake.fail_next(delay=0.05)
     while True:
         try:
-            seen.append((await asyncio.wait_for(anext(stream), 0.03)).job_id)
+            received.append((await asyncio.wait_for(anext(stream), 0.03)).job_id)
         except TimeoutError:
             beats += 1
         except StopAsyncIteration:
             break
-    assert seen == expected
+    assert received == expected
     assert beats >= 3
 
 
-async def test_only_one_task_may_step_it(fake, client):
+async def test_concurrent_steps_are_rejected(fake, client):
     add_jobs(fake, 2)
     stream = client.list_jobs()
     first, second = await asyncio.gather(anext(stream), anext(stream), return_exceptions=True)
@@ -443,7 +443,7 @@ async def test_only_one_task_may_step_it(fake, client):
 
 @pytest.mark.parametrize("moment", ["in the queue", "in flight", "in back-off"])
 @pytest.mark.parametrize("ending", ["the stream", "the client"])
-async def test_closing_ends_the_step_of_another_task(fake, ending, moment):
+async def test_aclose_ends_step_of_another_task(fake, ending, moment):
     client = fake.client(max_concurrency=1, retry=RetryPolicy(initial=60, maximum=60))
     async with client:
         throttle = client._manager.throttle
@@ -452,7 +452,7 @@ async def test_closing_ends_the_step_of_another_task(fake, ending, moment):
             fake.fail_next(delay=math.inf)
         elif moment == "in back-off":
             fake.fail_next(status=500, headers={"Retry-After": "30"})
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             stream = client.list_jobs()
             step = asyncio.create_task(anext(stream))
             await asyncio.sleep(0.05)
@@ -467,7 +467,7 @@ async def test_closing_ends_the_step_of_another_task(fake, ending, moment):
             throttle.release(permit)
 
 
-async def test_closing_waits_until_the_step_has_ended(fake, client):
+async def test_aclose_waits_for_running_step(fake, client):
     fake.fail_next(delay=math.inf)
     stream = client.list_jobs()
     step = asyncio.create_task(anext(stream))
@@ -479,7 +479,7 @@ async def test_closing_waits_until_the_step_has_ended(fake, client):
         await step
 
 
-async def test_it_ends_with_the_client_also_in_the_middle_of_a_page(fake):
+async def test_closing_client_ends_listing_within_page(fake):
     add_jobs(fake, 3)
     client = fake.client()
     stream = client.list_jobs()
@@ -491,7 +491,7 @@ async def test_it_ends_with_the_client_also_in_the_middle_of_a_page(fake):
         await anext(client.list_jobs())
 
 
-async def test_a_cancellation_wins_over_closing(fake, client):
+async def test_cancellation_takes_precedence_over_close(fake, client):
     fake.fail_next(delay=math.inf)
     stream = client.list_jobs()
     step = asyncio.create_task(anext(stream))

@@ -63,7 +63,7 @@ def job(**fields):
 # ---- statuses
 
 
-def test_the_statuses_are_those_of_the_service():
+def test_statuses_match_service():
     assert {status.name: status.value for status in JobStatus} == {
         "PENDING": "pending",
         "SUBMITTED": "submitted",
@@ -78,13 +78,13 @@ def test_the_statuses_are_those_of_the_service():
     }
 
 
-def test_a_status_is_a_string():
+def test_status_is_string():
     assert issubclass(JobStatus, enum.StrEnum)
     assert f"{JobStatus.RUNNING}" == "running"
 
 
 @pytest.mark.parametrize("status", JobStatus)
-def test_three_statuses_are_terminal(status):
+def test_terminal_statuses(status):
     expected = status in ("succeeded", "failed", "cancelled")
     assert status.is_terminal is expected
     assert report(status).is_terminal is expected
@@ -92,7 +92,7 @@ def test_three_statuses_are_terminal(status):
     assert (status in TERMINAL_STATUSES) is expected
 
 
-def test_the_terminal_statuses_cannot_be_changed():
+def test_terminal_statuses_are_immutable():
     assert isinstance(TERMINAL_STATUSES, frozenset)
     assert len(TERMINAL_STATUSES) == 3
 
@@ -101,25 +101,25 @@ def test_the_terminal_statuses_cannot_be_changed():
 
 
 @every_value
-def test_a_value_cannot_be_changed(value):
+def test_models_are_immutable(value):
     for field in attrs.fields(type(value)):
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             setattr(value, field.name, None)
 
 
 @every_value
-def test_a_value_has_slots_for_its_fields_only(value):
+def test_models_have_slots(value):
     assert not hasattr(value, "__dict__")
 
 
 @every_value
-def test_the_fields_of_a_value_are_keyword_only(value):
+def test_models_are_keyword_only(value):
     parameters = inspect.signature(type(value)).parameters.values()
     assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @every_value
-def test_values_with_equal_fields_are_equal(value):
+def test_equal_fields_compare_equal(value):
     twin = attrs.evolve(value)
     assert twin is not value
     assert twin == value
@@ -128,13 +128,13 @@ def test_values_with_equal_fields_are_equal(value):
 
 @every_value
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_a_value_survives_pickling(value, protocol):
+def test_models_survive_pickling(value, protocol):
     assert pickle.loads(pickle.dumps(value, protocol)) == value
 
 
 @every_value
 @pytest.mark.parametrize("copier", [copy.copy, copy.deepcopy])
-def test_a_value_can_be_copied(value, copier):
+def test_models_can_be_copied(value, copier):
     assert copier(value) == value
 
 
@@ -158,11 +158,11 @@ def test_a_value_can_be_copied(value, copier):
     ],
     ids=lambda item: ",".join(item) if isinstance(item, dict) else type(item).__name__,
 )
-def test_values_that_differ_in_a_field_are_not_equal(value, change):
+def test_different_fields_compare_unequal(value, change):
     assert attrs.evolve(value, **change) != value
 
 
-def test_the_module_exports_the_models():
+def test_module_exports_models():
     assert set(models.__all__) == {*VALUES, "JobStatus", "TERMINAL_STATUSES"}
 
 
@@ -184,7 +184,7 @@ def test_the_module_exports_the_models():
     ],
     ids=["none", "message", "context", "both", "empty-message", "as-given"],
 )
-def test_details_are_made_of_the_fields_unless_given(fields, details):
+def test_details_default_to_fields(fields, details):
     assert FailureReason(**fields).details == details
 
 
@@ -221,14 +221,14 @@ def test_details_are_made_of_the_fields_unless_given(fields, details):
         "empty-and-null",
     ],
 )
-def test_a_reason_reads_well(fields, expected):
+def test_str_of_reason(fields, expected):
     assert str(FailureReason(**fields)) == expected
 
 
 # ---- reports
 
 
-def test_a_report_needs_only_job_and_status():
+def test_report_required_arguments():
     bare = report(JobStatus.RUNNING)
     assert (bare.message, bare.metadata, bare.failure) == ("", {}, None)
 
@@ -240,7 +240,7 @@ def test_two_reports_do_not_share_their_metadata():
 @pytest.mark.parametrize(
     "status", [status for status in JobStatus if status not in ("failed", "cancelled")]
 )
-def test_a_report_without_failure_returns_itself(status):
+def test_raise_for_failure_returns_successful_report(status):
     good = report(status)
     assert good.raise_for_failure() is good
 
@@ -249,7 +249,7 @@ def test_a_report_without_failure_returns_itself(status):
     ("status", "error_class"),
     [(JobStatus.FAILED, JobFailedError), (JobStatus.CANCELLED, JobCancelledError)],
 )
-def test_a_report_of_a_failure_raises_with_itself(status, error_class):
+def test_raise_for_failure_raises_with_report(status, error_class):
     bad = report(status)
     with pytest.raises(error_class) as caught:
         bad.raise_for_failure()
@@ -259,7 +259,7 @@ def test_a_report_of_a_failure_raises_with_itself(status, error_class):
 # ---- job records
 
 
-def test_a_job_has_the_documented_fields():
+def test_job_has_documented_fields():
     assert [field.name for field in attrs.fields(Job)] == [
         "job_id",
         "status",
@@ -285,7 +285,7 @@ def test_a_job_has_the_documented_fields():
     ]
 
 
-def test_a_job_needs_only_id_and_status():
+def test_job_required_arguments():
     fields = attrs.asdict(job())
     given = {"job_id": "job-1", "status": "running", "raw_status": "running", "extra": {}}
     assert fields == {**dict.fromkeys(fields), **given}
@@ -306,7 +306,7 @@ def test_two_jobs_do_not_share_their_extra():
     ],
     ids=["both", "no-time", "running", "never-started", "neither"],
 )
-def test_the_duration_is_known_once_both_times_are(started, completed, expected):
+def test_duration_needs_both_times(started, completed, expected):
     assert job(datetime_started=started, datetime_completed=completed).duration == expected
 
 
@@ -314,7 +314,7 @@ def test_the_duration_is_known_once_both_times_are(started, completed, expected)
     ("read", "written", "expected"),
     [(15420, 8230, 23650), (0, 0, 0), (5, 0, 5), (5, None, None), (None, 5, None)],
 )
-def test_the_total_of_tokens_is_known_once_both_counts_are(read, written, expected):
+def test_total_tokens_needs_both_counts(read, written, expected):
     assert job(input_tokens=read, output_tokens=written).total_tokens == expected
 
 
@@ -323,13 +323,13 @@ def test_the_total_of_tokens_is_known_once_both_counts_are(read, written, expect
 ERROR = JobNotFoundError(job_id="job-1", status_code=404, message="no such job")
 
 
-def test_an_outcome_with_a_value_gives_it():
+def test_outcome_with_value_returns_it():
     assert OUTCOME.ok
     assert OUTCOME.error is None
     assert OUTCOME.result() is REPORT
 
 
-def test_an_outcome_with_an_error_raises_it():
+def test_outcome_with_error_raises_it():
     outcome = JobOutcome(job_id="job-1", error=ERROR)
     assert not outcome.ok
     assert outcome.value is None
@@ -342,23 +342,23 @@ def test_an_outcome_with_an_error_raises_it():
 
 
 @pytest.mark.parametrize("value", [0, "", False, (), {}], ids=repr)
-def test_a_value_that_is_false_is_a_value(value):
+def test_falsy_value_is_a_value(value):
     outcome = JobOutcome(job_id="job-1", value=value)
     assert outcome.ok
     assert outcome.result() is value
 
 
 @pytest.mark.parametrize("fields", [{}, {"value": REPORT, "error": ERROR}], ids=["neither", "both"])
-def test_an_outcome_has_either_a_value_or_an_error(fields):
+def test_outcome_has_either_value_or_error(fields):
     with pytest.raises(ValueError, match="either a value or an error"):
         JobOutcome(job_id="job-1", **fields)
 
 
-def test_an_outcome_takes_a_type_argument():
+def test_outcome_takes_type_argument():
     assert JobOutcome[JobStatusReport](job_id="job-1", value=REPORT) == OUTCOME
 
 
-def test_an_outcome_with_an_error_survives_pickling():
+def test_outcome_with_error_survives_pickling():
     error = JobWaitTimeoutError(job_id="job-1", last_report=REPORT, elapsed=2, timeout=1)
     back = pickle.loads(pickle.dumps(JobOutcome(job_id="job-1", error=error)))
     assert back.job_id == "job-1"
@@ -375,7 +375,7 @@ def test_to_dict_is_plain_json(value):
     assert type(fields.get("status", "")) is str
 
 
-def test_a_reason_as_a_dict():
+def test_reason_to_dict():
     assert REASON.to_dict() == {
         "message": "no GPU",
         "additional_context": "A100",
@@ -383,7 +383,7 @@ def test_a_reason_as_a_dict():
     }
 
 
-def test_a_report_as_a_dict():
+def test_report_to_dict():
     assert REPORT.to_dict() == {
         "job_id": "job-1",
         "status": "failed",
@@ -396,7 +396,7 @@ def test_a_report_as_a_dict():
     assert report(JobStatus.RUNNING).to_dict()["failure"] is None
 
 
-def test_a_job_as_a_dict():
+def test_job_to_dict():
     fields = job(
         datetime_started=STARTED,
         datetime_completed=STARTED + timedelta(seconds=1.5),
@@ -414,7 +414,7 @@ def test_a_job_as_a_dict():
     assert job().to_dict()["duration_seconds"] is None
 
 
-def test_an_outcome_as_a_dict():
+def test_outcome_to_dict():
     assert OUTCOME.to_dict() == {"job_id": "job-1", "value": REPORT.to_dict(), "error": None}
     assert JobOutcome(job_id="job-1", value=JOB).to_dict()["value"] == JOB.to_dict()
     error = JobNotFoundError(job_id="job-1", status_code=404, message="no such job")
@@ -423,19 +423,19 @@ def test_an_outcome_as_a_dict():
 
 
 @every_value
-def test_a_dict_is_a_copy(value):
-    def spoil(content):
+def test_to_dict_returns_copy(value):
+    def modify(content):
         for each in list(content.values()):
             if isinstance(each, dict):
-                spoil(each)
+                modify(each)
         content["spoilt"] = True
 
     before = copy.deepcopy(value)
-    spoil(value.to_dict())
+    modify(value.to_dict())
     assert value == before
     assert value.to_dict() == before.to_dict()
 
 
-def test_a_job_has_a_failure_as_a_report_has():
+def test_job_has_failure_like_report():
     assert JOB.failure is JOB.failure_reason is REASON
     assert job().failure is None

@@ -19,7 +19,7 @@ from sutro_async import (
     RateLimitError,
     ServerError,
 )
-from tests.conftest import FAST_POLL, nothing_left_behind, now
+from tests.conftest import FAST_POLL, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -43,7 +43,7 @@ async def until(condition):
 # ---- one loop for all
 
 
-async def test_500_waiters_are_one_poll_loop(fake, monitor):
+async def test_500_waiters_share_one_poll_loop(fake, monitor):
     fake.add_job("job-1", ["queued", "running", "succeeded"])
     reports = await asyncio.gather(*(monitor.wait("job-1") for _ in range(500)))
     assert {report.status for report in reports} == {"succeeded"}
@@ -51,7 +51,7 @@ async def test_500_waiters_are_one_poll_loop(fake, monitor):
     assert len(monitor) == 0
 
 
-async def test_each_job_has_a_loop_of_its_own(fake, monitor):
+async def test_each_job_has_its_own_poll_loop(fake, monitor):
     for job_id in ("a", "b"):
         fake.add_job(job_id, [("running", 0.1), "succeeded"])
     waits = [asyncio.create_task(monitor.wait(job_id)) for job_id in "aabb"]
@@ -60,13 +60,13 @@ async def test_each_job_has_a_loop_of_its_own(fake, monitor):
     assert [report.job_id for report in await asyncio.gather(*waits)] == list("aabb")
 
 
-async def test_a_watch_shows_each_change(fake, monitor):
+async def test_watch_yields_each_change(fake, monitor):
     fake.add_job("job-1", ["queued", "queued", "running", "failed"])
-    seen = [report.status async for report in monitor.watch("job-1")]
-    assert seen == ["queued", "running", "failed"]
+    received = [report.status async for report in monitor.watch("job-1")]
+    assert received == ["queued", "running", "failed"]
 
 
-async def test_a_later_watcher_gets_the_newest_report_at_once(fake, monitor):
+async def test_later_watcher_gets_newest_report_at_once(fake, monitor):
     fake.add_job("job-1", [("running", 0.3), "succeeded"])
     first = asyncio.create_task(monitor.wait("job-1"))
     await until(lambda: monitor.latest("job-1"))
@@ -77,17 +77,17 @@ async def test_a_later_watcher_gets_the_newest_report_at_once(fake, monitor):
     await first
 
 
-async def test_a_slow_watcher_gets_the_newest_report_not_a_backlog(fake, monitor):
+async def test_slow_watcher_gets_newest_report_without_backlog(fake, monitor):
     fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"], allow_unknown=True)
-    seen = []
+    received = []
     async for report in monitor.watch("job-1"):
-        seen.append(report.raw_status)
+        received.append(report.raw_status)
         await until(lambda: polls(fake) == 5)
         await asyncio.sleep(0.01)
-    assert seen == ["A", "SUCCEEDED"]
+    assert received == ["A", "SUCCEEDED"]
 
 
-async def test_the_pace_is_the_clients_or_its_own(fake):
+async def test_poll_policy_is_that_of_client_or_monitor(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     slow = PollPolicy(initial=60, maximum=60)
     async with fake.client(poll=slow) as client, JobMonitor(client, poll=FAST_POLL) as monitor:
@@ -95,7 +95,7 @@ async def test_the_pace_is_the_clients_or_its_own(fake):
             await monitor.wait("job-1")
 
 
-async def test_its_own_max_retry_after_applies_to_a_single_request_too(fake, client):
+async def test_max_retry_after_of_monitor_applies_to_single_requests(fake, client):
     fake.fail_next(2, status=500)
     async with JobMonitor(client) as monitor:
         with pytest.raises(JobWaitTimeoutError):
@@ -108,7 +108,7 @@ async def test_its_own_max_retry_after_applies_to_a_single_request_too(fake, cli
 # ---- watchers that leave
 
 
-async def test_the_last_watcher_to_leave_ends_the_loop(fake, client, monitor):
+async def test_last_watcher_stops_poll_loop(fake, client, monitor):
     fake.add_job("job-1", ["running"])
     waits = [asyncio.create_task(monitor.wait("job-1")) for _ in range(3)]
     await until(lambda: polls(fake) > 2)
@@ -116,7 +116,7 @@ async def test_the_last_watcher_to_leave_ends_the_loop(fake, client, monitor):
         wait.cancel()
     await asyncio.sleep(0.02)
     assert len(monitor) == 1
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         waits[2].cancel()
         await asyncio.gather(*waits, return_exceptions=True)
         assert len(monitor) == 0
@@ -126,29 +126,29 @@ async def test_the_last_watcher_to_leave_ends_the_loop(fake, client, monitor):
     assert polls(fake) == before
 
 
-async def test_breaking_out_of_a_watch_leaks_nothing(fake, client, monitor):
+async def test_break_out_of_watch_leaks_nothing(fake, client, monitor):
     fake.add_job("job-1", ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async for _ in monitor.watch("job-1", timeout=30):
             break
         await until(lambda: len(monitor) == 0)
         await asyncio.sleep(0.01)
 
 
-async def test_one_that_leaves_does_not_disturb_the_others(fake, monitor):
+async def test_leaving_watcher_does_not_affect_others(fake, monitor):
     fake.add_job("job-1", [("running", 0.15), "succeeded"])
     stays = asyncio.create_task(monitor.wait("job-1"))
-    leaves = asyncio.create_task(monitor.wait("job-1"))
+    leaving = asyncio.create_task(monitor.wait("job-1"))
     times_out = asyncio.create_task(monitor.wait("job-1", timeout=0.05))
     await until(lambda: polls(fake) > 1)
-    leaves.cancel()
+    leaving.cancel()
     with pytest.raises(JobWaitTimeoutError):
         await times_out
     assert (await stays).is_terminal
-    assert leaves.cancelled()
+    assert leaving.cancelled()
 
 
-async def test_a_watcher_that_comes_as_the_last_one_leaves_gets_a_loop_of_its_own(fake, monitor):
+async def test_watcher_joining_as_last_one_leaves_gets_new_poll_loop(fake, monitor):
     fake.add_job("job-1", [("running", 0.05), "succeeded"])
     first = asyncio.create_task(monitor.wait("job-1"))
     await until(lambda: polls(fake) > 0)
@@ -157,15 +157,15 @@ async def test_a_watcher_that_comes_as_the_last_one_leaves_gets_a_loop_of_its_ow
     assert (await second).is_terminal
 
 
-async def test_watchers_that_come_and_go_at_every_moment_all_get_their_end(fake, monitor):
+async def test_watchers_joining_and_leaving_at_any_time_get_terminal_report(fake, monitor):
     fake.add_job("job-1", [("running", 0.3), "succeeded"])
 
-    async def come_and_go(number):
+    async def join_and_leave(number):
         await asyncio.sleep(number * 0.005)
         with contextlib.suppress(JobWaitTimeoutError):
             return await monitor.wait("job-1", timeout=0.02 if number % 3 else None)
 
-    reports = await asyncio.gather(*(come_and_go(number) for number in range(80)))
+    reports = await asyncio.gather(*(join_and_leave(number) for number in range(80)))
     assert all(report and report.is_terminal for report in reports[::3])
     assert all(report and report.is_terminal for report in reports[65:])
     assert len(monitor) == 0
@@ -190,7 +190,7 @@ async def test_each_watcher_has_its_own_timeout(fake, monitor):
     assert times == [pytest.approx(expected, abs=0.08) for expected in (0.1, 0.2, 0.3)]
 
 
-async def test_a_timeout_expires_while_the_service_hangs(fake, monitor):
+async def test_timeout_expires_while_service_hangs(fake, monitor):
     fake.fail_next(1, job_id="job-1", delay=math.inf)
     with pytest.raises(JobWaitTimeoutError) as caught:
         await monitor.wait("job-1", timeout=0.1)
@@ -198,50 +198,48 @@ async def test_a_timeout_expires_while_the_service_hangs(fake, monitor):
     assert caught.value.__cause__ is None
 
 
-async def test_a_timeout_names_the_failure_of_the_latest_poll(fake, monitor):
+async def test_timeout_error_names_failure_of_latest_poll(fake, monitor):
     fake.fail_next(1000, status=429)
     with pytest.raises(JobWaitTimeoutError, match="the last poll failed") as caught:
         await monitor.wait("job-1", timeout=0.1)
     assert isinstance(caught.value.__cause__, RateLimitError)
 
 
-async def test_the_time_that_the_consumer_takes_counts(fake, monitor):
+async def test_consumer_time_counts_towards_timeout(fake, monitor):
     fake.add_job("job-1", ["running"])
     with pytest.raises(JobWaitTimeoutError):
         async for _ in monitor.watch("job-1", timeout=0.1):
             await asyncio.sleep(0.15)
 
 
-async def test_zero_polls_exactly_once(fake, monitor):
+async def test_zero_timeout_polls_once(fake, monitor):
     fake.add_job("job-1", ["running", "succeeded"])
-    seen = []
+    received = []
     with pytest.raises(JobWaitTimeoutError):
         async for report in monitor.watch("job-1", timeout=0):
-            seen.append(report.status)
-    assert seen == ["running"]
+            received.append(report.status)
+    assert received == ["running"]
     assert (await monitor.wait("job-1", timeout=0)).is_terminal
     assert (await monitor.wait("job-1", timeout=0)).is_terminal
     assert polls(fake) == 2
 
 
-async def test_zero_is_woken_by_closing_the_monitor_or_a_cancellation(fake, client):
+async def test_zero_timeout_is_interrupted_by_close_or_cancellation(fake, client):
     fake.fail_next(2, delay=math.inf)
     async with JobMonitor(client) as monitor:
         cancelled = asyncio.create_task(monitor.wait("job-1", timeout=0))
-        asking = asyncio.create_task(monitor.wait("job-1", timeout=0))
+        waiting = asyncio.create_task(monitor.wait("job-1", timeout=0))
         await until(lambda: fake.in_flight == 2)
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
     async with asyncio.timeout(1):
         with pytest.raises(ClientStateError, match="monitor was closed"):
-            await asking
+            await waiting
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 5])
-async def test_a_cancellation_is_raised_even_if_the_monitor_is_closed_with_it(
-    fake, client, timeout
-):
+async def test_cancellation_is_raised_even_if_monitor_is_closed_at_same_time(fake, client, timeout):
     fake.fail_next(1, delay=math.inf)
     async with JobMonitor(client) as monitor:
         wait = asyncio.create_task(monitor.wait("job-1", timeout=timeout))
@@ -251,26 +249,26 @@ async def test_a_cancellation_is_raised_even_if_the_monitor_is_closed_with_it(
         await wait
 
 
-async def test_a_completion_as_the_timeout_expires_is_not_lost(fake, client, monitor):
+async def test_completion_as_timeout_expires_is_not_lost(fake, client, monitor):
     fake.add_job("job-1", ["running"])
     fake.add_job("job-2")
     end = await client.get_job_status("job-2")
     wait = asyncio.create_task(monitor.wait("job-1", timeout=0.5))
     await until(lambda: monitor.latest("job-1"))
 
-    def tell_too_late():
+    def succeed_at_timeout():
         ends_at = now() + 0.2
         while now() < ends_at:
             pass
         poller = monitor._polls.pollers["job-1"]
         asyncio.get_running_loop().call_soon(monitor._polls.on_end, poller, end)
 
-    asyncio.get_running_loop().call_later(0.35, tell_too_late)
+    asyncio.get_running_loop().call_later(0.35, succeed_at_timeout)
     assert await wait is end
 
 
 @pytest.mark.parametrize("timeout", [-1, "5", math.nan])
-async def test_an_invalid_timeout_text_is_rejected(monitor, timeout):
+async def test_invalid_timeout_text_is_rejected(monitor, timeout):
     with pytest.raises(ValueError, match="timeout must be"):
         monitor.watch("job-1", timeout=timeout)
 
@@ -278,7 +276,7 @@ async def test_an_invalid_timeout_text_is_rejected(monitor, timeout):
 # ---- finished jobs
 
 
-async def test_a_finished_job_costs_no_request(fake, monitor):
+async def test_finished_job_needs_no_request(fake, monitor):
     fake.add_job("job-1", ["running", "succeeded"])
     end = await monitor.wait("job-1")
     before = polls(fake)
@@ -288,7 +286,7 @@ async def test_a_finished_job_costs_no_request(fake, monitor):
     assert polls(fake) == before
 
 
-async def test_a_watcher_that_arrives_as_the_job_finishes_gets_its_report(fake, client):
+async def test_watcher_that_arrives_as_job_finishes_gets_its_report(fake, client):
     async with JobMonitor(client, keep_finished=0) as monitor:
         fake.add_job("job-1", ["running", "succeeded"])
         late = []
@@ -299,7 +297,7 @@ async def test_a_watcher_that_arrives_as_the_job_finishes_gets_its_report(fake, 
         assert (await late[0]).is_terminal
 
 
-async def test_the_least_recently_used_are_forgotten_first(fake, client):
+async def test_least_recently_used_are_evicted_first(fake, client):
     for job_id in "abc":
         fake.add_job(job_id)
     async with JobMonitor(client, keep_finished=2) as monitor:
@@ -312,7 +310,7 @@ async def test_the_least_recently_used_are_forgotten_first(fake, client):
         assert monitor.latest("c")
 
 
-async def test_keeping_none_forgets_at_once(fake, client):
+async def test_keep_finished_0_keeps_no_report(fake, client):
     fake.add_job("job-1")
     async with JobMonitor(client, keep_finished=0) as monitor:
         await monitor.wait("job-1")
@@ -321,16 +319,16 @@ async def test_keeping_none_forgets_at_once(fake, client):
     assert polls(fake) == 2
 
 
-async def test_the_latest_report_of_a_job_without_watchers(monitor):
+async def test_latest_report_of_job_without_watchers(monitor):
     assert monitor.latest("job-1") is None
 
 
-def test_ten_thousand_are_remembered_by_default():
+def test_ten_thousand_reports_are_kept_by_default():
     assert inspect.signature(JobMonitor).parameters["keep_finished"].default == 10_000
 
 
 @pytest.mark.parametrize("keep", [-1, 1.5, "3", None, True])
-async def test_a_bad_keep_finished_is_rejected(client, keep):
+async def test_invalid_keep_finished_is_rejected(client, keep):
     with pytest.raises(ConfigurationError, match="keep_finished"):
         JobMonitor(client, keep_finished=keep)
 
@@ -338,7 +336,7 @@ async def test_a_bad_keep_finished_is_rejected(client, keep):
 # ---- errors
 
 
-async def test_an_error_reaches_every_watcher_as_its_own(fake, monitor):
+async def test_each_watcher_gets_its_own_copy_of_error(fake, monitor):
     waits = [monitor.wait("job-1") for _ in range(3)]
     errors = await asyncio.gather(*waits, return_exceptions=True)
     assert {type(error) for error in errors} == {JobNotFoundError}
@@ -347,20 +345,20 @@ async def test_an_error_reaches_every_watcher_as_its_own(fake, monitor):
     assert len(monitor) == 0
 
 
-async def test_the_cause_and_the_last_report_of_an_error_are_kept(fake):
+async def test_cause_and_last_report_of_error_are_kept(fake):
     fake.add_job("job-1", ["running"])
     policy = PollPolicy(initial=0.01, max_outage=0.05)
     async with fake.client(timeout=0.03, poll=policy) as client, JobMonitor(client) as monitor:
         reports = monitor.watch("job-1", timeout=30)
-        seen = await anext(reports)
+        received = await anext(reports)
         fake.fail_next(99, delay=math.inf)
         with pytest.raises(APITimeoutError) as caught:
             await anext(reports)
-    assert caught.value.last_report is seen
+    assert caught.value.last_report is received
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
-async def test_a_job_can_be_watched_again_after_an_error(fake, monitor):
+async def test_job_can_be_watched_again_after_error(fake, monitor):
     fake.add_job("job-1")
     fake.fail_next(1, job_id="job-1", status=410)
     with pytest.raises(GoneError):
@@ -369,7 +367,7 @@ async def test_a_job_can_be_watched_again_after_an_error(fake, monitor):
 
 
 @pytest.mark.parametrize("timeout", [None, 0])
-async def test_a_bad_id_is_rejected_before_the_first_step(fake, monitor, timeout):
+async def test_invalid_id_is_rejected_before_first_step(fake, monitor, timeout):
     with pytest.raises(ValueError, match="job id"):
         monitor.watch("..", timeout=timeout)
     with pytest.raises(ValueError, match="job id"):
@@ -383,7 +381,7 @@ async def test_a_bad_id_is_rejected_before_the_first_step(fake, monitor, timeout
 
 async def test_closing_wakes_all_waiters(fake, client):
     fake.add_job("job-1", ["running"])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with JobMonitor(client) as monitor:
             waits = [asyncio.create_task(monitor.wait("job-1")) for _ in range(5)]
             reports = monitor.watch("job-1")
@@ -396,7 +394,7 @@ async def test_closing_wakes_all_waiters(fake, client):
     assert (await client.get_job("job-1")).job_id == "job-1"
 
 
-async def test_leaving_it_waits_until_all_of_it_has_ended(fake, client):
+async def test_exit_waits_for_all_tasks(fake, client):
     fake.fail_next(2, job_id="job-1", delay=math.inf)
     async with JobMonitor(client) as monitor:
         waits = [asyncio.create_task(monitor.wait("job-1", timeout=each)) for each in (None, 0)]
@@ -406,7 +404,7 @@ async def test_leaving_it_waits_until_all_of_it_has_ended(fake, client):
     await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def test_a_poll_that_is_cancelled_from_outside_does_not_hang_its_watchers(fake, monitor):
+async def test_externally_cancelled_poll_does_not_hang_watchers(fake, monitor):
     fake.fail_next(1, job_id="job-1", delay=math.inf)
     wait = asyncio.create_task(monitor.wait("job-1"))
     await until(lambda: fake.in_flight)
@@ -425,7 +423,7 @@ class ForeignError(Exception):
         super().__init__(f"{first} {second}")
 
 
-async def test_an_error_of_another_library_is_raised_as_it_is(client, monitor, monkeypatch):
+async def test_foreign_error_is_raised_unchanged(client, monitor, monkeypatch):
     error = ForeignError("no", "luck")
 
     async def fail(path, **options):
@@ -438,7 +436,7 @@ async def test_an_error_of_another_library_is_raised_as_it_is(client, monitor, m
     assert len(monitor) == 0
 
 
-async def test_closing_the_client_ends_the_waits(fake, client, monitor):
+async def test_closing_client_ends_waits(fake, client, monitor):
     fake.add_job("job-1", ["running"])
     wait = asyncio.create_task(monitor.wait("job-1"))
     await until(lambda: polls(fake))
@@ -447,7 +445,7 @@ async def test_closing_the_client_ends_the_waits(fake, client, monitor):
         await wait
 
 
-async def test_it_works_only_inside_async_with(fake, client):
+async def test_monitor_requires_async_with(fake, client):
     monitor = JobMonitor(client)
     not_open = r"^the monitor is not open: use it inside `async with`$"
     for timeout in (None, 0):
@@ -462,12 +460,12 @@ async def test_it_works_only_inside_async_with(fake, client):
         await monitor.wait("job-1")
 
 
-async def test_it_is_true_even_if_it_polls_nothing(monitor):
+async def test_idle_monitor_is_truthy(monitor):
     assert len(monitor) == 0
     assert bool(monitor) is True
 
 
-async def test_its_repr_shows_how_many_jobs_it_polls(fake, client):
+async def test_repr_shows_number_of_polled_jobs(fake, client):
     fake.add_job("done")
     fake.add_job("endless", ["running"])
     async with JobMonitor(client) as monitor:

@@ -12,7 +12,7 @@ from sutro_async import (
     JobNotFoundError,
     ServerError,
 )
-from tests.conftest import nothing_left_behind
+from tests.conftest import assert_no_leaks
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -35,7 +35,7 @@ async def until(condition):
 
 
 def hang(fake):
-    """Let the next request take until it is cancelled."""
+    """Let the next request run until it is cancelled."""
     fake.fail_next(1, delay=math.inf)
 
 
@@ -46,14 +46,14 @@ def requests_for_reads():
 # ---- one request for all
 
 
-async def test_500_callers_at_once_are_one_request(fake, monitor, read):
+async def test_500_concurrent_callers_share_one_request(fake, monitor, read):
     fake.add_job("job-1", ["running"])
     found = await asyncio.gather(*(read(monitor, "job-1") for _ in range(500)))
     assert {each.status for each in found} == {"running"}
     assert len(fake.requests) == 1
 
 
-async def test_one_who_calls_while_the_request_runs_shares_it(fake, monitor, read):
+async def test_caller_during_request_shares_it(fake, monitor, read):
     fake.add_job("job-1", ["running"])
     fake.fail_next(1, delay=0.2)
     first = asyncio.create_task(read(monitor, "job-1"))
@@ -62,14 +62,14 @@ async def test_one_who_calls_while_the_request_runs_shares_it(fake, monitor, rea
     assert len(fake.requests) == 1
 
 
-async def test_the_status_of_a_running_job_is_requested_each_time(fake, monitor, read):
+async def test_status_of_running_job_is_requested_each_time(fake, monitor, read):
     fake.add_job("job-1", ["running"])
     for number in (1, 2, 3):
         assert (await read(monitor, "job-1")).status == "running"
         assert len(fake.requests) == number
 
 
-async def test_status_and_record_and_each_job_are_requests_of_their_own(fake, monitor):
+async def test_status_record_and_each_job_are_separate_requests(fake, monitor):
     fake.add_job("a", ["running"])
     fake.add_job("b", ["running"])
     found = await asyncio.gather(
@@ -84,7 +84,7 @@ async def test_status_and_record_and_each_job_are_requests_of_their_own(fake, mo
     assert len(fake.requests) == 4
 
 
-async def test_timeout_and_retries_are_those_of_the_client(fake, client, read):
+async def test_timeout_and_retries_are_those_of_client(fake, client, read):
     fake.add_job("job-1")
     fake.fail_next(3, status=500)
     async with JobMonitor(client.with_options(timeout=0.1)) as monitor:
@@ -99,14 +99,14 @@ async def test_timeout_and_retries_are_those_of_the_client(fake, client, read):
 # ---- finished jobs
 
 
-async def test_a_finished_job_costs_one_request(fake, monitor, read):
+async def test_finished_job_needs_one_request(fake, monitor, read):
     fake.add_job("job-1")
     first = await read(monitor, "job-1")
     assert await read(monitor, "job-1") is first
     assert len(fake.requests) == 1
 
 
-async def test_the_report_of_a_wait_costs_no_request_and_vice_versa(fake, monitor):
+async def test_waits_and_reads_share_finished_reports(fake, monitor):
     fake.add_job("waited", ["running", "succeeded"])
     fake.add_job("read")
     end = await monitor.wait("waited")
@@ -117,7 +117,7 @@ async def test_the_report_of_a_wait_costs_no_request_and_vice_versa(fake, monito
     assert len(fake.requests) == 3
 
 
-async def test_the_report_of_a_poll_that_runs_is_not_used_for_a_read(fake, monitor):
+async def test_read_does_not_use_report_of_running_poll(fake, monitor):
     fake.add_job("job-1", ["queued"])
     async with monitor.watch("job-1") as reports:
         assert (await anext(reports)).status == "queued"
@@ -125,7 +125,7 @@ async def test_the_report_of_a_poll_that_runs_is_not_used_for_a_read(fake, monit
         assert (await monitor.get_job_status("job-1")).status == "running"
 
 
-async def test_a_wait_reads_why_a_job_failed_even_after_a_read_of_its_status(fake, monitor):
+async def test_wait_reads_failure_reason_after_status_read(fake, monitor):
     fake.add_job("job-1", ["failed"], failure_reason="no GPU", status_reason=False)
     unexplained = await monitor.get_job_status("job-1")
     assert unexplained.failure is None
@@ -139,7 +139,7 @@ async def test_a_wait_reads_why_a_job_failed_even_after_a_read_of_its_status(fak
     assert len(fake.requests) == 3
 
 
-async def test_the_least_recently_used_are_forgotten_first(fake, client, read):
+async def test_least_recently_used_are_evicted_first(fake, client, read):
     for job_id in "abc":
         fake.add_job(job_id)
     async with JobMonitor(client, keep_finished=2) as monitor:
@@ -152,7 +152,7 @@ async def test_the_least_recently_used_are_forgotten_first(fake, client, read):
         assert len(fake.requests) == 4
 
 
-async def test_keeping_none_still_shares_requests(fake, client, read):
+async def test_keep_finished_0_still_shares_requests(fake, client, read):
     fake.add_job("job-1")
     async with JobMonitor(client, keep_finished=0) as monitor:
         await asyncio.gather(read(monitor, "job-1"), read(monitor, "job-1"))
@@ -164,7 +164,7 @@ async def test_keeping_none_still_shares_requests(fake, client, read):
 # ---- errors
 
 
-async def test_an_error_reaches_each_caller_as_its_own_and_is_not_remembered(fake, monitor, read):
+async def test_each_caller_gets_its_own_copy_of_error_which_is_not_cached(fake, monitor, read):
     calls = [read(monitor, "job-1") for _ in range(20)]
     errors = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(error) for error in errors} == {JobNotFoundError}
@@ -175,7 +175,7 @@ async def test_an_error_reaches_each_caller_as_its_own_and_is_not_remembered(fak
     assert (await read(monitor, "job-1")).is_terminal
 
 
-async def test_the_cause_of_an_error_is_kept(fake, client, read):
+async def test_cause_of_error_is_kept(fake, client, read):
     async with JobMonitor(client.with_options(timeout=0.05)) as monitor:
         fake.fail_next(9, delay=math.inf)
         with pytest.raises(TimeoutError) as caught:
@@ -183,7 +183,7 @@ async def test_the_cause_of_an_error_is_kept(fake, client, read):
     assert isinstance(caught.value.__cause__, TimeoutError)
 
 
-async def test_an_error_of_another_library_is_raised_as_it_is(client, monitor, read, monkeypatch):
+async def test_foreign_error_is_raised_unchanged(client, monitor, read, monkeypatch):
     error = LookupError("no luck")
 
     async def fail(path, **options):
@@ -196,7 +196,7 @@ async def test_an_error_of_another_library_is_raised_as_it_is(client, monitor, r
 
 
 @pytest.mark.parametrize("job_id", ["", "..", "a\x00"])
-async def test_an_invalid_id_is_rejected_before_any_request(fake, monitor, read, job_id):
+async def test_invalid_id_is_rejected_before_any_request(fake, monitor, read, job_id):
     with pytest.raises(ValueError, match="job id"):
         await read(monitor, job_id)
     with pytest.raises(TypeError, match="job id"):
@@ -207,7 +207,7 @@ async def test_an_invalid_id_is_rejected_before_any_request(fake, monitor, read,
 # ---- callers that are cancelled
 
 
-async def test_a_cancelled_caller_does_not_affect_the_others(fake, monitor, read):
+async def test_cancelled_caller_does_not_affect_others(fake, monitor, read):
     fake.add_job("job-1", ["running"])
     fake.fail_next(1, delay=0.3)
     leaves, times_out, stays = (asyncio.create_task(read(monitor, "job-1")) for _ in range(3))
@@ -221,9 +221,9 @@ async def test_a_cancelled_caller_does_not_affect_the_others(fake, monitor, read
     assert len(fake.requests) == 1
 
 
-async def test_the_last_caller_to_leave_cancels_the_request(fake, client, monitor, read):
+async def test_last_cancelled_caller_cancels_request(fake, client, monitor, read):
     hang(fake)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         calls = [asyncio.create_task(read(monitor, "job-1")) for _ in range(3)]
         await until(lambda: fake.in_flight)
         for call in calls[:2]:
@@ -237,9 +237,9 @@ async def test_the_last_caller_to_leave_cancels_the_request(fake, client, monito
     assert all(call.cancelled() for call in calls)
 
 
-async def test_all_callers_may_leave_at_the_same_moment(fake, client, monitor, read):
+async def test_all_callers_can_be_cancelled_together(fake, client, monitor, read):
     hang(fake)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         calls = [asyncio.create_task(read(monitor, "job-1")) for _ in range(500)]
         await until(lambda: fake.in_flight)
         for call in calls:
@@ -248,9 +248,7 @@ async def test_all_callers_may_leave_at_the_same_moment(fake, client, monitor, r
     assert not requests_for_reads()
 
 
-async def test_a_caller_that_comes_as_the_last_one_leaves_gets_a_request_of_its_own(
-    fake, monitor, read
-):
+async def test_caller_joining_as_last_one_leaves_gets_new_request(fake, monitor, read):
     fake.add_job("job-1")
     hang(fake)
     leaves = asyncio.create_task(read(monitor, "job-1"))
@@ -262,9 +260,7 @@ async def test_a_caller_that_comes_as_the_last_one_leaves_gets_a_request_of_its_
     assert len(fake.requests) == 2
 
 
-async def test_a_caller_that_comes_as_an_error_arrives_gets_a_request_of_its_own(
-    fake, monitor, read
-):
+async def test_caller_joining_as_error_arrives_gets_new_request(fake, monitor, read):
     first = asyncio.create_task(read(monitor, "job-1"))
     await asyncio.sleep(0)
     (request,) = requests_for_reads()
@@ -281,7 +277,7 @@ async def test_a_caller_that_comes_as_an_error_arrives_gets_a_request_of_its_own
     assert (await second[0]).is_terminal
 
 
-async def test_a_request_that_is_cancelled_from_outside_ends_the_calls(fake, monitor, read):
+async def test_externally_cancelled_request_ends_calls(fake, monitor, read):
     hang(fake)
     call = asyncio.create_task(read(monitor, "job-1"))
     await until(lambda: fake.in_flight)
@@ -297,7 +293,7 @@ async def test_a_request_that_is_cancelled_from_outside_ends_the_calls(fake, mon
 
 async def test_closing_wakes_all_callers(fake, client, read):
     hang(fake)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with JobMonitor(client) as monitor:
             calls = [asyncio.create_task(read(monitor, "job-1")) for _ in range(5)]
             await until(lambda: fake.in_flight)
@@ -311,7 +307,7 @@ async def test_closing_wakes_all_callers(fake, client, read):
         assert (await read(monitor, "job-1")).is_terminal
 
 
-async def test_a_cancellation_is_raised_even_if_the_monitor_is_closed_with_it(fake, client, read):
+async def test_cancellation_is_raised_even_if_monitor_is_closed_at_same_time(fake, client, read):
     hang(fake)
     async with JobMonitor(client) as monitor:
         call = asyncio.create_task(read(monitor, "job-1"))
@@ -321,7 +317,7 @@ async def test_a_cancellation_is_raised_even_if_the_monitor_is_closed_with_it(fa
         await call
 
 
-async def test_closing_the_client_ends_the_calls(fake, client, monitor, read):
+async def test_closing_client_ends_calls(fake, client, monitor, read):
     hang(fake)
     call = asyncio.create_task(read(monitor, "job-1"))
     await until(lambda: fake.in_flight)
@@ -330,7 +326,7 @@ async def test_closing_the_client_ends_the_calls(fake, client, monitor, read):
         await call
 
 
-async def test_it_works_only_inside_async_with(client, read):
+async def test_monitor_requires_async_with(client, read):
     monitor = JobMonitor(client)
     with pytest.raises(ClientStateError, match="not open"):
         await read(monitor, "job-1")
@@ -340,7 +336,7 @@ async def test_it_works_only_inside_async_with(client, read):
         await read(monitor, "job-1")
 
 
-# ---- what ends the program
+# ---- BaseException
 
 
 class Crash(BaseException):
@@ -349,7 +345,7 @@ class Crash(BaseException):
 
 @pytest.fixture
 def crash_at_end(client, monkeypatch):
-    """Let requests raise a `Crash`: some moments after they have been cancelled."""
+    """Let requests raise a `Crash` shortly after they have been cancelled."""
     released = asyncio.Event()
 
     async def fail(path, **options):
@@ -365,7 +361,7 @@ def crash_at_end(client, monkeypatch):
     return released
 
 
-async def test_what_ends_the_program_reaches_each_caller(client, monitor, read, monkeypatch):
+async def test_base_exception_reaches_each_caller(client, monitor, read, monkeypatch):
     async def fail(path, **options):
         raise Crash
 
@@ -375,9 +371,7 @@ async def test_what_ends_the_program_reaches_each_caller(client, monitor, read, 
     assert [type(call.exception()) for call in calls] == [Crash] * 2
 
 
-async def test_what_ends_the_program_reaches_the_last_caller_that_leaves(
-    monitor, read, crash_at_end
-):
+async def test_base_exception_reaches_last_cancelled_caller(monitor, read, crash_at_end):
     call = asyncio.create_task(read(monitor, "job-1"))
     await until(requests_for_reads)
     await asyncio.sleep(0.01)
@@ -387,9 +381,7 @@ async def test_what_ends_the_program_reaches_the_last_caller_that_leaves(
     assert isinstance(call.exception(), Crash)
 
 
-async def test_what_ends_the_program_after_the_last_caller_is_raised_by_closing(
-    client, read, crash_at_end
-):
+async def test_base_exception_after_last_caller_is_raised_by_close(client, read, crash_at_end):
     monitor = await JobMonitor(client).__aenter__()
     call = asyncio.create_task(read(monitor, "job-1"))
     await until(requests_for_reads)
@@ -407,7 +399,7 @@ async def test_what_ends_the_program_after_the_last_caller_is_raised_by_closing(
     assert isinstance(closing.exception(), Crash)
 
 
-async def test_server_errors_are_those_of_the_last_try(fake, monitor, read):
+async def test_server_error_is_that_of_last_attempt(fake, monitor, read):
     fake.fail_next(4, status=503)
     with pytest.raises(ServerError):
         await read(monitor, "job-1")

@@ -18,7 +18,7 @@ from sutro_async import (
     ServerError,
 )
 from sutro_async._http._throttle import Permit
-from tests.conftest import FAST_POLL, FAST_RETRY, nothing_left_behind, now
+from tests.conftest import FAST_POLL, FAST_RETRY, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -29,7 +29,7 @@ FAR_MORE = 10_000
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch):
-    """Shorten the delays of probes, and of looks whether the service is available again."""
+    """Shorten the delays of probes, and of held-back polls and calls."""
     monkeypatch.setattr("sutro_async._http._gate._FIRST_DELAY", 0.02)
     monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY", 0.1)
     monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY_OF_RELAPSE", 0.1)
@@ -39,7 +39,7 @@ def short_delays(monkeypatch):
 
 @pytest.fixture
 def short_outages(monkeypatch):
-    """Let an outage that lasts be one of 0.3 s."""
+    """Let an outage count as lasting after 0.3 s."""
     monkeypatch.setattr("sutro_async._http._fetch._LASTING_OUTAGE_SECONDS", 0.3)
 
 
@@ -61,7 +61,7 @@ def add_jobs(fake, timeline=("running", "running", "succeeded")):
 
 
 def close_gate(client, failures=5):
-    """Let the client see failures of the service; within a minute of an outage it takes ten."""
+    """Close the gate by failures; within a minute of an outage that takes ten."""
     now = asyncio.get_running_loop().time()
     for job_id in itertools.islice(itertools.cycle(["other-1", "other-2"]), failures):
         error = APITimeoutError("no response", job_id=job_id)
@@ -73,7 +73,7 @@ def close_gate(client, failures=5):
 # ---- waits
 
 
-async def test_polls_probe_one_at_a_time_until_the_service_is_back(fake):
+async def test_polls_probe_one_at_a_time_until_service_is_available(fake):
     add_jobs(fake)
     fake.fail_next(10, status=503)
     poll = PollPolicy(initial=0.2, maximum=0.2)  # no second poll before five have failed
@@ -81,7 +81,7 @@ async def test_polls_probe_one_at_a_time_until_the_service_is_back(fake):
         outcomes = await client.wait_for_jobs(IDS[:5])
     assert all(outcome.ok for outcome in outcomes.values())
     times = [request.time for request in fake.requests]
-    # Five were in flight together; each probe comes a delay after the one before.
+    # Five were in flight together; each probe follows the one before after a delay.
     delays = [later - earlier for earlier, later in itertools.pairwise(times)]
     for delay, bound in zip(delays[4:9], (0.02, 0.04, 0.08, 0.1, 0.1), strict=True):
         assert delay >= 0.75 * bound
@@ -98,12 +98,12 @@ async def test_outage_is_logged_once_and_not_for_each_wait(fake, caplog):
     assert [record.levelno for record in records] == [logging.WARNING, logging.INFO]
     assert records[0].message.startswith("the service is unavailable, polls are held back: job ")
     assert records[0].message.endswith(": HTTP 503: Down for maintenance")
-    # Those of before it was known to be one of all.
+    # The failures before the gate closed.
     of_jobs = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(of_jobs) == 4 + 1
 
 
-async def test_job_whose_responses_are_always_broken_does_not_delay_the_others(fake, caplog):
+async def test_failures_of_one_job_do_not_delay_others(fake, caplog):
     add_jobs(fake, [*["running"] * 20, "succeeded"])
     fake.fail_next(FAR_MORE, status=500, job_id="job-0")
     poll = attrs.evolve(FAST_POLL, max_outage=0.2)
@@ -115,7 +115,7 @@ async def test_job_whose_responses_are_always_broken_does_not_delay_the_others(f
 
 
 @pytest.mark.usefixtures("no_probes")
-async def test_held_back_wait_ends_by_max_outage_with_an_error_of_its_own(fake):
+async def test_max_outage_ends_held_back_wait_with_its_own_error(fake):
     add_jobs(fake, ENDLESS)
     fake.fail_next(FAR_MORE, status=503)
     async with make_client(fake, poll=attrs.evolve(FAST_POLL, max_outage=0.3)) as client:
@@ -126,7 +126,7 @@ async def test_held_back_wait_ends_by_max_outage_with_an_error_of_its_own(fake):
     errors = [outcome.error for outcome in outcomes.values()]
     assert all(isinstance(error, ServerError) for error in errors)
     assert [error.job_id for error in errors] == IDS
-    # No wait gives up before a poll has been sent and has failed.
+    # Each wait fails only after a poll has been sent and has failed.
     assert len(fake.requests) == len(IDS)
 
 
@@ -145,7 +145,7 @@ async def test_held_back_wait_is_polled_once_before_its_timeout(fake):
 
 
 @pytest.mark.usefixtures("no_probes")
-async def test_timeout_of_zero_polls_once_in_an_outage(fake):
+async def test_zero_timeout_polls_once_in_outage(fake):
     add_jobs(fake, ["succeeded"])
     async with make_client(fake) as client:
         close_gate(client)
@@ -157,8 +157,8 @@ async def test_timeout_of_zero_polls_once_in_an_outage(fake):
 
 
 @pytest.mark.usefixtures("no_probes")
-async def test_queued_polls_are_held_back_when_the_service_becomes_unavailable(fake):
-    """One slot: while a poll is in flight, the gate closes on those that wait for it."""
+async def test_queued_polls_are_held_back_when_service_becomes_unavailable(fake):
+    """One slot: while a poll is in flight, the gate closes for those that are queued."""
     add_jobs(fake, ENDLESS)
     fake.fail_next(1, delay=0.3)
     async with make_client(fake, max_concurrency=1) as client:
@@ -179,7 +179,7 @@ async def test_queued_polls_are_held_back_when_the_service_becomes_unavailable(f
 
 
 @pytest.mark.parametrize("kind", ["wait", "watch", "batch", "monitor"])
-async def test_every_kind_of_wait_survives_an_outage(fake, kind):
+async def test_every_kind_of_wait_survives_outage(fake, kind):
     add_jobs(fake, ["running", "running", "succeeded"])
     fake.fail_next(9, disconnect=True)
     async with make_client(fake) as client:
@@ -211,7 +211,7 @@ async def test_held_back_requests_end_at_once_and_leak_nothing(fake, kind, endin
             "batch": lambda: client.wait_for_jobs(IDS),
             "statuses": lambda: client.get_job_statuses(IDS),
         }
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             task = asyncio.create_task(calls[kind]())
             await asyncio.sleep(0.1)
             assert not task.done()
@@ -240,7 +240,7 @@ async def test_held_back_requests_end_at_once_and_leak_nothing(fake, kind, endin
 
 @pytest.mark.usefixtures("no_probes")
 @pytest.mark.parametrize("method", ["get_job_status", "get_job"])
-async def test_call_passes_the_closed_gate_and_opens_it(fake, caplog, method):
+async def test_call_passes_closed_gate_and_opens_it(fake, caplog, method):
     caplog.set_level(logging.INFO, "sutro_async")
     add_jobs(fake, ENDLESS)
     async with make_client(fake) as client:
@@ -258,7 +258,7 @@ async def test_call_passes_the_closed_gate_and_opens_it(fake, caplog, method):
         await asyncio.wait([waits])
 
 
-async def test_call_gets_a_response_while_hundreds_of_polls_are_queued(fake):
+async def test_call_gets_response_while_hundreds_of_polls_are_queued(fake):
     ids = [f"job-{number}" for number in range(400)]
     for job_id in ids:
         fake.add_job(job_id, ENDLESS)
@@ -279,7 +279,7 @@ async def test_call_gets_a_response_while_hundreds_of_polls_are_queued(fake):
 @pytest.mark.usefixtures("no_probes", "short_outages")
 @pytest.mark.parametrize("method", ["get_job_statuses", "get_jobs"])
 @pytest.mark.parametrize("attempts", [1, 3])
-async def test_batch_in_a_lasting_outage_ends_with_an_error_for_each_job(fake, method, attempts):
+async def test_batch_in_lasting_outage_returns_error_for_each_job(fake, method, attempts):
     fake.fail_next(FAR_MORE, status=503)
     retry = RetryPolicy(attempts=attempts, initial=0.01, maximum=0.2)
     async with make_client(fake, retry=retry) as client:
@@ -289,14 +289,14 @@ async def test_batch_in_a_lasting_outage_ends_with_an_error_for_each_job(fake, m
     errors = [outcome.error for outcome in outcomes.values()]
     assert all(isinstance(error, ServerError) for error in errors)
     assert [error.job_id for error in errors] == IDS
-    # Held back until the outage is one that lasts, and a moment more; then sent once.
+    # Held back until the outage is lasting, and a little longer; then sent once.
     assert min(request.time for request in fake.requests) >= began + 0.3 + 0.05
     assert len(fake.requests) == len(IDS)
     assert client._manager.throttle.in_flight == 0
 
 
 @pytest.mark.usefixtures("no_probes", "short_outages")
-async def test_batch_that_begins_in_a_lasting_outage_is_sent_after_a_moment(fake):
+async def test_batch_started_in_lasting_outage_is_sent_after_delay(fake):
     fake.fail_next(FAR_MORE, status=503)
     async with make_client(fake, max_concurrency=1) as client:
         close_gate(client)
@@ -309,7 +309,7 @@ async def test_batch_that_begins_in_a_lasting_outage_is_sent_after_a_moment(fake
 
 
 @pytest.mark.usefixtures("no_probes", "short_outages")
-async def test_batch_that_meets_a_lasting_outage_makes_one_more_try(fake):
+async def test_batch_that_runs_into_lasting_outage_makes_one_more_attempt(fake):
     fake.fail_next(FAR_MORE, status=503)
     retry = RetryPolicy(attempts=10, initial=0.01, maximum=0.01)
     async with make_client(fake, retry=retry) as client:
@@ -320,7 +320,7 @@ async def test_batch_that_meets_a_lasting_outage_makes_one_more_try(fake):
 
 
 @pytest.mark.usefixtures("no_probes", "short_outages")
-async def test_batch_in_a_lasting_outage_finds_out_that_it_is_over(fake):
+async def test_batch_in_lasting_outage_detects_recovery(fake):
     add_jobs(fake, ["succeeded"])
     async with make_client(fake) as client:
         close_gate(client)
@@ -330,7 +330,7 @@ async def test_batch_in_a_lasting_outage_finds_out_that_it_is_over(fake):
     assert len(fake.requests) == len(IDS)
 
 
-async def test_batch_continues_after_an_outage(fake):
+async def test_batch_continues_after_outage(fake):
     add_jobs(fake, ["succeeded"])
     fake.fail_next(7, status=503)  # five that close the gate, and two probes
     async with make_client(fake, retry=RetryPolicy(initial=0.005, maximum=5)) as client:

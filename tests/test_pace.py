@@ -1,4 +1,4 @@
-"""The pace of a wait, as arithmetic: all times are handed in, and nothing sleeps."""
+"""The pace of a wait, as pure logic: all times are passed in, and nothing sleeps."""
 
 import heapq
 import itertools
@@ -22,10 +22,10 @@ POLL_AGAIN = Verdict.POLL_AGAIN
 GIVE_UP = Verdict.GIVE_UP
 TIME_OUT = Verdict.TIME_OUT
 
-# Any time will do as the start of a wait, except 0, which would hide a missing start time.
+# Any start time except 0, which would hide a missing one.
 START = 5000.0
 
-# Far more than rounding adds up to, far less than any time in these tests.
+# Far above rounding errors, far below any time in these tests.
 TOLERANCE = 1e-7
 
 SLOW = {"initial": 100, "maximum": 100}  # no interval ends before the timeouts used here
@@ -108,14 +108,14 @@ def test_interval_grows_by_factor_up_to_maximum(policy, intervals):
         assert seconds_after(now, pace) == interval
 
 
-def test_interval_is_counted_from_the_response():
+def test_interval_is_counted_from_response():
     pace = make_pace(initial=2)
     report(pace, 30, poll_seconds=30, is_changed=True)
     assert pace.next_poll_at == about(32)
 
 
 @pytest.mark.parametrize("unchanged_polls", [0, 1, 2, 5, 50])
-def test_changed_report_resets_the_interval(unchanged_polls):
+def test_changed_report_resets_interval(unchanged_polls):
     pace = make_pace()
     for _ in range(unchanged_polls):
         report(pace, 0)
@@ -125,14 +125,14 @@ def test_changed_report_resets_the_interval(unchanged_polls):
     assert pace.next_poll_at == about(1.5)
 
 
-def test_interval_stays_at_maximum_after_more_polls_than_a_float_can_count():
+def test_interval_stays_at_maximum_beyond_float_range():
     pace = make_pace(factor=1e9)
     for _ in range(40):  # 1e9**40 overflows
         report(pace, 0)
     assert pace.next_poll_at == about(15)
 
 
-def test_failures_do_not_reset_the_interval():
+def test_failures_do_not_reset_interval():
     pace = make_pace()
     report(pace, 0, is_changed=True)
     report(pace, 0)
@@ -159,7 +159,7 @@ def test_jitter_bounds(jitter, uniform, interval):
     assert pace.next_poll_at == about(interval)
 
 
-def test_jitter_applies_to_the_longest_interval_too():
+def test_jitter_applies_to_longest_interval():
     pace = make_pace(initial=15, uniform=highest)
     report(pace, 0)
     assert pace.next_poll_at == about(16.5)
@@ -192,7 +192,7 @@ def test_backoff_doubles_up_to_maximum(policy, bounds, uniform, share, kind):
 
 
 @each_retryable_kind
-def test_backoff_starts_small_however_long_the_interval(kind):
+def test_backoff_starts_small_for_any_interval(kind):
     pace = make_pace(uniform=highest)
     for _ in range(20):
         report(pace, 0)
@@ -201,7 +201,7 @@ def test_backoff_starts_small_however_long_the_interval(kind):
 
 
 @each_retryable_kind
-def test_good_poll_resets_the_backoff(kind):
+def test_good_poll_resets_backoff(kind):
     pace = make_pace(uniform=highest)
     for _ in range(4):
         fail(pace, 0, kind)
@@ -240,13 +240,13 @@ def test_backoff_counts_failures_of_all_kinds():
     ],
 )
 @pytest.mark.parametrize("kind", [OUTAGE, RATE_LIMITED], ids=lambda kind: kind.name)
-def test_retry_after_is_a_floor_for_the_delay(retry_after, max_retry_after, initial, delay, kind):
+def test_retry_after_is_minimum_delay(retry_after, max_retry_after, initial, delay, kind):
     pace = make_pace(initial=initial, maximum=20, max_retry_after=max_retry_after, uniform=highest)
     fail(pace, 0, kind, retry_after=retry_after)
     assert pace.next_poll_at == about(delay)
 
 
-def test_retry_after_may_be_as_long_as_the_interval_has_grown():
+def test_retry_after_up_to_current_interval_is_honoured():
     pace = make_pace(max_retry_after=0)
     report(pace, 0, is_changed=True)
     for _ in range(3):
@@ -255,7 +255,7 @@ def test_retry_after_may_be_as_long_as_the_interval_has_grown():
     assert pace.next_poll_at == about(3.375)
 
 
-def test_retry_after_is_cut_by_the_timeout():
+def test_retry_after_is_bounded_by_timeout():
     pace = make_pace(timeout=20)
     fail(pace, 0, retry_after=30)
     assert pace.next_poll_at == about(19.9)
@@ -287,7 +287,7 @@ def test_retry_after_is_cut_by_the_timeout():
         ([(0, 0), (1000, 990)], GIVE_UP),
         ([(0, 0), (5, 2), (11.99, 0)], POLL_AGAIN),
         ([(0, 0), (5, 2), (12, 0)], GIVE_UP),
-        # More queueing than time makes up for nothing.
+        # More time in the queue than has passed has no further effect.
         ([(0, 0), (5, 50), (14.99, 0)], POLL_AGAIN),
         ([(0, 0), (5, 50), (15, 0)], GIVE_UP),
     ],
@@ -311,7 +311,7 @@ def test_wait_gives_up_when_failures_have_lasted_long_enough(failures, verdict, 
     ids=["OUTAGE", "REFUSED"],
 )
 @pytest.mark.parametrize("failures", [[0], [7], [0, 6], [0, 3, 9.9]], ids=str)
-def test_last_poll_is_made_when_the_wait_gives_up(kind, limit, failures):
+def test_last_poll_is_made_when_wait_gives_up(kind, limit, failures):
     pace = make_pace(**{limit: 10})
     for seconds in failures:
         assert fail(pace, seconds, kind, retry_after=60) is POLL_AGAIN
@@ -322,7 +322,7 @@ def test_last_poll_is_made_when_the_wait_gives_up(kind, limit, failures):
 
 
 @pytest.mark.parametrize("step", [0.1, 0.2, 0.3, 0.7])
-def test_rounding_neither_delays_nor_hastens_giving_up(step):
+def test_rounding_does_not_change_when_wait_gives_up(step):
     pace = make_pace(max_outage=1000 * step)
     for failures in range(1000):
         assert fail(pace, failures * step) is POLL_AGAIN
@@ -360,7 +360,7 @@ def test_infinite_max_outage_never_gives_up():
     [(OUTAGE, "max_outage"), (REFUSED, "not_found_grace")],
     ids=["OUTAGE", "REFUSED"],
 )
-def test_good_report_resets_the_clock(kind, limit, is_changed):
+def test_good_report_resets_clock(kind, limit, is_changed):
     pace = make_pace(**{limit: 10})
     assert fail(pace, 0, kind) is POLL_AGAIN
     report(pace, 9, is_changed=is_changed)
@@ -369,7 +369,7 @@ def test_good_report_resets_the_clock(kind, limit, is_changed):
     assert fail(pace, 22, kind) is GIVE_UP
 
 
-def test_rate_limiting_is_no_outage():
+def test_rate_limiting_is_not_an_outage():
     pace = make_pace(max_outage=10)
     assert fail(pace, 0) is POLL_AGAIN
     for seconds in (9, 18, 100):
@@ -380,7 +380,7 @@ def test_rate_limiting_is_no_outage():
     assert fail(make_pace(max_outage=0), 0, RATE_LIMITED) is POLL_AGAIN
 
 
-def test_queueing_of_polls_that_fail_in_other_ways_does_not_count():
+def test_queue_time_of_other_failures_does_not_count():
     pace = make_pace(max_outage=10, not_found_grace=60)
     assert fail(pace, 0) is POLL_AGAIN
     assert fail(pace, 9.5, REFUSED, queued=9) is POLL_AGAIN
@@ -388,14 +388,14 @@ def test_queueing_of_polls_that_fail_in_other_ways_does_not_count():
     assert fail(pace, 19) is GIVE_UP
 
 
-def test_rate_limiting_does_not_reset_a_refusal():
+def test_rate_limiting_does_not_reset_refusal():
     pace = make_pace(not_found_grace=10)
     assert fail(pace, 0, REFUSED) is POLL_AGAIN
     assert fail(pace, 5, RATE_LIMITED) is POLL_AGAIN
     assert fail(pace, 10, REFUSED) is GIVE_UP
 
 
-def test_outage_does_not_start_the_clock_of_a_refusal():
+def test_outage_does_not_start_refusal_clock():
     pace = make_pace(not_found_grace=10)
     assert fail(pace, 0) is POLL_AGAIN
     assert fail(pace, 50, REFUSED) is POLL_AGAIN
@@ -403,7 +403,7 @@ def test_outage_does_not_start_the_clock_of_a_refusal():
     assert fail(pace, 60, REFUSED) is GIVE_UP
 
 
-def test_refusal_does_not_reset_the_outage_clock():
+def test_refusal_does_not_reset_outage_clock():
     pace = make_pace(max_outage=10)
     assert fail(pace, 0) is POLL_AGAIN
     assert fail(pace, 6, REFUSED) is POLL_AGAIN
@@ -419,7 +419,7 @@ def test_final_failure_gives_up_at_once(timeout, after):
     assert fail(pace, 1, FINAL, retry_after=1) is GIVE_UP
 
 
-def test_time_of_the_latest_poll():
+def test_time_of_latest_poll():
     pace = make_pace()
     assert pace.poll_ended_at == START
     for seconds, kind in [(1, REFUSED), (2, OUTAGE), (3, OUTAGE), (4, RATE_LIMITED)]:
@@ -437,11 +437,11 @@ def test_time_of_the_latest_poll():
     [(OUTAGE, TIME_OUT), (RATE_LIMITED, TIME_OUT), (REFUSED, GIVE_UP), (FINAL, GIVE_UP)],
     ids=["OUTAGE", "RATE_LIMITED", "REFUSED", "FINAL"],
 )
-def test_timeout_of_zero_ends_with_the_first_failure(kind, verdict):
+def test_zero_timeout_ends_with_first_failure(kind, verdict):
     assert fail(make_pace(timeout=0), 1, kind) is verdict
 
 
-def test_timeout_of_zero_gives_up_where_no_outage_is_allowed():
+def test_zero_timeout_gives_up_if_no_outage_is_allowed():
     assert fail(make_pace(timeout=0, max_outage=0), 1) is GIVE_UP
 
 
@@ -484,14 +484,14 @@ def test_settings_are_immutable():
         (0.001, 0, 0.0005),
     ],
 )
-def test_last_poll_before_the_deadline(timeout, poll_seconds, lead):
+def test_last_poll_before_deadline(timeout, poll_seconds, lead):
     pace = make_pace(timeout=timeout, **SLOW)
     report(pace, poll_seconds, poll_seconds=poll_seconds)
     assert pace.next_poll_at == about(timeout - lead)
     assert pace.send_by == about(timeout - lead)
 
 
-def test_lead_follows_the_latest_good_poll():
+def test_lead_follows_latest_good_poll():
     pace = make_pace(timeout=60, **SLOW)
     report(pace, 10, poll_seconds=10)
     assert pace.send_by == about(44.9)
@@ -501,7 +501,7 @@ def test_lead_follows_the_latest_good_poll():
     assert pace.send_by == about(58.4)
 
 
-def test_interval_that_ends_before_the_last_poll_is_not_cut():
+def test_interval_that_ends_before_last_poll_is_not_shortened():
     pace = make_pace(timeout=60, initial=10)
     report(pace, 1, poll_seconds=1, is_changed=True)
     assert pace.next_poll_at == about(11)
@@ -524,20 +524,20 @@ def test_only_one_last_poll_is_made(timeout, poll_seconds, kind):
 
 
 @pytest.mark.parametrize("grace", [5, 3600])
-def test_refusal_by_the_last_poll_gives_up(grace):
+def test_refusal_by_last_poll_gives_up(grace):
     pace = make_pace(timeout=60, not_found_grace=grace, **SLOW)
     report(pace, 1)
     assert pace.note_failure(pace.next_poll_at, REFUSED) is GIVE_UP
 
 
-def test_refusal_before_the_last_poll_is_polled_again():
+def test_refusal_before_last_poll_is_polled_again():
     pace = make_pace(timeout=60, not_found_grace=3600)
     assert fail(pace, 59.7, REFUSED) is POLL_AGAIN
     assert pace.next_poll_at == about(59.9)
 
 
 @pytest.mark.parametrize("seconds", [59.9, 59.95, 60, 61])
-def test_poll_that_ends_after_the_last_one_was_due_is_the_last(seconds):
+def test_poll_that_ends_after_last_poll_was_due_is_the_last(seconds):
     pace = make_pace(timeout=60)
     report(pace, seconds)
     assert pace.next_poll_at == math.inf
@@ -552,7 +552,7 @@ def test_last_poll_that_was_faster_than_expected_is_followed_by_another():
     assert pace.next_poll_at == math.inf
 
 
-def test_poll_at_the_end_of_an_outage_is_not_the_last_before_the_deadline():
+def test_poll_at_end_of_outage_is_not_last_before_deadline():
     pace = make_pace(timeout=60, max_outage=10)
     fail(pace, 0, retry_after=60)
     assert pace.send_by == about(10)
@@ -573,14 +573,14 @@ def test_poll_at_the_end_of_an_outage_is_not_the_last_before_the_deadline():
         (100_000, highest, 30),  # half of the time that is left
     ],
 )
-def test_last_polls_of_a_batch_are_spread(batch_size, uniform, lead):
+def test_last_polls_of_batch_are_spread(batch_size, uniform, lead):
     pace = make_pace(timeout=60, batch_size=batch_size, uniform=uniform, jitter=0, **SLOW)
     report(pace, 0)
     assert pace.next_poll_at == about(60 - lead)
 
 
 @pytest.mark.parametrize("uniform", [lowest, middle, highest])
-def test_each_wait_of_a_batch_makes_one_last_poll(uniform):
+def test_each_wait_of_batch_makes_one_last_poll(uniform):
     pace = make_pace(timeout=60, batch_size=1000, uniform=uniform, **SLOW)
     report(pace, 0)
     pace.note_report(pace.next_poll_at, poll_seconds=0, is_changed=True)
@@ -653,13 +653,13 @@ def test_held_back_poll_is_due_again_soon(interval, uniform, delay):
     assert pace.next_poll_at == about(interval + delay)
 
 
-def test_first_poll_is_held_back_for_the_first_interval():
+def test_first_poll_is_held_back_for_first_interval():
     pace = make_pace(initial=0.5)
     hold_back(pace, 0)
     assert pace.next_poll_at == about(0.5)
 
 
-def test_holding_back_is_no_failure_and_no_report():
+def test_holding_back_is_neither_failure_nor_report():
     pace = make_pace()
     report(pace, 0, is_changed=True)
     report(pace, 0)
@@ -685,7 +685,7 @@ def test_poll_is_held_back_until_it_has_been_made(kind):
     assert not pace.is_held_back
 
 
-def test_poll_that_gives_up_is_not_held_back_any_more():
+def test_poll_that_gives_up_is_no_longer_held_back():
     pace = make_pace()
     hold_back(pace, 0)
     assert fail(pace, 2, FINAL) is GIVE_UP
@@ -701,7 +701,7 @@ def test_held_back_poll_honours_retry_after(retry_after, held_after):
     assert pace.next_poll_at == about(max(retry_after, held_after + 1))
 
 
-def test_retry_after_is_forgotten_after_the_next_poll():
+def test_retry_after_is_reset_after_next_poll():
     pace = make_pace()
     fail(pace, 0, retry_after=30)
     fail(pace, 30)
@@ -714,7 +714,7 @@ def test_retry_after_is_forgotten_after_the_next_poll():
 
 
 @pytest.mark.parametrize("held_at", [[7], [7, 9, 11], [7, 16.9]], ids=str)
-def test_outage_counts_from_the_first_poll_that_is_held_back(held_at):
+def test_outage_counts_from_first_poll_that_is_held_back(held_at):
     pace = make_pace(max_outage=10, **SLOW)
     report(pace, 5)
     for seconds in held_at:
@@ -725,7 +725,7 @@ def test_outage_counts_from_the_first_poll_that_is_held_back(held_at):
     assert fail(pace, 17) is GIVE_UP
 
 
-def test_outage_counts_from_an_earlier_failure_of_the_job_itself():
+def test_outage_counts_from_earlier_failure_of_job_itself():
     pace = make_pace(max_outage=10)
     fail(pace, 0)
     hold_back(pace, 7)
@@ -733,7 +733,7 @@ def test_outage_counts_from_an_earlier_failure_of_the_job_itself():
     assert fail(pace, 10) is GIVE_UP
 
 
-def test_poll_that_is_overdue_is_due_at_once():
+def test_overdue_poll_is_due_at_once():
     pace = make_pace(max_outage=5)
     fail(pace, 0)
     hold_back(pace, 6)
@@ -741,13 +741,13 @@ def test_poll_that_is_overdue_is_due_at_once():
     assert pace.send_by == about(5)
 
 
-def test_outage_of_zero_seconds_holds_nothing_back():
+def test_max_outage_0_holds_nothing_back():
     pace = make_pace(max_outage=0)
     hold_back(pace, 6)
     assert pace.next_poll_at == pace.send_by == about(6)
 
 
-def test_poll_after_a_refusal_within_an_outage_is_due_at_once_when_that_has_lasted_long_enough():
+def test_poll_after_refusal_in_outage_is_due_at_once_after_grace():
     pace = make_pace(max_outage=10, not_found_grace=60)
     hold_back(pace, 0)
     assert fail(pace, 9, REFUSED) is POLL_AGAIN
@@ -755,7 +755,7 @@ def test_poll_after_a_refusal_within_an_outage_is_due_at_once_when_that_has_last
     assert pace.next_poll_at == pace.send_by == about(13)
 
 
-def test_good_report_ends_the_outage_that_holding_back_began():
+def test_good_report_ends_outage_that_holding_back_began():
     pace = make_pace(max_outage=10)
     hold_back(pace, 0)
     report(pace, 9)
@@ -764,7 +764,7 @@ def test_good_report_ends_the_outage_that_holding_back_began():
     assert fail(pace, 22) is GIVE_UP
 
 
-def test_infinite_max_outage_holds_back_for_ever():
+def test_infinite_max_outage_holds_back_forever():
     pace = make_pace(max_outage=math.inf)
     for seconds in (0, 1e3, 1e9):
         hold_back(pace, seconds)
@@ -776,7 +776,7 @@ def test_infinite_max_outage_holds_back_for_ever():
     ("held_at", "due_at"),
     [(10, 12), (57, 59), (58, 59.8), (59.5, 59.8), (59.8, 59.8), (59.9, 59.9)],
 )
-def test_last_poll_before_the_deadline_is_not_held_back(held_at, due_at):
+def test_last_poll_before_deadline_is_not_held_back(held_at, due_at):
     pace = make_pace(timeout=60, **SLOW)
     report(pace, 1, poll_seconds=1 / 15)
     assert pace.send_by == about(59.8)
@@ -784,8 +784,8 @@ def test_last_poll_before_the_deadline_is_not_held_back(held_at, due_at):
     assert pace.next_poll_at == about(due_at)
 
 
-def test_last_poll_that_leaves_the_queue_as_the_gate_closes_is_due_at_once():
-    """It was held back just when it had to be sent."""
+def test_last_poll_dequeued_as_gate_closes_is_due_at_once():
+    """It is held back at the time when it has to be sent."""
     pace = make_pace(timeout=60, max_outage=300, **SLOW)
     report(pace, 1)
     now = pace.send_by + 0.01
@@ -795,8 +795,8 @@ def test_last_poll_that_leaves_the_queue_as_the_gate_closes_is_due_at_once():
     assert pace.next_poll_at == math.inf
 
 
-def test_last_polls_of_a_batch_that_is_held_back_stay_spread():
-    """Held back from the beginning to the end of the timeout, they come in its last 20 s."""
+def test_last_polls_of_held_back_batch_stay_spread():
+    """Held back for the whole timeout, they are due in its last 20 s."""
     draw = random.Random(1)
     waits = 500
     last_polls = []
@@ -810,7 +810,7 @@ def test_last_polls_of_a_batch_that_is_held_back_stay_spread():
         assert sum(begin - 0.1 <= now < begin + 4.9 for now in last_polls) > waits / 6
 
 
-def test_time_held_back_does_not_count_for_a_refusal():
+def test_held_back_time_does_not_count_towards_refusal():
     """A proxy may respond with 404 before and after the outage, during one deployment."""
     pace = make_pace(not_found_grace=5, max_outage=300)
     assert fail(pace, 0, REFUSED) is POLL_AGAIN
@@ -822,7 +822,7 @@ def test_time_held_back_does_not_count_for_a_refusal():
     assert fail(pace, 8, REFUSED) is GIVE_UP
 
 
-def test_time_until_polls_resume_does_not_count_for_a_refusal():
+def test_time_until_polls_resume_does_not_count_towards_refusal():
     pace = make_pace(not_found_grace=5, max_outage=300, initial=4)
     assert fail(pace, 0, REFUSED) is POLL_AGAIN
     hold_back(pace, 1)  # until 3
@@ -835,7 +835,7 @@ def test_time_until_polls_resume_does_not_count_for_a_refusal():
 @pytest.mark.parametrize(
     ("interval", "uniform", "available_since", "now", "due_at"),
     [
-        # From when it is known that the outage has ended, at the latest three seconds after it.
+        # From when the end of the outage is noticed, at most three seconds later.
         (10, highest, 20, 20, 30),
         (10, middle, 20, 20, 25),
         (10, middle, 20, 22, 27),
@@ -848,9 +848,7 @@ def test_time_until_polls_resume_does_not_count_for_a_refusal():
         (0.5, highest, 20, 21.3, None),
     ],
 )
-def test_held_back_polls_resume_within_the_interval(
-    interval, uniform, available_since, now, due_at
-):
+def test_held_back_polls_resume_within_interval(interval, uniform, available_since, now, due_at):
     pace = make_pace(initial=interval, maximum=500, uniform=uniform, jitter=0)
     report(pace, 0, is_changed=True)
     hold_back(pace, 1)
@@ -875,7 +873,7 @@ def test_held_back_polls_resume_within_the_interval(
         (60, 3, 8),
     ],
 )
-def test_held_back_poll_keeps_its_place_after_a_short_outage(outage_seconds, now, due_at):
+def test_held_back_poll_keeps_order_after_short_outage(outage_seconds, now, due_at):
     pace = make_pace(initial=10, jitter=0)
     report(pace, 0, is_changed=True)
     hold_back(pace, 1)
@@ -887,7 +885,7 @@ def test_held_back_poll_keeps_its_place_after_a_short_outage(outage_seconds, now
     assert not pace.is_held_back
 
 
-def test_place_after_a_short_outage_is_neither_before_retry_after_nor_after_the_last_poll():
+def test_poll_after_short_outage_honours_retry_after_and_max_outage():
     pace = make_pace(initial=10)
     fail(pace, 0, retry_after=20)
     hold_back(pace, 0)
@@ -900,7 +898,7 @@ def test_place_after_a_short_outage_is_neither_before_retry_after_nor_after_the_
     assert pace.next_poll_at == about(7)
 
 
-def test_interval_of_before_the_outage_is_that_of_the_latest_report():
+def test_interval_after_outage_is_that_of_latest_report():
     pace = make_pace(uniform=highest, jitter=0)
     report(pace, 0, is_changed=True)
     for _ in range(3):
@@ -912,7 +910,7 @@ def test_interval_of_before_the_outage_is_that_of_the_latest_report():
     assert pace.next_poll_at == about(10 + 3.375)
 
 
-def test_resuming_is_not_later_than_the_last_poll():
+def test_polls_resume_no_later_than_last_poll():
     pace = make_pace(max_outage=10, uniform=highest, **SLOW)
     hold_back(pace, 0)
     assert resume(pace, 3, available_since=3)
@@ -925,14 +923,14 @@ def test_resuming_is_not_later_than_the_last_poll():
     assert pace.next_poll_at == about(59.9)
 
 
-def test_poll_that_is_overdue_is_not_postponed():
+def test_overdue_poll_is_not_postponed():
     pace = make_pace(max_outage=10, uniform=highest, **SLOW)
     hold_back(pace, 0)
     assert not resume(pace, 10, available_since=3)
 
 
 @pytest.mark.parametrize(("retry_after", "due_at"), [(10, 15), (15.1, 18), (18.1, None)])
-def test_resuming_honours_retry_after(retry_after, due_at):
+def test_resumed_poll_honours_retry_after(retry_after, due_at):
     pace = make_pace(initial=10)
     fail(pace, 0, retry_after=retry_after)
     hold_back(pace, 0)
@@ -946,7 +944,7 @@ def test_resuming_honours_retry_after(retry_after, due_at):
 @pytest.mark.parametrize(
     ("interval", "outage"), [(1, 20), (4, 20), (15, 20), (4, 3), (15, 3), (15, 14)]
 )
-def test_reopening_is_no_burst(interval, outage):
+def test_reopening_causes_no_burst(interval, outage):
     """Polls that were held back come back within their interval, evenly."""
     waits = 1000
     draw = random.Random(1)
@@ -1008,7 +1006,7 @@ def test_covered_job_is_polled_within_five_minutes(uniform, delay):
     assert pace.next_poll_at == about(0.5 + delay)
 
 
-def test_list_that_is_read_again_does_not_postpone_the_poll_of_a_covered_job():
+def test_repeated_sweep_does_not_postpone_poll_of_covered_job():
     pace = make_pace()
     report(pace, 0, is_changed=True)
     for seconds in (0.5, 100, 269):
@@ -1016,7 +1014,7 @@ def test_list_that_is_read_again_does_not_postpone_the_poll_of_a_covered_job():
         assert pace.next_poll_at == about(270.5)
 
 
-def test_covered_job_is_polled_before_the_deadline():
+def test_covered_job_is_polled_before_deadline():
     pace = make_pace(timeout=60)
     report(pace, 0, is_changed=True)
     cover(pace, 0.5)
@@ -1050,7 +1048,7 @@ def test_failing_job_is_not_covered(kind):
     assert pace.is_covered
 
 
-def test_job_that_is_held_back_is_not_covered():
+def test_held_back_job_is_not_covered():
     pace = make_pace()
     report(pace, 0, is_changed=True)
     hold_back(pace, 1)
@@ -1061,7 +1059,7 @@ def test_job_that_is_held_back_is_not_covered():
     assert pace.next_poll_at == due_at
 
 
-def test_covered_job_whose_poll_is_held_back_is_not_covered_any_more():
+def test_covered_job_is_uncovered_when_held_back():
     pace = make_pace()
     report(pace, 0, is_changed=True)
     cover(pace, 0)
@@ -1092,7 +1090,7 @@ def test_uncovered_job_is_polled_within_its_interval(sweeps, uniform, delay):
     assert pace.next_poll_at == about(10 + delay)
 
 
-def test_uncovering_never_postpones_a_poll():
+def test_uncovering_never_postpones_poll():
     pace = make_pace(timeout=60, uniform=highest)
     report(pace, 0, is_changed=True)
     for _ in range(10):
@@ -1101,7 +1099,7 @@ def test_uncovering_never_postpones_a_poll():
     assert pace.next_poll_at == about(59.9)
 
 
-def test_job_that_is_not_covered_cannot_be_uncovered():
+def test_uncovering_uncovered_job_has_no_effect():
     pace = make_pace()
     report(pace, 0, is_changed=True)
     assert not uncover(pace, 0.5)
@@ -1113,7 +1111,7 @@ def test_job_that_is_not_covered_cannot_be_uncovered():
 
 
 @pytest.mark.parametrize("is_covered", [False, True])
-def test_job_that_has_changed_is_polled_at_once(is_covered):
+def test_changed_job_is_polled_at_once(is_covered):
     pace = make_pace()
     report(pace, 0, is_changed=True)
     if is_covered:
@@ -1124,14 +1122,14 @@ def test_job_that_has_changed_is_polled_at_once(is_covered):
 
 
 @pytest.mark.parametrize("seconds", [1, 1.5])
-def test_poll_that_is_due_is_not_brought_forward(seconds):
+def test_due_poll_is_not_brought_forward(seconds):
     pace = make_pace()
     report(pace, 0, is_changed=True)
     assert not poll_now(pace, seconds)
     assert pace.next_poll_at == about(1)
 
 
-def test_no_poll_follows_the_last_one_whatever_the_list_says():
+def test_no_poll_follows_last_one_after_any_hint():
     pace = make_pace(timeout=60)
     report(pace, 59.95)
     assert not poll_now(pace, 59.96)
@@ -1155,7 +1153,7 @@ MAX_POLLS = 60  # of one simulated wait
 
 @attrs.frozen
 class Event:
-    """What one poll comes to; a kind of None is a good report."""
+    """The outcome of one poll; a kind of None is a good report."""
 
     kind: FailureKind | None
     is_changed: bool
@@ -1177,7 +1175,7 @@ class Hold:
 
 @attrs.frozen
 class Step:
-    """One poll of a simulated wait, and what the pace made of it."""
+    """One poll of a simulated wait, and the state of the pace after it."""
 
     event: Event
     holds: list[Hold]
@@ -1261,7 +1259,7 @@ def simulate(pace_settings, events):
 
 
 def draws(shares):
-    """Return a source of randomness that draws these shares of each range, again and again."""
+    """Return a source of randomness that cycles through these shares of each range."""
     shares = itertools.cycle(shares)
     return lambda low, high: min(low + (high - low) * next(shares), high)
 
@@ -1291,7 +1289,7 @@ def scaled(events, scale):
     ]
 
 
-# Few draws for each wait, or these tests take seconds: one float scales all times of its events.
+# Few draws for each wait, to keep these tests fast: one float scales all times of its events.
 scales = st.floats(0.1, 10)
 positive_timeouts = st.sampled_from([0.01, 0.15, 1, 20]) | st.floats(0.01, 600)
 
@@ -1367,7 +1365,7 @@ wait_with_failures = st.builds(
 
 @reproducible
 @given(any_wait)
-def test_no_poll_is_scheduled_too_late_for_the_deadline(wait):
+def test_no_poll_is_scheduled_too_late_for_deadline(wait):
     latest = math.inf
     if wait.settings.timeout:
         latest = wait.settings.deadline - min(0.1, wait.settings.timeout / 2) + TOLERANCE
@@ -1379,7 +1377,7 @@ def test_no_poll_is_scheduled_too_late_for_the_deadline(wait):
 
 @reproducible
 @given(any_wait | long_wait)
-def test_next_poll_is_neither_in_the_past_nor_far_away(wait):
+def test_next_poll_is_neither_in_past_nor_far_away(wait):
     policy = wait.policy
     longest = max(policy.maximum * (1 + policy.jitter), wait.settings.max_retry_after)
     for step in wait.steps:
@@ -1389,7 +1387,7 @@ def test_next_poll_is_neither_in_the_past_nor_far_away(wait):
 
 @reproducible
 @given(wait_with_timeout)
-def test_polling_stops_exactly_with_the_last_poll_before_the_deadline(wait):
+def test_polling_stops_exactly_with_last_poll_before_deadline(wait):
     lead = 0.1
     rush = 0.002 * wait.settings.batch_size
     for step in wait.steps:
@@ -1411,7 +1409,7 @@ def test_waits_whose_polls_take_equally_long_make_at_most_one_last_poll(wait):
 
 @reproducible
 @given(any_wait | long_wait)
-def test_interval_after_a_good_report_is_the_policys(wait):
+def test_interval_after_good_report_follows_policy(wait):
     policy = wait.policy
     interval = None
     for step in wait.steps:
@@ -1475,7 +1473,7 @@ def test_wait_gives_up_exactly_when_failures_have_lasted_long_enough(wait):
 
 @reproducible
 @given(any_wait | long_wait | wait_with_failures)
-def test_poll_is_held_back_for_a_while_but_not_beyond_its_last_moment(wait):
+def test_poll_is_not_held_back_beyond_send_by(wait):
     policy = wait.policy
     unchanged_polls = 0
     earliest = -math.inf
@@ -1506,7 +1504,7 @@ def test_poll_is_held_back_for_a_while_but_not_beyond_its_last_moment(wait):
 
 @reproducible
 @given(any_wait | wait_with_failures)
-def test_last_moment_stays_while_a_poll_is_held_back(wait):
+def test_send_by_is_constant_while_held_back(wait):
     for step in wait.steps:
         assert len({hold.send_by for hold in step.holds}) <= 1
         assert all(hold.send_by == step.sent_by for hold in step.holds)
@@ -1576,7 +1574,7 @@ hinted_wait = st.builds(
 
 @settings(reproducible, max_examples=2 * settings().max_examples)
 @given(hinted_wait)
-def test_hints_bring_no_poll_after_the_last_moment_before_the_deadline(wait):
+def test_hints_schedule_no_poll_after_send_by(wait):
     latest = math.inf
     if wait.settings.deadline is not None:
         latest = wait.settings.deadline - wait.settings.shortest_lead + TOLERANCE
@@ -1600,7 +1598,7 @@ def test_hints_postpone_polls_by_five_minutes_at_most(wait):
 
 @settings(reproducible, max_examples=2 * settings().max_examples)
 @given(hinted_wait)
-def test_failing_and_held_back_jobs_keep_the_polls_that_they_have(wait):
+def test_hints_do_not_change_polls_of_failing_or_held_back_jobs(wait):
     for step in wait.steps:
         if step.name in {"fail", "hold_back"}:
             assert not step.is_covered
@@ -1611,7 +1609,7 @@ def test_failing_and_held_back_jobs_keep_the_polls_that_they_have(wait):
 
 @settings(reproducible, max_examples=2 * settings().max_examples)
 @given(hinted_wait)
-def test_uncover_and_poll_now_never_postpone_a_poll(wait):
+def test_uncover_and_poll_now_never_postpone_poll(wait):
     for step in wait.steps:
         if step.name in {"uncover", "poll_now"}:
             assert step.next_poll_at <= step.before

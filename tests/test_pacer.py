@@ -1,4 +1,4 @@
-"""When the next request may be sent, as plain decisions: all times are handed in."""
+"""When the next request may be sent, as pure logic: all times are passed in."""
 
 import bisect
 import itertools
@@ -17,10 +17,10 @@ from sutro_async import (
 from sutro_async._http._pacer import Pacer
 from sutro_async._wire import parse_error
 
-# Any time will do, except 0, which would hide a missing time.
+# Any time except 0, which would hide a missing time.
 START = 5000.0
 
-# Far more than rounding adds up to, far less than any time in these tests.
+# Far above rounding errors, far below any time in these tests.
 TOLERANCE = 1e-6
 
 
@@ -55,7 +55,7 @@ def with_status(status, **headers):
 
 
 def fail(pacer, error, seconds=0.0, *, sent=None, max_pause=60.0):
-    """Note an error, so many seconds after the start."""
+    """Note an error at a time in seconds after the start."""
     sent_at = START + (seconds if sent is None else sent)
     pacer.note_error(START + seconds, error, sent_at=sent_at, max_pause=max_pause)
 
@@ -90,14 +90,14 @@ def test_invalid_max_rate(value):
 
 
 @pytest.mark.parametrize("max_rate", [None, 0.001, 10**6])
-def test_smallest_and_largest_values(max_rate):
+def test_boundary_values_are_accepted(max_rate):
     assert Pacer(1, max_rate).max_concurrency == 1
 
 
 # ---- an unlimited client
 
 
-def test_client_that_is_not_limited_is_not_slowed():
+def test_unlimited_client_is_not_slowed():
     pacer = make_pacer()
     for _ in range(1000):
         assert pacer.next_slot_at <= START
@@ -130,7 +130,7 @@ def most_in_a_second(times):
 
 
 @pytest.mark.parametrize("max_rate", [0.4, 1, 2.5, 5, 99.5, 100, 101, 150.5, 200, 1000])
-def test_max_rate_is_kept_and_made_use_of(max_rate):
+def test_max_rate_is_respected_and_used(max_rate):
     times = send_at_once(make_pacer(max_rate=max_rate), until=5)
     assert most_in_a_second(times) <= math.ceil(max_rate)
     assert len(times) >= 0.99 * 5 * max_rate - 1
@@ -139,7 +139,7 @@ def test_max_rate_is_kept_and_made_use_of(max_rate):
 @pytest.mark.parametrize(
     ("max_rate", "at_once"), [(1, 1), (100, 1), (199, 1), (200, 1), (300, 2), (1000, 9)]
 )
-def test_requests_that_leave_together(max_rate, at_once):
+def test_burst_size(max_rate, at_once):
     """Timers are too coarse for more than a hundred a second."""
     times = send_at_once(make_pacer(max_rate=max_rate), until=0.001)
     assert times.count(START) == at_once
@@ -149,14 +149,14 @@ def test_requests_that_leave_together(max_rate, at_once):
     st.floats(0.5, 400),
     st.lists(st.sampled_from([0.0, 0.001, 0.02, 0.3, 2.0]), min_size=1, max_size=5),
 )
-def test_no_second_has_more_requests_than_max_rate(max_rate, lateness):
+def test_max_rate_holds_for_every_second(max_rate, lateness):
     pacer = make_pacer(max_rate=max_rate)
     times = send_at_once(pacer, until=2.5, lateness=lateness)
     assert most_in_a_second(times) <= math.ceil(max_rate)
 
 
 @given(st.floats(0.5, 100), st.lists(st.sampled_from([0.0, 0.02, 0.3]), max_size=5))
-def test_lateness_is_not_made_up_for_by_a_burst(max_rate, lateness):
+def test_delay_causes_no_burst(max_rate, lateness):
     times = send_at_once(make_pacer(max_rate=max_rate), until=1.5, lateness=[*lateness, 0.1])
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(gap >= 1 / max_rate - TOLERANCE for gap in gaps)
@@ -181,7 +181,7 @@ def gap(pacer, seconds):
     return pacer.next_slot_at - START - seconds
 
 
-def test_429s_lower_the_rate():
+def test_429s_lower_rate():
     assert gap(refused_pacer(), 1) == pytest.approx(1 / 70)
 
 
@@ -189,7 +189,7 @@ def test_429s_lower_the_rate():
     ("retry_after", "max_pause", "is_lowered"),
     [(None, 60, False), ("0.5", 60, False), ("1", 60, True), ("9", 60, True), ("9", 0.5, False)],
 )
-def test_single_429_lowers_the_rate_if_it_pauses_for_a_second(retry_after, max_pause, is_lowered):
+def test_single_429_with_pause_of_one_second_lowers_rate(retry_after, max_pause, is_lowered):
     pacer = make_pacer()
     for _ in range(100):
         pacer.note_sent(START)
@@ -199,21 +199,21 @@ def test_single_429_lowers_the_rate_if_it_pauses_for_a_second(retry_after, max_p
 
 
 @pytest.mark.parametrize("status", [400, 404, 408, 425, 500, 503])
-def test_no_other_error_lowers_the_rate(status):
+def test_no_other_error_lowers_rate(status):
     pacer = make_pacer()
     pacer.note_sent(START)
     fail(pacer, http_error(status, retry_after="1"))
     assert gap(pacer, 1) == -math.inf
 
 
-def test_429_of_a_request_from_before_the_rate_was_lowered_does_not_lower_it():
+def test_429_of_request_sent_before_rate_was_lowered_is_ignored():
     pacer = refused_pacer()
     pacer.note_success(START)
     fail(pacer, http_error(429), seconds=2, sent=0)
     assert gap(pacer, 3) == pytest.approx(1 / 70.7)
 
 
-def test_good_responses_raise_the_rate():
+def test_good_responses_raise_rate():
     pacer = refused_pacer()
     for _ in range(100):
         pacer.note_success(START + 0.5)
@@ -223,7 +223,7 @@ def test_good_responses_raise_the_rate():
 @pytest.mark.parametrize(
     ("max_rate", "expected_gap"), [(5, 1 / 5), (69, 1 / 69), (71, 1 / 70), (500, 1 / 70)]
 )
-def test_max_rate_is_the_upper_bound_of_the_adaptive_rate(max_rate, expected_gap):
+def test_max_rate_is_upper_bound_of_adaptive_rate(max_rate, expected_gap):
     pacer = refused_pacer(max_rate=max_rate)
     pacer.note_sent(START + 50)  # the rate has to send first what was sent at once above
     now = pacer.next_slot_at
@@ -237,7 +237,7 @@ def test_max_rate_is_the_upper_bound_of_the_adaptive_rate(max_rate, expected_gap
         st.sampled_from(["succeed", "refuse", "refuse, retry after 1"]), min_size=1, max_size=60
     ),
 )
-def test_max_rate_is_kept_whatever_the_service_says(max_rate, responses):
+def test_max_rate_holds_for_any_responses(max_rate, responses):
     pacer = make_pacer(max_rate=max_rate)
     responses = itertools.cycle(responses)
     times = []
@@ -271,7 +271,7 @@ def test_retry_after_pauses_up_to_max_pause(status, retry_after, max_pause, seco
 
 
 @pytest.mark.parametrize("status", [408, 425, 500, 502, 504, 404, 301])
-def test_retry_after_with_another_status_concerns_that_request_alone(status):
+def test_retry_after_with_other_status_does_not_pause_client(status):
     pacer = make_pacer()
     fail(pacer, http_error(status, retry_after="30"))
     assert pacer.paused_until == -math.inf
@@ -293,7 +293,7 @@ def test_max_pause_of_zero_never_pauses():
     assert pacer.paused_until <= START
 
 
-def test_shorter_pause_does_not_shorten_a_longer_one():
+def test_shorter_pause_does_not_shorten_longer_one():
     pacer = make_pacer()
     fail(pacer, http_error(429, retry_after="10"))
     fail(pacer, http_error(503, retry_after="1"), 1)
@@ -308,7 +308,7 @@ def test_shorter_pause_does_not_shorten_a_longer_one():
     ),
     st.floats(0, 50),
 )
-def test_pause_ends_neither_before_a_retry_after_nor_after_max_pause(responses, max_pause):
+def test_pause_ends_neither_before_retry_after_nor_after_max_pause(responses, max_pause):
     pacer = make_pacer()
     now = START
     allowed_at = -math.inf
@@ -344,7 +344,7 @@ def test_window_starts_at_one_and_doubles_with_each_good_response(max_concurrenc
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 501])
-def test_final_status_doubles_the_window_too(status):
+def test_final_status_doubles_window(status):
     pacer = make_pacer()
     fail(pacer, http_error(429, retry_after="1"))
     fail(pacer, http_error(status), 1)
@@ -352,7 +352,7 @@ def test_final_status_doubles_the_window_too(status):
 
 
 @pytest.mark.parametrize("make_error", [timed_out, untrusted, malformed, with_status(500)])
-def test_failure_leaves_the_window(make_error):
+def test_failure_does_not_change_window(make_error):
     pacer = make_pacer()
     fail(pacer, http_error(429, retry_after="1"))
     pacer.note_success(START + 1)
@@ -360,8 +360,8 @@ def test_failure_leaves_the_window(make_error):
     assert pacer.window == 2
 
 
-def test_responses_during_a_pause_leave_the_window():
-    """They are those of requests from before it, which say nothing about the time after it."""
+def test_responses_during_pause_do_not_change_window():
+    """They belong to requests sent before the pause."""
     pacer = make_pacer()
     fail(pacer, http_error(503, retry_after="1"))
     for _ in range(19):
@@ -372,7 +372,7 @@ def test_responses_during_a_pause_leave_the_window():
     assert pacer.window == 2
 
 
-def test_second_pause_starts_again_at_one():
+def test_second_pause_resets_window_to_one():
     pacer = make_pacer()
     fail(pacer, http_error(429, retry_after="1"))
     for _ in range(3):
@@ -400,7 +400,7 @@ AVAILABLE = {
     str(code): with_status(code)
     for code in (301, 400, 401, 403, 404, 405, 409, 410, 422, 426, 428, 499, 501, 505)
 }
-# For what does not depend on the status.
+# For tests that do not depend on the status.
 SOME_UNAVAILABLE = {
     name: make for name, make in UNAVAILABLE.items() if not name.isdigit() or name in {"429", "500"}
 }
@@ -412,7 +412,7 @@ def each(errors):
 
 
 @each(UNAVAILABLE)
-def test_error_that_indicates_the_service_counts_as_its_failure(make_error):
+def test_error_that_indicates_outage_counts_as_failure(make_error):
     pacer = make_pacer()
     for job_id in "abab":
         fail(pacer, make_error(job_id))
@@ -424,7 +424,7 @@ def test_error_that_indicates_the_service_counts_as_its_failure(make_error):
 
 
 @each(SOME_UNAVAILABLE)
-def test_one_job_alone_does_not_close_the_gate(make_error):
+def test_single_job_does_not_close_gate(make_error):
     pacer = make_pacer()
     for _ in range(50):
         fail(pacer, make_error("a"))
@@ -432,7 +432,7 @@ def test_one_job_alone_does_not_close_the_gate(make_error):
 
 
 @each(SOME_UNAVAILABLE)
-def test_failure_of_a_request_from_before_the_gate_opened_does_not_count(make_error):
+def test_failure_of_request_sent_before_gate_opened_does_not_count(make_error):
     pacer = closed_pacer()
     pacer.note_success(START + 10)
     for job_id in "ababab":
@@ -441,7 +441,7 @@ def test_failure_of_a_request_from_before_the_gate_opened_does_not_count(make_er
 
 
 @each(AVAILABLE)
-def test_final_status_shows_that_the_service_is_there(make_error):
+def test_final_status_opens_gate(make_error):
     pacer = closed_pacer()
     fail(pacer, make_error("a"), 3)
     assert pacer.gate.opened_at == START + 3
@@ -453,14 +453,14 @@ def test_final_status_shows_that_the_service_is_there(make_error):
     assert not pacer.gate.is_closed
 
 
-def test_good_response_opens_the_gate():
+def test_good_response_opens_gate():
     pacer = closed_pacer()
     pacer.note_success(START + 3)
     assert pacer.gate.opened_at == START + 3
 
 
 @each(NEUTRAL)
-def test_error_that_does_not_indicate_the_service_leaves_the_gate_as_it_is(make_error):
+def test_error_that_does_not_indicate_outage_does_not_change_gate(make_error):
     pacer = make_pacer()
     fail_for_two_jobs(pacer, make_error)
     assert not pacer.gate.is_closed
@@ -474,7 +474,7 @@ def test_error_that_does_not_indicate_the_service_leaves_the_gate_as_it_is(make_
     assert pacer.gate.is_closed
 
 
-# ---- properties of all of it
+# ---- properties
 
 ERRORS = [
     *(timed_out, malformed, untrusted, with_status(500), with_status(404), with_status(429)),
@@ -492,7 +492,7 @@ events = st.lists(
 
 
 @given(events, st.integers(1, 50), st.none() | st.floats(0.1, 1000))
-def test_next_request_is_never_out_of_reach(events, max_concurrency, max_rate):
+def test_next_slot_is_never_far_in_the_future(events, max_concurrency, max_rate):
     pacer = make_pacer(max_concurrency, max_rate)
     now = START
     for make_error, job_id, seconds in events:

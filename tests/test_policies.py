@@ -43,7 +43,7 @@ every_bound = pytest.mark.parametrize(
 MAY_BE_INFINITE = {(RetryPolicy, "max_retry_after"), (PollPolicy, "max_outage")}
 
 
-def test_the_defaults_of_retries_are_the_documented_ones():
+def test_retry_policy_defaults():
     assert attrs.asdict(RetryPolicy()) == {
         "attempts": 4,
         "initial": 0.5,
@@ -52,7 +52,7 @@ def test_the_defaults_of_retries_are_the_documented_ones():
     }
 
 
-def test_the_defaults_of_polls_are_the_documented_ones():
+def test_poll_policy_defaults():
     assert attrs.asdict(PollPolicy()) == {
         "initial": 1.0,
         "factor": 1.5,
@@ -64,22 +64,22 @@ def test_the_defaults_of_polls_are_the_documented_ones():
     }
 
 
-def test_the_module_exports_the_policies():
+def test_module_exports_policies():
     assert set(policies.__all__) == {"RetryPolicy", "PollPolicy"}
 
 
-def test_every_field_has_its_bound_tested():
+def test_tests_cover_every_field():
     assert {(cls, name) for cls, name, _, _ in BOUNDS} == set(FIELDS)
 
 
 @every_bound
-def test_the_bound_itself_is_allowed(policy, name, last_good, first_bad):
+def test_bound_is_inclusive(policy, name, last_good, first_bad):
     smallest = {"initial": 0.001}  # at most `maximum`, whatever that is
     assert getattr(policy(**{**smallest, name: last_good}), name) == last_good
 
 
 @every_bound
-def test_a_value_beyond_the_bound_is_rejected(policy, name, last_good, first_bad):
+def test_value_out_of_bounds_is_rejected(policy, name, last_good, first_bad):
     with pytest.raises(ConfigurationError, match=rf"{policy.__name__}\.{name} must be at least"):
         policy(**{name: first_bad})
 
@@ -110,7 +110,7 @@ def test_a_value_beyond_the_bound_is_rejected(policy, name, last_good, first_bad
     ],
     ids=["one-bound", "fractional-bound", "two-bounds", "no-number", "no-whole-number"],
 )
-def test_the_message_says_what_is_allowed(make, message):
+def test_error_message_names_allowed_range(make, message):
     with pytest.raises(ConfigurationError) as caught:
         make()
     assert str(caught.value) == message
@@ -125,7 +125,7 @@ def test_the_message_says_what_is_allowed(make, message):
     ],
     ids=str,
 )
-def test_a_first_interval_above_the_longest_is_rejected(options, numbers):
+def test_initial_above_maximum_is_rejected(options, numbers):
     with pytest.raises(ConfigurationError, match=rf"initial must be at most .*got {numbers}: "):
         PollPolicy(**options)
     assert PollPolicy(initial=15).initial == 15
@@ -137,7 +137,7 @@ def test_a_first_interval_above_the_longest_is_rejected(options, numbers):
     [None, True, False, "1", b"1", 1j, Decimal(1), timedelta(seconds=1), [1]],
     ids=repr,
 )
-def test_only_numbers_are_numbers(policy, name, value):
+def test_non_numbers_are_rejected(policy, name, value):
     if name == "bulk_from" and value is None:
         return
     kind = "whole number" if name in {"attempts", "bulk_from"} else "number"
@@ -147,12 +147,12 @@ def test_only_numbers_are_numbers(policy, name, value):
 
 
 class Scalar(float):
-    """A real number of another library, as NumPy's are."""
+    """A real number of another library, such as NumPy."""
 
 
 @pytest.mark.parametrize("value", [Fraction(3, 1), Scalar(3)], ids=repr)
 @every_field
-def test_any_real_number_is_a_number(policy, name, value):
+def test_any_real_number_is_accepted(policy, name, value):
     """It becomes a plain one: a time that is added to a scalar of NumPy has its precision."""
     options = {"factor": {"factor": 3}, "jitter": {"jitter": value / 3}}.get(name, {name: value})
     if name == "initial":
@@ -169,7 +169,7 @@ def test_nan_is_rejected(policy, name):
 
 
 @every_field
-def test_infinity_is_allowed_where_it_means_for_ever(policy, name):
+def test_infinity_is_allowed_where_it_means_no_limit(policy, name):
     if (policy, name) in MAY_BE_INFINITE:
         assert getattr(policy(**{name: math.inf}), name) == math.inf
     else:
@@ -178,7 +178,7 @@ def test_infinity_is_allowed_where_it_means_for_ever(policy, name):
 
 
 @pytest.mark.parametrize("name", ["initial", "factor", "maximum", "not_found_grace"])
-def test_the_message_on_infinity_says_that_it_must_be_finite(name):
+def test_infinity_error_says_must_be_finite(name):
     with pytest.raises(ConfigurationError, match="finite"):
         PollPolicy(**{name: math.inf})
 
@@ -191,9 +191,7 @@ def test_minus_infinity_is_rejected(policy, name):
 
 @every_field
 @pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["huge", "minus-huge"])
-def test_an_integer_out_of_range_for_float_is_accepted_or_rejected_without_a_crash(
-    policy, name, value
-):
+def test_integer_beyond_float_range_raises_no_overflow_error(policy, name, value):
     try:
         policy(**{name: value})
     except ConfigurationError:
@@ -203,42 +201,42 @@ def test_an_integer_out_of_range_for_float_is_accepted_or_rejected_without_a_cra
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4.0, 1000])
-def test_whole_numbers_of_attempts_are_allowed(attempts):
+def test_whole_number_attempts_are_accepted(attempts):
     assert RetryPolicy(attempts=attempts).attempts == attempts
 
 
 @pytest.mark.parametrize("attempts", [1.5, 1.0000001, 99.9])
-def test_broken_numbers_of_attempts_are_rejected(attempts):
+def test_fractional_attempts_are_rejected(attempts):
     with pytest.raises(ConfigurationError, match="attempts must be a whole number"):
         RetryPolicy(attempts=attempts)
 
 
 @both_policies
-def test_a_bad_option_is_a_value_error(policy):
+def test_invalid_option_is_value_error(policy):
     with pytest.raises(ValueError, match=r"Policy\.initial"):
         policy(initial=-1)
 
 
 @both_policies
-def test_a_changed_copy_is_validated_too(policy):
+def test_evolved_copy_is_validated(policy):
     with pytest.raises(ConfigurationError):
         attrs.evolve(policy(), maximum=-1)
 
 
 @both_policies
-def test_a_policy_cannot_be_changed(policy):
+def test_policies_are_immutable(policy):
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         policy().initial = 2
 
 
 @both_policies
-def test_the_fields_of_a_policy_are_keyword_only(policy):
+def test_policies_are_keyword_only(policy):
     parameters = inspect.signature(policy).parameters.values()
     assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @both_policies
-def test_policies_are_values(policy):
+def test_policies_compare_by_value(policy):
     chosen = policy(initial=0.25)
     assert chosen == policy(initial=0.25)
     assert chosen != policy()

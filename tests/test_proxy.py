@@ -59,7 +59,7 @@ def proxy_of(base_url=URL, *, proxy=None, **environ):
         ({"HTTPS_PROXY": " "}, None),
     ],
 )
-def test_the_proxy_of_the_environment(environ, expected):
+def test_proxy_from_environment(environ, expected):
     assert proxy_of(**environ) == expected
 
 
@@ -88,10 +88,10 @@ def test_the_proxy_of_the_environment(environ, expected):
     ],
 )
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
-def test_no_proxy_names_hosts_domains_and_networks(base_url, excluded, is_used, name):
+def test_no_proxy_accepts_hosts_domains_and_networks(base_url, excluded, is_used, name):
     environ = {"HTTPS_PROXY": "http://a.test", name: excluded}
     assert proxy_of(base_url, **environ) == ("http://a.test:80" if is_used else None)
-    # The argument beats the environment.
+    # The argument takes precedence over the environment.
     assert proxy_of(base_url, proxy="http://b.test", **environ) == "http://b.test:80"
 
 
@@ -99,12 +99,12 @@ def test_no_proxy_names_hosts_domains_and_networks(base_url, excluded, is_used, 
     "base_url",
     ["https://localhost:8443", "https://127.0.0.1", "https://127.9.9.9", "https://[::1]"],
 )
-def test_this_machine_is_not_reached_through_the_proxy_of_the_environment(base_url):
+def test_loopback_bypasses_environment_proxy(base_url):
     assert proxy_of(base_url, HTTPS_PROXY="http://a.test", ALL_PROXY="http://a.test") is None
     assert proxy_of(base_url, proxy="http://b.test") == "http://b.test:80"
 
 
-def test_plain_http_goes_through_no_proxy():
+def test_plain_http_bypasses_proxy():
     environ = {"HTTPS_PROXY": "http://a.test", "HTTP_PROXY": "http://a.test"}
     assert proxy_of("http://127.0.0.1:8000", proxy="http://b.test", **environ) is None
 
@@ -122,7 +122,7 @@ def test_plain_http_goes_through_no_proxy():
         ("ftp://bob:secret@a.test", "ftp proxies are not supported"),
     ],
 )
-def test_an_unusable_proxy_is_rejected_without_its_password(url, message):
+def test_invalid_proxy_is_rejected_without_showing_password(url, message):
     with pytest.raises(ConfigurationError, match=rf"^proxy .*{message}") as caught:
         proxy_of(proxy=url)
     with pytest.raises(ConfigurationError, match=rf"^HTTPS_PROXY .*{message}") as caught_too:
@@ -132,19 +132,19 @@ def test_an_unusable_proxy_is_rejected_without_its_password(url, message):
 
 
 @pytest.mark.parametrize("proxy", ["", " ", 5, b"http://a.test", ["a.test"]], ids=repr)
-def test_an_argument_that_is_not_a_url_is_rejected(proxy):
+def test_proxy_argument_must_be_url(proxy):
     with pytest.raises(ConfigurationError, match="proxy must be the URL of a proxy"):
         proxy_of(proxy=proxy)
 
 
-def test_the_credentials_are_in_no_repr():
+def test_credentials_are_not_in_repr():
     settings = resolve_settings(KEY, URL, f"http://bob:{ENCODED_PASSWORD}@a.test", environ={})
     assert settings.proxy.credentials == ("bob", PASSWORD)
     assert "bob" not in repr(settings)
     assert "secret" not in repr(settings)
 
 
-async def test_a_proxy_does_not_go_with_a_session_of_ones_own(monkeypatch):
+async def test_proxy_and_session_are_mutually_exclusive(monkeypatch):
     async with aiohttp.ClientSession() as session:
         with pytest.raises(ConfigurationError, match="set the proxy on the session"):
             SutroClient(KEY, proxy="http://a.test", session=session)
@@ -182,7 +182,7 @@ async def tls_server(authority, *script, name="sutro.test"):
 
 @pytest.mark.parametrize("how", ["argument", "environment"])
 @pytest.mark.parametrize("credentials", [None, f"bob:{PASSWORD}"], ids=["open", "credentials"])
-async def test_https_goes_through_the_proxy(authority, trusted, monkeypatch, how, credentials):
+async def test_https_goes_through_proxy(authority, trusted, monkeypatch, how, credentials):
     user = "" if credentials is None else f"bob:{ENCODED_PASSWORD}@"
     async with (
         tls_server(authority) as server,
@@ -210,7 +210,7 @@ async def test_no_proxy_is_honoured(authority, trusted, monkeypatch):
     assert not proxy.heads
 
 
-async def test_a_session_that_was_passed_in_is_left_alone(authority, monkeypatch):
+async def test_passed_in_session_is_not_changed(authority, monkeypatch):
     context = ssl.create_default_context()
     authority.configure_trust(context)
     async with tls_server(authority, name="127.0.0.1") as server, forward_proxy(1) as proxy:
@@ -228,7 +228,7 @@ REFUSALS = [401, 403, 407]
 
 
 @pytest.mark.parametrize("status", [*REFUSALS, 404, 502, 503, 504])
-async def test_a_proxy_that_refuses_is_named(status):
+async def test_refusing_proxy_is_named(status):
     async with forward_proxy(1, status=status) as proxy:
         url = f"http://bob:{ENCODED_PASSWORD}@127.0.0.1:{proxy.port}"
         retry = RetryPolicy(attempts=3, initial=0)
@@ -244,7 +244,7 @@ async def test_a_proxy_that_refuses_is_named(status):
 
 
 @pytest.mark.parametrize("status", REFUSALS)
-async def test_a_wait_ends_when_the_proxy_refuses(status):
+async def test_refusing_proxy_ends_wait(status):
     async with forward_proxy(1, status=status) as proxy:
         url = f"http://127.0.0.1:{proxy.port}"
         async with SutroClient(KEY, base_url=URL, proxy=url) as client:
@@ -254,7 +254,7 @@ async def test_a_wait_ends_when_the_proxy_refuses(status):
 
 
 @pytest.mark.parametrize("status", REFUSALS)
-async def test_a_refusal_of_the_proxy_of_a_session_is_final_too(status):
+async def test_refusal_by_proxy_of_session_is_not_retried(status):
     async with forward_proxy(1, status=status) as proxy:
         async with (
             aiohttp.ClientSession(proxy=f"http://127.0.0.1:{proxy.port}") as session,
@@ -267,7 +267,7 @@ async def test_a_refusal_of_the_proxy_of_a_session_is_final_too(status):
 
 
 def texts_of(error):
-    """Everything that an error and what it is chained to may show."""
+    """Return all texts of an error and its causes."""
     yield "".join(traceback.format_exception(error))
     while error is not None:
         yield f"{error} {error!r} {vars(error)} {error.args}"
@@ -279,23 +279,21 @@ async def connect_to_nothing(reader, writer):
 
 
 @pytest.mark.parametrize(
-    "trouble", ["refused", "407", "502", "closed", "timeout", "no TLS behind it", "untrusted"]
+    "failure", ["refused", "407", "502", "closed", "timeout", "no TLS at target", "untrusted"]
 )
-async def test_the_credentials_are_in_no_error_and_no_log(
-    authority, trouble, unused_tcp_port, caplog
-):
+async def test_credentials_are_not_in_errors_or_logs(authority, failure, unused_tcp_port, caplog):
     caplog.set_level(logging.DEBUG)
     secrets = (PASSWORD, ENCODED_PASSWORD, "Ym9iOnBAc3Mgd29yZC8lc2VjcmV0", KEY)
-    status = int(trouble) if trouble.isdigit() else 200
+    status = int(failure) if failure.isdigit() else 200
 
     async def hang(reader, writer):
         await asyncio.sleep(60)
 
-    script = {"timeout": hang, "closed": connect_to_nothing}.get(trouble, raw_response(SUCCEEDED))
+    script = {"timeout": hang, "closed": connect_to_nothing}.get(failure, raw_response(SUCCEEDED))
     async with raw_server(script) as plain, tls_server(authority) as tls:
-        target = tls.port if trouble == "untrusted" else plain.port
+        target = tls.port if failure == "untrusted" else plain.port
         async with forward_proxy(target, status=status) as proxy:
-            port = unused_tcp_port if trouble == "refused" else proxy.port
+            port = unused_tcp_port if failure == "refused" else proxy.port
             url = f"http://bob:{ENCODED_PASSWORD}@127.0.0.1:{port}"
             poll = PollPolicy(initial=0.01, max_outage=0.05)
             options = {"proxy": url, "retry": ONCE, "poll": poll, "timeout": 0.2}
@@ -307,7 +305,7 @@ async def test_the_credentials_are_in_no_error_and_no_log(
                     logging.getLogger("sutro_async").error("failed", exc_info=caught.value)
                     for text in (*texts_of(caught.value), caplog.text):
                         assert not any(secret in text for secret in secrets)
-    if trouble == "timeout":
+    if failure == "timeout":
         assert isinstance(caught.value, APITimeoutError)
 
 
@@ -330,7 +328,7 @@ async def test_ssl_cert_dir_is_honoured(authority, monkeypatch, tmp_path):
                 await client.get_job_status("job-1")
 
 
-async def test_without_it_the_authority_is_not_trusted(authority):
+async def test_authority_is_not_trusted_without_ssl_cert_file(authority):
     async with tls_server(authority, name="127.0.0.1") as server:
         async with SutroClient(KEY, base_url=server.url, retry=ONCE) as client:
             with pytest.raises(APIConnectionError, match="certificate"):
@@ -339,7 +337,7 @@ async def test_without_it_the_authority_is_not_trusted(authority):
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"], ids=str)
-def test_an_unreadable_ssl_cert_file_is_named(monkeypatch, tmp_path, content):
+def test_unreadable_ssl_cert_file_is_named(monkeypatch, tmp_path, content):
     path = tmp_path / "authority.pem"
     if content is not None:
         path.write_bytes(content)
@@ -348,12 +346,12 @@ def test_an_unreadable_ssl_cert_file_is_named(monkeypatch, tmp_path, content):
         SutroClient(KEY)
 
 
-def test_ssl_cert_file_does_not_matter_to_plain_http(monkeypatch, tmp_path):
+def test_ssl_cert_file_is_ignored_for_plain_http(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     SutroClient(KEY, base_url="http://127.0.0.1:8000")
 
 
-async def test_a_session_that_was_passed_in_has_its_own_certificates(monkeypatch, tmp_path):
+async def test_passed_in_session_uses_its_own_certificates(monkeypatch, tmp_path):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "missing.pem"))
     async with aiohttp.ClientSession() as session:
         SutroClient(KEY, session=session)
@@ -367,7 +365,7 @@ HINT = "SUTRO_API_URL is not set, so https://api.sutro.sh was requested"
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410, 400, 422, 429, 500, 503])
 @pytest.mark.parametrize("method", ["get_job_status", "get_job"])
-async def test_errors_of_a_wrong_deployment_say_that_no_url_was_set(mocked, status, method):
+async def test_errors_of_wrong_deployment_hint_at_unset_url(mocked, status, method):
     path = "job-status" if method == "get_job_status" else "jobs"
     mocked.get(f"https://api.sutro.sh/{path}/job-1", status=status, payload={"detail": "no"})
     async with SutroClient(KEY, retry=ONCE) as client:
@@ -378,14 +376,14 @@ async def test_errors_of_a_wrong_deployment_say_that_no_url_was_set(mocked, stat
     assert str(caught.value).endswith("its URL") is (status in {401, 403, 404, 410})
 
 
-async def test_a_record_without_a_job_says_it_too(mocked):
+async def test_response_without_job_hints_at_unset_url(mocked):
     mocked.get("https://api.sutro.sh/jobs/job-1", payload={"job": None})
     async with SutroClient(KEY, retry=ONCE) as client:
         with pytest.raises(Exception, match=HINT):
             await client.get_job("job-1")
 
 
-async def test_a_lost_connection_says_it_too(mocked):
+async def test_connection_error_hints_at_unset_url(mocked):
     mocked.get("https://api.sutro.sh/job-status/job-1", exception=ConnectionResetError("reset"))
     async with SutroClient(KEY, retry=ONCE) as client:
         with pytest.raises(APIConnectionError, match=HINT):
@@ -393,7 +391,7 @@ async def test_a_lost_connection_says_it_too(mocked):
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"{}"])
-async def test_a_malformed_response_does_not(mocked, body):
+async def test_malformed_response_gets_no_hint(mocked, body):
     mocked.get("https://api.sutro.sh/job-status/job-1", body=body)
     async with SutroClient(KEY, retry=ONCE) as client:
         with pytest.raises(Exception, match="invalid response") as caught:
@@ -402,7 +400,7 @@ async def test_a_malformed_response_does_not(mocked, body):
 
 
 @pytest.mark.parametrize("how", ["argument", "environment"])
-async def test_a_url_that_was_set_gets_no_hint(mocked, monkeypatch, how):
+async def test_set_url_gets_no_hint(mocked, monkeypatch, how):
     url = "https://api.sutro.sh"
     mocked.get(f"{url}/job-status/job-1", status=401, payload={"detail": "no"})
     if how == "environment":
@@ -417,7 +415,7 @@ async def test_a_url_that_was_set_gets_no_hint(mocked, monkeypatch, how):
 
 
 @pytest.mark.parametrize("has_option", [False, True])
-def test_the_command_goes_through_the_proxy(monkeypatch, capsys, has_option):
+def test_command_uses_proxy(monkeypatch, capsys, has_option):
     from sutro_async import cli
 
     async def refuse():

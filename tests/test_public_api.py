@@ -1,4 +1,4 @@
-"""What users may import, and what importing it costs them."""
+"""The public names and their annotations."""
 
 import importlib
 import inspect
@@ -44,12 +44,12 @@ PUBLIC = {
 }
 
 
-def test_all_is_what_the_design_says():
+def test_all_matches_design():
     assert set(sutro_async.__all__) == PUBLIC
     assert sorted(set(sutro_async.__all__)) == sorted(sutro_async.__all__)
 
 
-def test_nothing_else_is_in_reach():
+def test_no_other_name_is_public():
     modules = {name for name, value in vars(sutro_async).items() if isinstance(value, type(sys))}
     assert {name for name in vars(sutro_async) if not name.startswith("_")} - modules == (
         PUBLIC - {"__version__"}
@@ -67,7 +67,7 @@ def test_nothing_else_is_in_reach():
     } | {name for name in modules if name.startswith("_")}
 
 
-def test_each_public_module_exports_what_the_package_does():
+def test_public_modules_export_same_names_as_package():
     for module in (errors, models, policies):
         assert set(module.__all__) <= PUBLIC
     assert events.__all__ == [
@@ -87,7 +87,7 @@ def test_each_public_module_exports_what_the_package_does():
     assert testing.__all__ == ["FakeSutro", "RecordedRequest"]
 
 
-def test_the_client_has_the_methods_that_the_design_names():
+def test_client_methods_match_design():
     assert {name for name in vars(sutro_async.SutroClient) if not name.startswith("_")} == {
         "aclose",
         "as_completed",
@@ -148,7 +148,7 @@ def public_callables(module_name):
     return found
 
 
-def test_the_public_callables_are_all_found():
+def test_all_public_callables_are_found():
     found = {path for module_name in MODULES for path in public_callables(module_name)}
     for path in (
         "sutro_async.SutroClient",
@@ -165,7 +165,7 @@ def test_the_public_callables_are_all_found():
 
 
 @pytest.mark.parametrize("module_name", MODULES)
-def test_the_annotations_of_every_public_callable_resolve(module_name):
+def test_annotations_of_every_public_callable_resolve(module_name):
     for path, value in public_callables(module_name).items():
         hints = typing.get_type_hints(value, include_extras=True)
         unresolved = [each for each in hints.values() if isinstance(each, str | typing.ForwardRef)]
@@ -175,7 +175,7 @@ def test_the_annotations_of_every_public_callable_resolve(module_name):
             assert hints.keys() <= {*signature.parameters, "return"}, path
 
 
-def test_annotations_resolve_to_the_public_classes():
+def test_annotations_resolve_to_public_classes():
     hints = typing.get_type_hints(sutro_async.JobWaitTimeoutError.__init__)
     assert hints["last_report"] == sutro_async.JobStatusReport | None
     hints = typing.get_type_hints(sutro_async.SutroClient.__init__)

@@ -1,4 +1,4 @@
-"""The rate that a service accepts, as plain arithmetic: all times are handed in."""
+"""The rate that a service accepts, as pure logic: all times are passed in."""
 
 import math
 from collections import Counter
@@ -13,10 +13,10 @@ from tests.virtual_client import (
     Flaky,
     TokenBucket,
     VirtualClient,
-    check_that_it_finds_the_limit,
+    check_that_client_adapts_to_limit,
 )
 
-# Any time will do, except 0, which would hide a missing time. A whole second, so that a test can
+# Any time except 0, which would hide a missing time. A whole second, so that a test can
 # say which requests fall into one.
 START = 5000.0
 
@@ -65,7 +65,7 @@ def limited_twice(limit=100):
 # ---- lowered by refusals
 
 
-def test_rate_is_unlimited_until_the_first_refusal():
+def test_rate_is_unlimited_until_first_refusal():
     rate = AdaptiveRate()
     for second in range(100):
         send(rate, second, second)
@@ -87,7 +87,7 @@ def test_rate_is_unlimited_until_the_first_refusal():
         ({0: 100, 8: 30}, 21),
         ({0: 100, 1000: 30}, 21),
         ({0: 30, 1: 50, 2: 40}, 35),
-        # So few say nothing about what the service accepts.
+        # Too few requests to estimate what the service accepts.
         ({}, 14),
         ({0: 1}, 14),
         ({0: 20}, 14),
@@ -95,7 +95,7 @@ def test_rate_is_unlimited_until_the_first_refusal():
     ],
     ids=str,
 )
-def test_first_refusal_lowers_it_below_the_busiest_of_the_last_seconds(requests, limit):
+def test_first_refusal_lowers_rate_below_recent_peak(requests, limit):
     rate = AdaptiveRate()
     for seconds, count in requests.items():
         send(rate, count, seconds)
@@ -105,7 +105,7 @@ def test_first_refusal_lowers_it_below_the_busiest_of_the_last_seconds(requests,
 
 @pytest.mark.parametrize("second", range(8))
 @pytest.mark.parametrize("lull", [8, 9, 15, 16, 1000])
-def test_busy_seconds_before_a_lull_are_forgotten(second, lull):
+def test_peak_before_idle_time_is_ignored(second, lull):
     rate = AdaptiveRate()
     for earlier in range(second + 1):
         send(rate, 100, earlier)
@@ -114,7 +114,7 @@ def test_busy_seconds_before_a_lull_are_forgotten(second, lull):
     assert rate.limit == about(21)
 
 
-def test_refusals_of_a_second_are_one_event():
+def test_refusals_within_one_second_count_once():
     rate = limited()
     for seconds in (0, 0.01, 0.5, 0.99):
         succeed(rate, seconds)
@@ -126,7 +126,7 @@ def test_refusals_of_a_second_are_one_event():
 
 
 @pytest.mark.parametrize("sent", [-60, -1, 0])
-def test_refusal_of_a_request_sent_before_the_rate_was_lowered_is_ignored(sent):
+def test_refusal_of_request_sent_before_rate_was_lowered_is_ignored(sent):
     rate = limited()
     succeed(rate, 1)
     limit = rate.limit
@@ -136,7 +136,7 @@ def test_refusal_of_a_request_sent_before_the_rate_was_lowered_is_ignored(sent):
     assert rate.limit == about(0.7 * limit)
 
 
-def test_it_is_not_lowered_again_without_a_good_response_between():
+def test_rate_is_not_lowered_again_without_good_response():
     rate = limited()
     for seconds in range(1, 1000):
         refuse(rate, seconds)
@@ -148,14 +148,14 @@ def test_it_is_not_lowered_again_without_a_good_response_between():
     assert rate.limit == about(0.7 * 70)
 
 
-def test_first_refusal_needs_no_good_response_before():
+def test_first_refusal_requires_no_good_response():
     rate = AdaptiveRate()
     send(rate, 50)
     refuse(rate, 0)
     assert rate.limit == about(35)
 
 
-def test_refusals_lower_it_to_a_tenth_of_a_request_a_second():
+def test_refusals_lower_rate_to_minimum():
     rate = limited()
     for second in range(1, 100):
         succeed(rate, second)
@@ -163,13 +163,13 @@ def test_refusals_lower_it_to_a_tenth_of_a_request_a_second():
     assert rate.limit == 0.1
 
 
-# ---- stray refusals
+# ---- rare refusals
 
 
 @pytest.mark.parametrize(
     ("sent", "refused", "is_lowered"),
     [
-        # Requests in two seconds. One refusal alone says little, however few requests there are.
+        # Requests in two seconds. A single refusal is ignored, however few requests there are.
         (1, 1, False),
         (1, 2, True),
         (66, 2, True),
@@ -181,9 +181,7 @@ def test_refusals_lower_it_to_a_tenth_of_a_request_a_second():
     ],
 )
 @pytest.mark.parametrize("pause", [0, 0.99])
-def test_unlimited_rate_tolerates_a_lone_refusal_and_few_among_many(
-    sent, refused, is_lowered, pause
-):
+def test_unlimited_rate_tolerates_single_refusals(sent, refused, is_lowered, pause):
     rate = AdaptiveRate()
     send(rate, sent // 2, 0)
     send(rate, sent - sent // 2, 1)
@@ -209,7 +207,7 @@ def test_limited_rate_tolerates_few_refusals_among_many_requests(sent, refused, 
 
 
 @pytest.mark.parametrize(("seconds", "is_lowered"), [(0.5, True), (1.9, True), (2, False)])
-def test_refusal_of_two_seconds_ago_is_forgotten(seconds, is_lowered):
+def test_refusal_expires_after_two_seconds(seconds, is_lowered):
     rate = AdaptiveRate()
     for number in range(20):
         refuse(rate, number * seconds, pause=0)
@@ -217,7 +215,7 @@ def test_refusal_of_two_seconds_ago_is_forgotten(seconds, is_lowered):
 
 
 @pytest.mark.parametrize("pause", [1, 60])
-def test_refusal_that_brings_a_pause_of_a_second_is_not_tolerated(pause):
+def test_refusal_with_pause_of_one_second_is_not_tolerated(pause):
     rate = AdaptiveRate()
     send(rate, 1000)
     refuse(rate, 0, pause=pause)
@@ -227,8 +225,8 @@ def test_refusal_that_brings_a_pause_of_a_second_is_not_tolerated(pause):
 # ---- raised by good responses
 
 
-def test_slow_start_doubles_it_within_seconds():
-    """Until the second refusal nothing is known of the limit, so it grows fast."""
+def test_slow_start_doubles_rate_within_seconds():
+    """Until the second refusal the limit is unknown, so the rate grows fast."""
     rate = limited()
     assert rate.limit == about(70)
     for number in range(1, 101):
@@ -254,7 +252,7 @@ def test_slow_start_doubles_it_within_seconds():
     ],
 )
 @pytest.mark.parametrize("limit", [1, 100])
-def test_it_recovers_along_a_cubic_curve(seconds, share, limit):
+def test_rate_recovers_along_cubic_curve(seconds, share, limit):
     rate = limited_twice(limit)
     for tenth in range(10 * seconds + 1):
         send(rate, 4 * limit if tenth % 10 == 0 else 0, 1 + tenth / 10)
@@ -262,7 +260,7 @@ def test_it_recovers_along_a_cubic_curve(seconds, share, limit):
     assert rate.limit == pytest.approx(share * limit, rel=0.001)
 
 
-def test_each_second_without_good_responses_counts_for_nothing():
+def test_seconds_without_good_responses_do_not_raise_rate():
     """A pause does not prove that the service accepts more."""
     rate = limited_twice(100)
     for number in range(20):
@@ -272,7 +270,7 @@ def test_each_second_without_good_responses_counts_for_nothing():
     assert rate.limit == pytest.approx(100, rel=0.001)
 
 
-def test_good_responses_never_lower_it():
+def test_good_responses_never_lower_rate():
     rate = limited_twice(100)
     for second in range(1, 60):
         succeed(rate, second)
@@ -280,7 +278,7 @@ def test_good_responses_never_lower_it():
 
 
 @pytest.mark.parametrize(("sent", "limit"), [(36, 72), (100, 200), (1000, 340)])
-def test_it_is_raised_to_no_more_than_twice_what_is_really_sent(sent, limit):
+def test_rate_is_at_most_twice_actual_rate(sent, limit):
     rate = limited_twice(100)
     for tenth in range(601):
         send(rate, sent if tenth % 10 == 0 else 0, 1 + tenth / 10)
@@ -288,14 +286,14 @@ def test_it_is_raised_to_no_more_than_twice_what_is_really_sent(sent, limit):
     assert rate.limit == pytest.approx(limit, rel=0.001)
 
 
-def test_what_was_sent_long_ago_does_not_count():
+def test_old_requests_do_not_count_towards_actual_rate():
     rate = limited(requests=100)
     send(rate, 1, 8)
     succeed(rate, 8)
     assert rate.limit == about(70)
 
 
-def test_it_becomes_unlimited_again():
+def test_rate_becomes_unlimited_again():
     rate = limited(requests=1000)
     responses = 0
     while rate.limit < UNLIMITED:
@@ -307,7 +305,7 @@ def test_it_becomes_unlimited_again():
     assert responses == math.ceil(9300 / 0.7)
 
 
-def test_first_refusal_after_that_starts_anew_from_what_is_sent():
+def test_first_refusal_after_unlimited_rate_uses_actual_rate():
     rate = limited()
     rate.limit = 9999.9
     send(rate, 6000, 1)
@@ -332,7 +330,7 @@ events = st.lists(
 
 
 @given(events)
-def test_refusals_lower_it_and_good_responses_raise_it(events):
+def test_refusals_lower_rate_and_good_responses_raise_it(events):
     rate = AdaptiveRate()
     now = START
     lowered_at = -math.inf
@@ -373,7 +371,7 @@ def test_refusals_lower_it_and_good_responses_raise_it(events):
 
 
 @pytest.mark.parametrize(("share", "seed"), [(0.2, 1), (0.5, 2)])
-def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
+def test_random_failures_lose_no_wait(share, seed):
     """The gate closes now and then, but must not hold back polls that would have succeeded."""
     client = VirtualClient(
         Flaky(share, seed), 100, retry_after=None, status_code=503, max_outage=120, seed=seed
@@ -383,7 +381,7 @@ def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
     assert all(job.has_report for job in client.jobs)
 
 
-def test_stray_refusals_do_not_slow_a_client():
+def test_rare_refusals_do_not_slow_client():
     client = VirtualClient(Flaky(0.01, seed=1), 1500, retry_after=None)
     client.run(until=120)
     late = [each for each in client.responses if each.received_at >= 60]
@@ -401,13 +399,13 @@ def test_stray_refusals_do_not_slow_a_client():
         (200, 100, TokenBucket, None),
     ],
 )
-def test_client_finds_the_limit_of_the_service(limit, jobs, limiter, retry_after):
+def test_client_adapts_to_limit_of_service(limit, jobs, limiter, retry_after):
     """The chaos suite has all combinations."""
-    check_that_it_finds_the_limit(limiter(limit), jobs, retry_after)
+    check_that_client_adapts_to_limit(limiter(limit), jobs, retry_after)
 
 
 @pytest.mark.parametrize("retry_after", [1.0, None])
-def test_burst_of_finished_jobs_takes_at_most_twice_the_ideal_time(retry_after):
+def test_burst_of_finished_jobs_takes_at_most_twice_the_minimum_time(retry_after):
     limiter = TokenBucket(60, burst=6)
     client = VirtualClient(limiter, 2500, retry_after=retry_after, are_finished=True)
     client.run(until=600)
@@ -415,7 +413,7 @@ def test_burst_of_finished_jobs_takes_at_most_twice_the_ideal_time(retry_after):
     assert client.now <= 2 * 2500 / 60
 
 
-def test_client_follows_a_limit_that_changes():
+def test_client_follows_changing_limit():
     limiter = FixedWindow(100)
     client = VirtualClient(limiter, 2000, retry_after=None)
     client.run(until=60)
@@ -440,8 +438,8 @@ def test_client_that_is_not_rate_limited_is_not_slowed():
     assert all(each.is_good for each in client.responses)
 
 
-def test_no_wait_is_lost_to_a_slow_service_however_long_it_takes():
-    """With less than a tenth of the rate that the waits would like."""
+def test_slow_service_loses_no_wait():
+    """With less than a tenth of the rate that the waits need."""
     client = VirtualClient(FixedWindow(10), 1000, retry_after=1.0)
     client.run(until=1000)
     assert not client.lost

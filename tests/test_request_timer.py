@@ -29,7 +29,7 @@ def running_timeouts(timer):
     return list(timer._in_flight)
 
 
-async def test_timeout_expires_on_time_and_leaves_the_task_as_it_was():
+async def test_timeout_expires_on_time_and_restores_task():
     assert 0.05 <= await expire(RequestTimer(), 0.05) < 0.15
     task = asyncio.current_task()
     assert task is not None
@@ -55,7 +55,7 @@ async def test_each_timeout_expires_at_its_own_time_in_any_order():
     assert not timers()
 
 
-async def test_one_timer_serves_all_and_none_is_left():
+async def test_one_timer_serves_all_and_is_released():
     timer = RequestTimer()
     release = asyncio.Event()
 
@@ -74,7 +74,7 @@ async def test_one_timer_serves_all_and_none_is_left():
     assert not running_timeouts(timer)
 
 
-async def test_timer_is_set_anew_after_a_pause_without_requests():
+async def test_timer_is_reset_after_idle_time():
     timer = RequestTimer()
     with timer.timeout(0.01):
         pass
@@ -82,7 +82,7 @@ async def test_timer_is_set_anew_after_a_pause_without_requests():
     assert 0.02 <= await expire(timer, 0.02) < 0.12
 
 
-async def test_request_that_ended_in_time_does_not_delay_the_next():
+async def test_finished_request_does_not_delay_next_timeout():
     timer = RequestTimer()
 
     async def end_early():
@@ -94,14 +94,14 @@ async def test_request_that_ended_in_time_does_not_delay_the_next():
     assert not timers()
 
 
-async def test_shorter_timeout_is_not_delayed_by_a_longer_one():
+async def test_shorter_timeout_is_not_delayed_by_longer_one():
     timer = RequestTimer()
     with timer.timeout(60):
         assert 0.02 <= await expire(timer, 0.02) < 0.12
         assert len(timers()) == 1
 
 
-async def test_all_that_are_due_expire_together_after_the_event_loop_was_busy():
+async def test_all_due_timeouts_expire_together_on_busy_loop():
     timer = RequestTimer()
     tasks = [asyncio.create_task(expire(timer, n / 1000)) for n in range(1, 21)]
     await asyncio.sleep(0)
@@ -124,7 +124,7 @@ async def test_timer_that_fires_early_is_not_set_again(monkeypatch):
     assert len(fired) == 1
 
 
-async def test_slow_cleanup_neither_delays_the_next_nor_keeps_the_loop_busy(monkeypatch):
+async def test_slow_cleanup_does_not_delay_others_or_busy_loop(monkeypatch):
     timer = RequestTimer()
     fired = []
     on_timer = timer._on_timer
@@ -146,7 +146,7 @@ async def test_slow_cleanup_neither_delays_the_next_nor_keeps_the_loop_busy(monk
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
-async def test_cancellation_from_elsewhere_wins_over_a_simultaneous_timeout(is_first):
+async def test_external_cancellation_takes_precedence_over_timeout(is_first):
     timer = RequestTimer()
     task = asyncio.create_task(expire(timer, 60))
     await asyncio.sleep(0)
@@ -161,7 +161,7 @@ async def test_cancellation_from_elsewhere_wins_over_a_simultaneous_timeout(is_f
 
 
 @pytest.mark.parametrize("is_first", [True, False], ids=["before", "after"])
-async def test_closing_at_the_moment_of_a_timeout_leaves_no_cancellation(is_first):
+async def test_close_during_timeout_leaves_no_pending_cancellation(is_first):
     timer, lifecycle = RequestTimer(), Lifecycle()
 
     async def run():
@@ -180,7 +180,7 @@ async def test_closing_at_the_moment_of_a_timeout_leaves_no_cancellation(is_firs
     assert not timers()
 
 
-async def test_timeout_expires_in_a_task_that_cleans_up_after_a_cancellation():
+async def test_timeout_expires_in_task_handling_cancellation():
     took = None
 
     async def clean_up():
@@ -199,7 +199,7 @@ async def test_timeout_expires_in_a_task_that_cleans_up_after_a_cancellation():
     assert 0.02 <= took < 0.12
 
 
-async def test_result_that_arrives_as_the_timeout_expires_is_kept():
+async def test_result_that_arrives_as_timeout_expires_is_kept():
     timer = RequestTimer()
 
     async def request():

@@ -43,11 +43,11 @@ def now(seconds=0.0):
     return pytest.approx(datetime.now(UTC) + timedelta(seconds=seconds), abs=timedelta(seconds=1))
 
 
-def test_before_the_first_use_without_an_event_loop_there_is_nothing():
+def test_stats_before_first_use_without_event_loop():
     assert SutroClient("key").stats() == NOTHING
 
 
-async def test_after_closing_what_has_happened_is_kept(fake):
+async def test_stats_are_kept_after_close(fake):
     fake.add_job("job-1")
     client = fake.client(retry=ONCE)
     await client.get_job_status("job-1")
@@ -66,7 +66,7 @@ async def test_after_closing_what_has_happened_is_kept(fake):
 
 
 @on_the_fast_clock
-async def test_requests_in_flight_and_in_the_queue_are_counted(fake):
+async def test_requests_in_flight_and_in_queue_are_counted(fake):
     fake.add_job("job-1")
     fake.fail_next(5, delay=2, status=404)
     async with fake.client(max_concurrency=2, retry=ONCE) as client:
@@ -100,7 +100,7 @@ async def test_jobs_that_are_waited_for_are_counted(fake):
         assert client.stats().waiting == 0
 
 
-async def test_a_pause_says_until_when(fake):
+async def test_pause_has_end_time(fake):
     fake.add_job("job-1")
     fake.fail_next(status=429, headers={"Retry-After": "30"})
     async with fake.client(retry=ONCE) as client:
@@ -113,7 +113,7 @@ async def test_a_pause_says_until_when(fake):
 
 
 @on_the_fast_clock
-async def test_a_pause_that_is_over_is_none(fake):
+async def test_past_pause_is_none(fake):
     fake.add_job("job-1")
     fake.fail_next(status=429, headers={"Retry-After": "2"})
     async with fake.client(retry=ONCE) as client:
@@ -124,7 +124,7 @@ async def test_a_pause_that_is_over_is_none(fake):
     assert stats.pause_reason is stats.paused_since is stats.paused_until is None
 
 
-async def test_a_pause_of_thousands_of_years_ends_with_the_calendar(fake):
+async def test_very_long_pause_ends_at_maximum_datetime(fake):
     fake.add_job("job-1")
     fake.fail_next(status=429, headers={"Retry-After": "1" + 12 * "0"})
     retry = RetryPolicy(attempts=1, max_retry_after=float("inf"))
@@ -135,7 +135,7 @@ async def test_a_pause_of_thousands_of_years_ends_with_the_calendar(fake):
 
 
 @on_the_fast_clock
-async def test_an_outage_is_a_pause_without_a_known_end(fake):
+async def test_outage_is_pause_without_end_time(fake):
     job_ids = [f"job-{number}" for number in range(6)]
     for job_id in job_ids:
         fake.add_job(job_id, ["running", "succeeded"])
@@ -159,7 +159,7 @@ async def test_an_outage_is_a_pause_without_a_known_end(fake):
 
 
 @on_the_fast_clock
-async def test_failures_without_a_response_in_between_add_up(fake):
+async def test_consecutive_failures_without_response_are_counted(fake):
     fake.add_job("job-1")
     fake.fail_next(3, status=500)
     async with fake.client(retry=ONCE) as client:
@@ -182,7 +182,7 @@ async def test_failures_without_a_response_in_between_add_up(fake):
 
 
 @on_the_fast_clock
-async def test_a_refusal_is_a_response(fake):
+async def test_error_status_is_a_response(fake):
     fake.add_job("job-1")
     fake.fail_next(status=500)
     async with fake.client(retry=ONCE) as client:
@@ -196,7 +196,7 @@ async def test_a_refusal_is_a_response(fake):
 
 
 @on_the_fast_clock
-async def test_a_request_in_flight_counts_until_another_gets_a_response(fake):
+async def test_request_in_flight_counts_until_another_response(fake):
     for job_id in ("slow", "quick"):
         fake.add_job(job_id)
     fake.fail_next(2, delay=100, status=500, job_id="slow")
@@ -217,7 +217,7 @@ async def test_a_request_in_flight_counts_until_another_gets_a_response(fake):
 
 
 @on_the_fast_clock
-async def test_requests_that_are_cancelled_say_nothing(fake):
+async def test_cancelled_requests_do_not_count(fake):
     fake.add_job("job-1")
     fake.fail_next(3, delay=100, status=500)
     async with fake.client(timeout=200, retry=ONCE) as client:
@@ -232,7 +232,7 @@ async def test_requests_that_are_cancelled_say_nothing(fake):
 
 
 @on_the_fast_clock
-async def test_a_request_that_is_cancelled_after_a_failure_leaves_that_as_it_is(fake):
+async def test_cancelled_request_does_not_change_last_failure(fake):
     fake.add_job("job-1")
     fake.fail_next(status=500)
     fake.fail_next(delay=100, status=500)
@@ -247,7 +247,7 @@ async def test_a_request_that_is_cancelled_after_a_failure_leaves_that_as_it_is(
 
 
 @on_the_fast_clock
-async def test_a_failure_before_the_last_response_is_not_the_current_one(fake):
+async def test_failure_before_last_response_is_not_current_one(fake):
     fake.add_job("job-1")
     fake.fail_next(status=500)
     async with fake.client(timeout=200, retry=ONCE) as client:
@@ -266,7 +266,7 @@ async def test_a_failure_before_the_last_response_is_not_the_current_one(fake):
         assert isinstance(client.stats().current_failure, ServerError)
 
 
-async def test_the_last_failure_holds_no_frames(fake):
+async def test_last_failure_holds_no_frames(fake):
     fake.add_job("job-1")
     fake.fail_next(disconnect=True)
     async with fake.client(retry=ONCE) as client:
@@ -279,7 +279,7 @@ async def test_the_last_failure_holds_no_frames(fake):
     assert raised.value.__cause__ is not None
 
 
-async def test_it_works_in_another_thread(fake):
+async def test_stats_can_be_called_from_another_thread(fake):
     fake.add_job("job-1")
     seen = []
     async with fake.client(retry=FAST_RETRY) as client:
@@ -290,7 +290,7 @@ async def test_it_works_in_another_thread(fake):
     assert seen[0].last_response_at == now()
 
 
-async def test_it_is_cheap_however_much_is_waited_for(fake):
+async def test_stats_are_cheap_for_many_waits(fake):
     async with fake.client(poll=FAST_POLL) as client:
         fake.fail_next(10_000, status=429, headers={"Retry-After": "30"})
         waits = asyncio.create_task(client.wait_for_jobs([f"job-{n}" for n in range(10_000)]))
@@ -309,7 +309,7 @@ async def test_it_is_cheap_however_much_is_waited_for(fake):
 @pytest.mark.parametrize(
     ("hanging", "is_outage"), [(["b"], False), (["a", "b", "c"], True)], ids=["one", "all"]
 )
-async def test_one_job_whose_requests_hang_is_no_outage(fake, hanging, is_outage):
+async def test_hanging_requests_of_one_job_are_not_an_outage(fake, hanging, is_outage):
     for job_id in "abc":
         fake.add_job(job_id, [("running", 1000), "succeeded"])
     async with fake.client() as client, JobMonitor(client) as monitor:

@@ -17,7 +17,7 @@ from tests.conftest import FAST_POLL
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
 TRANSIENT = [408, 425, 429, *(each for each in range(500, 600) if each not in {501, 505})]
-# 401 concerns the whole batch, and 403 and 404 have to last.
+# 401 is batch-fatal, and 403 and 404 have to last.
 FINAL = [each for each in range(300, 500) if each not in {401, 403, 404, 408, 425, 429}]
 FINAL += [501, 505]
 # What a proxy might respond in place of the service.
@@ -64,7 +64,7 @@ WAITS = [wait_for_job, wait_for_jobs, monitor_wait]
 
 
 def every_call(statuses):
-    """One call gets all the statuses; the others, which share the code, get every ninth."""
+    """One call is tested with all statuses; the others, which share the code, with every ninth."""
     some = [*statuses[:3], *statuses[3:-2:9], *statuses[-2:]]
     others = [get_job_status, get_job_statuses, wait_for_job, monitor_wait]
     return pytest.mark.parametrize(
@@ -99,13 +99,13 @@ def requests_about(fake, status):
     return [each for each in fake.requests if each.path.endswith(f"/{job_of(status)}")]
 
 
-def test_every_status_is_of_one_kind():
+def test_every_status_has_one_kind():
     kinds = [*TRANSIENT, *FINAL, *NOT_200, 401, 403, 404]
     assert sorted(kinds) == list(range(201, 600))
 
 
 @every_call(TRANSIENT)
-async def test_a_transient_status_is_survived(fake, call, statuses):
+async def test_transient_status_is_retried(fake, call, statuses):
     found = await call_with(fake, call, statuses)
     assert {status for status, end in found.items() if isinstance(end, SutroError)} == set()
     for status in statuses:
@@ -113,7 +113,7 @@ async def test_a_transient_status_is_survived(fake, call, statuses):
 
 
 @every_call(FINAL)
-async def test_a_final_status_is_its_error_at_once(fake, call, statuses):
+async def test_final_status_is_raised_at_once(fake, call, statuses):
     found = await call_with(fake, call, statuses)
     for status, error in found.items():
         assert isinstance(error, ServerError if 500 <= status < 600 else APIStatusError)
@@ -122,7 +122,7 @@ async def test_a_final_status_is_its_error_at_once(fake, call, statuses):
 
 
 @every_call(NOT_200)
-async def test_a_success_that_is_not_200_is_an_invalid_response(fake, call, statuses):
+async def test_other_success_status_is_invalid_response(fake, call, statuses):
     found = await call_with(fake, call, statuses)
     for status, end in found.items():
         if call in WAITS:

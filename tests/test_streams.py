@@ -23,7 +23,7 @@ from sutro_async import (
     Stream,
 )
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, nothing_left_behind, now, served
+from tests.conftest import FAST_POLL, assert_no_leaks, now, served
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -58,7 +58,7 @@ async def rest_of(stream):
     return [report_of(item) async for item in stream]
 
 
-def test_it_is_the_type_of_every_stream(fake, client):
+def test_every_stream_has_public_type(fake, client):
     monitor = JobMonitor(client)
     for stream in (
         client.watch_job("job-1"),
@@ -89,8 +89,8 @@ MOMENTS = {
 }
 
 
-async def bring_to(moment, fake, client):
-    """Let the next step be at that moment for 0.2 seconds from now; return what runs beside it."""
+async def run_until(moment, fake, client):
+    """Keep the next step at that point for 0.2 seconds; return what runs beside it."""
     if moment == "in flight":
         fake.fail_next(1, job_id="job-1", delay=0.3)
     elif moment == "in back-off":
@@ -115,12 +115,12 @@ async def bring_to(moment, fake, client):
 
 @every_stream
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_a_cancelled_step_loses_nothing(fake, name, moment):
+async def test_cancelled_step_loses_no_report(fake, name, moment):
     fake.add_job("job-1", WORDS)
     fake.add_job("other")
     options = {"poll": FAST_POLL, "retry": RetryPolicy(attempts=1), **MOMENTS[moment]}
     async with fake.client(**options) as client, opened(name, client, ["job-1"]) as stream:
-        beside = await bring_to(moment, fake, client)
+        beside = await run_until(moment, fake, client)
         if moment == "between two polls" and name != "as_completed":
             await anext(stream)
         step = asyncio.create_task(anext(stream))
@@ -137,15 +137,15 @@ async def test_a_cancelled_step_loses_nothing(fake, name, moment):
 
 
 @every_stream
-async def test_nor_does_one_in_any_iteration_of_the_event_loop(fake, client, name):
-    for turns in range(30):  # a poll takes about half of them
-        job_id = f"job-{turns}"
+async def test_step_cancelled_in_any_loop_iteration_loses_no_report(fake, client, name):
+    for iterations in range(30):  # a poll takes about half of them
+        job_id = f"job-{iterations}"
         fake.add_job(job_id, ["queued"])
         async with opened(name, client, [job_id]) as stream, asyncio.timeout(5):
             for word in WORDS:
                 fake.set_status(job_id, word)
                 step = asyncio.create_task(anext(stream))
-                for _ in range(turns):
+                for _ in range(iterations):
                     await asyncio.sleep(0)
                 step.cancel()
                 await asyncio.wait({step})
@@ -158,22 +158,22 @@ async def test_nor_does_one_in_any_iteration_of_the_event_loop(fake, client, nam
 
 
 @every_stream
-async def test_a_heartbeat_around_its_steps_loses_nothing(fake, name):
+async def test_heartbeat_around_steps_loses_no_report(fake, name):
     fake.add_job("job-1", [word for word in WORDS for _ in range(4)])
-    seen = []
+    received = []
     async with fake.client(poll=FAST_POLL) as client, opened(name, client, ["job-1"]) as stream:
         while True:
             try:
-                seen.append(report_of(await asyncio.wait_for(anext(stream), 0.01)).status)
+                received.append(report_of(await asyncio.wait_for(anext(stream), 0.01)).status)
             except TimeoutError:
                 continue
             except StopAsyncIteration:
                 break
-    assert seen == (["succeeded"] if name == "as_completed" else WORDS)
+    assert received == (["succeeded"] if name == "as_completed" else WORDS)
 
 
 @every_stream
-async def test_only_one_task_may_step_it(fake, client, name):
+async def test_concurrent_steps_are_rejected(fake, client, name):
     fake.add_job("job-1", ["running"])
     fake.fail_next(1, delay=0.1)
     async with opened(name, client, ["job-1"]) as stream:
@@ -189,7 +189,7 @@ async def test_only_one_task_may_step_it(fake, client, name):
 
 
 @every_stream
-async def test_after_its_end_there_is_nothing(fake, client, name):
+async def test_exhausted_stream_stays_exhausted(fake, client, name):
     fake.add_job("job-1")
     async with opened(name, client, ["job-1"]) as stream:
         await rest_of(stream)
@@ -199,7 +199,7 @@ async def test_after_its_end_there_is_nothing(fake, client, name):
 
 
 @every_stream
-async def test_after_an_error_there_is_nothing(fake, client, name):
+async def test_stream_is_exhausted_after_error(fake, client, name):
     fake.fail_next(1, job_id="job-1", status=401)
     async with opened(name, client, ["job-1"]) as stream:
         with pytest.raises(AuthenticationError):
@@ -244,9 +244,9 @@ def test_another_event_loop_is_rejected(fake_in_a_thread, name, use):
 
 
 @every_stream
-async def test_closing_it_ends_the_step_of_another_task(fake, client, name):
+async def test_aclose_ends_step_of_another_task(fake, client, name):
     fake.fail_next(1, delay=math.inf)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async with opened(name, client, ["job-1"]) as stream:
             step = asyncio.create_task(anext(stream))
             while not fake.in_flight:
@@ -258,10 +258,10 @@ async def test_closing_it_ends_the_step_of_another_task(fake, client, name):
 
 
 @every_stream
-async def test_leaving_its_block_releases_all_resources(fake, client, name):
+async def test_exit_releases_all_resources(fake, client, name):
     fake.add_job("job-1", ["running"])
     fake.add_job("job-2")
-    async with nothing_left_behind(client, fake), opened(name, client, ["job-1"]) as stream:
+    async with assert_no_leaks(client, fake), opened(name, client, ["job-1"]) as stream:
         async with stream as entered:
             assert entered is stream
             if name != "as_completed":
@@ -277,7 +277,7 @@ async def test_leaving_its_block_releases_all_resources(fake, client, name):
 
 
 @every_stream
-async def test_closing_it_before_its_first_step(fake, client, name):
+async def test_aclose_before_first_step(fake, client, name):
     async with opened(name, client, ["job-1"]) as stream:
         await stream.aclose()
         with pytest.raises(StopAsyncIteration):
@@ -290,7 +290,7 @@ polls_in_background = pytest.mark.parametrize("name", IN_BACKGROUND)
 
 
 def step_once(loop, fake, name):
-    """Step a stream in an event loop that is stopped then."""
+    """Step a stream in an event loop that is stopped afterwards."""
 
     async def step():
         client = fake.client(poll=FAST_POLL)
@@ -313,7 +313,7 @@ def fake_in_a_thread():
 
 
 @polls_in_background
-def test_dropping_it_in_another_thread_ends_the_polling_in_silence(fake_in_a_thread, name):
+def test_garbage_collection_in_another_thread_stops_polling_silently(fake_in_a_thread, name):
     loop = asyncio.new_event_loop()
     loop.set_debug(True)
     client, stream = step_once(loop, fake_in_a_thread, name)
@@ -336,7 +336,7 @@ def test_dropping_it_in_another_thread_ends_the_polling_in_silence(fake_in_a_thr
 
 
 @polls_in_background
-def test_dropping_it_after_its_loop_was_closed_is_silent(fake_in_a_thread, name):
+def test_garbage_collection_after_loop_was_closed_is_silent(fake_in_a_thread, name):
     loop = asyncio.new_event_loop()
     client, stream = step_once(loop, fake_in_a_thread, name)
     box = [stream]
@@ -356,7 +356,7 @@ def test_dropping_it_after_its_loop_was_closed_is_silent(fake_in_a_thread, name)
 
 
 @polls_in_background
-async def test_leaving_a_generator_around_it_early_ends_the_polling(fake, client, name):
+async def test_breaking_out_of_wrapping_generator_stops_polling(fake, client, name):
     fake.add_job("done")
     fake.add_job("endless", ["running"])
 
@@ -366,7 +366,7 @@ async def test_leaving_a_generator_around_it_early_ends_the_polling(fake, client
             async for item in stream:
                 yield item
 
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async for _ in generate():
             break
         gc.collect()
@@ -377,7 +377,7 @@ async def test_leaving_a_generator_around_it_early_ends_the_polling(fake, client
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_an_on_change_may_drop_the_stream(fake, client, is_async):
+async def test_on_change_can_drop_stream(fake, client, is_async):
     fake.add_job("done")
     fake.add_job("endless", ["queued", "queued", "queued", "running"])
     box = []
@@ -389,7 +389,7 @@ async def test_an_on_change_may_drop_the_stream(fake, client, is_async):
     async def drop_later(report):
         drop(report)
 
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         box.append(
             client.as_completed(["done", "endless"], on_change=drop_later if is_async else drop)
         )
@@ -402,8 +402,8 @@ async def test_an_on_change_may_drop_the_stream(fake, client, is_async):
         assert len(fake.requests) == requests
 
 
-async def test_a_stream_may_be_dropped_at_any_point_of_the_code(fake, monkeypatch):
-    """As the garbage collector drops it: here between the look at the next poll and its removal."""
+async def test_stream_can_be_garbage_collected_at_any_point(fake, monkeypatch):
+    """Garbage-collected between reading the next poll and removing it."""
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running", "running", "succeeded"])
     dropped = []
@@ -428,7 +428,7 @@ async def test_a_stream_may_be_dropped_at_any_point_of_the_code(fake, monkeypatc
     assert not dropped
 
 
-async def test_a_job_without_watchers_is_not_polled(fake):
+async def test_job_without_watchers_is_not_polled(fake):
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running"])
     policy = PollPolicy(initial=0.05, factor=1, jitter=0)
@@ -450,20 +450,20 @@ async def test_a_job_without_watchers_is_not_polled(fake):
 
 
 @pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
-async def test_each_change_of_each_job_is_an_outcome(fake, client, name):
+async def test_watch_jobs_yields_each_change_of_each_job(fake, client, name):
     fake.add_job("a", WORDS)
     fake.add_job("b", ["running", "failed"], failure_reason="no GPU")
-    seen = {}
+    received = {}
     async with opened(name, client, ["a", "b", "a", "missing"]) as outcomes:
         async for outcome in outcomes:
-            seen.setdefault(outcome.job_id, []).append(outcome)
-    assert [each.value.status for each in seen["a"]] == WORDS
-    assert [each.value.status for each in seen["b"]] == ["running", "failed"]
-    assert [type(each.error).__name__ for each in seen["missing"]] == ["JobNotFoundError"]
+            received.setdefault(outcome.job_id, []).append(outcome)
+    assert [each.value.status for each in received["a"]] == WORDS
+    assert [each.value.status for each in received["b"]] == ["running", "failed"]
+    assert [type(each.error).__name__ for each in received["missing"]] == ["JobNotFoundError"]
 
 
 @pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
-async def test_a_slow_reader_gets_the_newest_report_and_no_backlog(fake, client, name):
+async def test_slow_reader_gets_newest_report_without_backlog(fake, client, name):
     words = [f"step-{number}" for number in range(20)]
     for job_id in ("a", "b"):
         fake.add_job(job_id, [*words, "succeeded"], allow_unknown=True)
@@ -478,23 +478,23 @@ async def test_a_slow_reader_gets_the_newest_report_and_no_backlog(fake, client,
 
 
 @pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
-async def test_at_the_timeout_each_unfinished_job_gets_its_error(fake, client, name):
+async def test_timeout_yields_error_for_each_unfinished_job(fake, client, name):
     fake.add_job("done")
     for job_id in ("a", "b"):
         fake.add_job(job_id, ["running"])
-    seen = {}
+    received = {}
     async with opened(name, client, ["done", "a", "b"], timeout=0.2) as outcomes:
         async for outcome in outcomes:
-            seen[outcome.job_id] = outcome
-    assert seen["done"].ok
+            received[outcome.job_id] = outcome
+    assert received["done"].ok
     for job_id in ("a", "b"):
-        assert isinstance(seen[job_id].error, JobWaitTimeoutError)
-        assert seen[job_id].error.last_report.status == "running"
-        assert 0.2 <= round(seen[job_id].error.elapsed, 6) < 0.4
+        assert isinstance(received[job_id].error, JobWaitTimeoutError)
+        assert received[job_id].error.last_report.status == "running"
+        assert 0.2 <= round(received[job_id].error.elapsed, 6) < 0.4
 
 
 @pytest.mark.parametrize("name", ["watch_jobs", "monitor.watch_jobs"])
-async def test_a_timeout_of_zero_polls_each_job_once(fake, client, name):
+async def test_zero_timeout_polls_each_job_once(fake, client, name):
     fake.add_job("done")
     fake.add_job("endless", ["running"])
     async with opened(name, client, ["done", "endless"], timeout=0) as outcomes:
@@ -508,7 +508,7 @@ async def test_a_timeout_of_zero_polls_each_job_once(fake, client, name):
     assert len(fake.requests) == 2
 
 
-async def test_no_jobs_are_no_items(client):
+async def test_no_jobs_yield_nothing(client):
     for name in MANY:
         async with opened(name, client, []) as stream:
             assert await rest_of(stream) == []
@@ -526,7 +526,7 @@ async def submit(fake, count, *, seconds=0.01):
 
 
 class Iterator:
-    """An asynchronous iterator that is no generator, and so has no `aclose`."""
+    """An asynchronous iterator without `aclose`, unlike a generator."""
 
     def __init__(self, ids):
         self._ids = ids
@@ -540,7 +540,7 @@ class Iterator:
 
 @pytest.mark.parametrize("name", ["watch_jobs", "as_completed"])
 @pytest.mark.parametrize("make", [lambda ids: ids, Iterator], ids=["generator", "iterator"])
-async def test_jobs_are_submitted_while_others_are_waited_for(fake, client, name, make):
+async def test_jobs_can_be_added_while_waiting(fake, client, name, make):
     finished = []
     async with opened(name, client, make(submit(fake, 20))) as stream:
         async for item in stream:
@@ -550,7 +550,7 @@ async def test_jobs_are_submitted_while_others_are_waited_for(fake, client, name
 
 
 @pytest.mark.parametrize("name", ["watch_jobs", "as_completed"])
-async def test_what_the_ids_raise_is_raised_after_a_clean_end(fake, client, name):
+async def test_error_of_async_ids_is_raised_after_cleanup(fake, client, name):
     is_closed = False
 
     async def broken():
@@ -562,14 +562,14 @@ async def test_what_the_ids_raise_is_raised_after_a_clean_end(fake, client, name
         finally:
             is_closed = True
 
-    async with nothing_left_behind(client, fake), opened(name, client, broken()) as stream:
+    async with assert_no_leaks(client, fake), opened(name, client, broken()) as stream:
         with pytest.raises(LookupError, match="the database is gone"):
             await rest_of(stream)
     assert is_closed
 
 
 @pytest.mark.parametrize("bad", ["..", 5])
-async def test_an_invalid_id_that_comes_later_ends_the_stream(fake, client, bad):
+async def test_invalid_id_added_later_ends_stream(fake, client, bad):
     is_closed = False
 
     async def source():
@@ -586,7 +586,7 @@ async def test_an_invalid_id_that_comes_later_ends_the_stream(fake, client, bad)
 
 
 @pytest.mark.parametrize("ending", ["aclose", "timeout", "close the client", "drop"])
-async def test_the_ids_are_read_no_further_after_the_end(fake, client, ending):
+async def test_ids_are_not_read_after_end_of_stream(fake, client, ending):
     is_closed = False
 
     async def source():
@@ -618,7 +618,7 @@ async def test_the_ids_are_read_no_further_after_the_end(fake, client, ending):
             await asyncio.sleep(0)
 
 
-async def test_a_reading_task_that_is_cancelled_from_outside_ends_the_stream(fake, client):
+async def test_externally_cancelled_reading_task_ends_stream(fake, client):
     async def source():
         yield "job-1"
         await asyncio.sleep(60)
@@ -633,7 +633,7 @@ async def test_a_reading_task_that_is_cancelled_from_outside_ends_the_stream(fak
 
 
 @pytest.mark.parametrize("call", ["get_jobs", "get_job_statuses", "monitor.watch_jobs"])
-async def test_an_asynchronous_iterable_is_rejected_where_it_cannot_be_read(fake, client, call):
+async def test_async_iterable_is_rejected_where_unsupported(fake, client, call):
     ids = submit(fake, 1)
     with pytest.raises(TypeError, match="as_completed and watch_jobs take an asynchronous one"):
         if call == "monitor.watch_jobs":
@@ -643,7 +643,7 @@ async def test_an_asynchronous_iterable_is_rejected_where_it_cannot_be_read(fake
     await ids.aclose()
 
 
-async def test_last_polls_of_jobs_that_came_later_are_spread_too(fake, monkeypatch):
+async def test_last_polls_of_jobs_added_later_are_spread(fake, monkeypatch):
     monkeypatch.setattr("random.uniform", lambda lower, upper: upper)
     fake.add_job("job-399", ["running"])
 

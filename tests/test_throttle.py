@@ -20,7 +20,7 @@ each_priority = pytest.mark.parametrize("priority", Priority, ids=lambda priorit
 
 
 class RecordingPacer(Pacer):
-    """Remembers when requests were sent."""
+    """Records when requests were sent."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -56,7 +56,7 @@ def start(throttle, priority, count=1, **options):
 
 
 async def steps(count=5):
-    """Let the tasks run until all of them wait."""
+    """Run the tasks until all of them are waiting."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -77,11 +77,11 @@ def close_gate(throttle, failures=5):
 
 
 def throttle_at_once(**options):
-    """Return a throttle whose gate lets a probe pass as soon as there is none."""
+    """Return a throttle whose gate allows the next probe as soon as the last has ended."""
     return make_throttle(uniform=lambda *_: 0.0, **options)
 
 
-def check_nothing_is_left(throttle, in_flight=0):
+def check_no_leaks(throttle, in_flight=0):
     assert throttle.in_flight == in_flight
     assert not throttle._has_waiters()
     assert throttle._timer is None
@@ -99,7 +99,7 @@ async def cancel(*tasks):
 
 
 @each_priority
-async def test_no_more_than_max_concurrency_at_once(priority):
+async def test_max_concurrency_is_respected(priority):
     throttle = make_throttle(3)
     assert throttle.max_concurrency == 3
     running = most = 0
@@ -115,7 +115,7 @@ async def test_no_more_than_max_concurrency_at_once(priority):
 
     await asyncio.gather(*(use_slot() for _ in range(20)))
     assert most == 3
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_released_slots_can_be_taken_again():
@@ -125,7 +125,7 @@ async def test_released_slots_can_be_taken_again():
             pass
 
 
-async def test_slot_is_released_after_an_error():
+async def test_slot_is_released_after_error():
     throttle = make_throttle(1)
     with pytest.raises(LookupError):
         async with slot(throttle):
@@ -134,7 +134,7 @@ async def test_slot_is_released_after_an_error():
         pass
 
 
-async def test_permit_says_when_it_was_given():
+async def test_permit_has_time():
     throttle = make_throttle(1)
     async with slot(throttle) as permit:
         assert permit.sent_at <= now()
@@ -149,7 +149,7 @@ async def test_permit_says_when_it_was_given():
 
 
 @each_priority
-async def test_slots_are_given_in_the_order_of_the_requests(priority):
+async def test_slots_are_granted_in_fifo_order(priority):
     throttle = make_throttle(2)
     order = []
 
@@ -178,7 +178,7 @@ async def order_of(throttle, *priorities):
     return order
 
 
-async def test_calls_are_sent_ahead_of_queued_polls():
+async def test_calls_are_sent_before_queued_polls():
     order = await order_of(make_throttle(1), POLL, CALL, POLL, POLL, CALL, CALL)
     assert order == [1, 4, 5, 0, 2, 3]
 
@@ -189,23 +189,23 @@ async def test_calls_do_not_starve_polls():
     assert [number for number in order if number >= 3] == list(range(3, 103))
 
 
-async def test_calls_that_overlap_do_not_starve_polls_after_a_pause():
+async def test_overlapping_calls_do_not_starve_polls_after_pause():
     """The window stays at one as long as no call succeeds."""
     throttle = make_throttle()
     pause(throttle, 0.001)
 
-    async def call_again_and_again(seconds):
+    async def call_repeatedly(seconds):
         while True:
             async with slot(throttle) as permit:
                 await asyncio.sleep(seconds)
                 fail(throttle, parse_error("a", 500, {}, b""), permit)
 
-    callers = [asyncio.create_task(call_again_and_again(0.002 + n / 1000)) for n in range(3)]
+    callers = [asyncio.create_task(call_repeatedly(0.002 + n / 1000)) for n in range(3)]
     await asyncio.sleep(0.02)
     async with asyncio.timeout(1), slot(throttle, POLL):
         pass
     await cancel(*callers)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 # ---- the rate
@@ -213,7 +213,7 @@ async def test_calls_that_overlap_do_not_starve_polls_after_a_pause():
 
 @each_priority
 @pytest.mark.parametrize("rate", [20, 100, 1000])
-async def test_rate_is_kept_and_made_use_of(rate, priority):
+async def test_rate_is_respected_and_used(rate, priority):
     throttle = make_throttle(5, rate)
     count = rate // 5
 
@@ -230,7 +230,7 @@ async def test_rate_is_kept_and_made_use_of(rate, priority):
     assert count / rate - 0.01 <= now() - began < 1  # 0.2 s on a machine that is not busy
 
 
-async def test_slots_that_come_free_together_make_no_burst():
+async def test_slots_freed_together_cause_no_burst():
     throttle = make_throttle(5, 50)
 
     async def use_slot(seconds):
@@ -265,7 +265,7 @@ async def test_pause_holds_back_queued_requests(priority):
     assert (await tasks[0]).sent_at >= until
 
 
-async def test_pause_that_grows_while_requests_wait_for_its_end():
+async def test_pause_extended_while_requests_are_queued():
     throttle = make_throttle(1)
     began = now()
     pause(throttle, 0.03)
@@ -274,7 +274,7 @@ async def test_pause_that_grows_while_requests_wait_for_its_end():
         assert now() - began >= 0.06
 
 
-async def test_resumption_after_a_pause_is_gradual():
+async def test_resumption_after_pause_is_gradual():
     throttle = make_throttle(20)
     pause(throttle, 0.02)
     polls = start(throttle, POLL, 40)
@@ -291,7 +291,7 @@ async def test_resumption_after_a_pause_is_gradual():
     assert in_flight[:7] == [1, 2, 4, 8, 16, 20, 20]
 
 
-async def test_call_does_not_wait_for_the_one_poll_after_a_pause():
+async def test_call_does_not_wait_for_one_poll_after_pause():
     throttle = make_throttle(20)
     pause(throttle, 0.01)
     (poll,) = start(throttle, POLL)
@@ -311,7 +311,7 @@ async def test_call_does_not_wait_for_the_one_poll_after_a_pause():
 # ---- the outage gate
 
 
-async def test_closing_gate_removes_polls_from_the_queue():
+async def test_closing_gate_removes_polls_from_queue():
     throttle = make_throttle(1)
     async with slot(throttle):
         polls = start(throttle, POLL, 5)
@@ -326,7 +326,7 @@ async def test_closing_gate_removes_polls_from_the_queue():
     for task in (overdue, call):
         async with asyncio.timeout(1):
             throttle.release(await task)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_closed_gate_holds_back_polls():
@@ -337,18 +337,18 @@ async def test_closed_gate_holds_back_polls():
         await throttle.acquire(POLL)
     with pytest.raises(HeldBack):
         await throttle.acquire(POLL, send_by=now() + 1)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
-async def test_call_passes_a_closed_gate():
+async def test_call_passes_closed_gate():
     throttle = make_throttle()
     close_gate(throttle)
     async with asyncio.timeout(1), slot(throttle) as permit:
         assert not permit.is_probe
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
-async def test_call_passes_a_closed_gate_while_a_probe_has_no_response():
+async def test_call_passes_closed_gate_while_probe_is_in_flight():
     throttle = throttle_at_once()
     close_gate(throttle)
     async with slot(throttle, POLL), asyncio.timeout(1), slot(throttle):
@@ -367,11 +367,11 @@ async def test_one_probe_at_a_time():
                 with pytest.raises(HeldBack):
                     await throttle.acquire(POLL)
             fail(throttle, APITimeoutError("no response", job_id="a"), permit)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 @pytest.mark.parametrize("ending", ["failed", "cancelled in flight", "cancelled in the queue"])
-async def test_call_that_ends_does_not_make_way_for_a_second_probe(ending):
+async def test_finished_call_does_not_allow_second_probe(ending):
     throttle = throttle_at_once(max_concurrency=2)
     close_gate(throttle)
     async with slot(throttle, POLL) as probe:
@@ -390,18 +390,18 @@ async def test_call_that_ends_does_not_make_way_for_a_second_probe(ending):
     assert not throttle.holds_back(now())
 
 
-async def test_closing_gate_stops_the_timer_of_the_polls():
+async def test_closing_gate_stops_poll_timer():
     throttle = make_throttle()
     pause(throttle, 30)
     polls = start(throttle, POLL, 3)
     await steps()
     close_gate(throttle)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
     outcomes = await asyncio.gather(*polls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [HeldBack] * 3
 
 
-async def test_probe_honours_a_pause():
+async def test_probe_honours_pause():
     throttle = throttle_at_once()
     close_gate(throttle)
     pause(throttle, 0.05)
@@ -411,7 +411,7 @@ async def test_probe_honours_a_pause():
         assert now() - began >= 0.04
 
 
-async def test_successful_probe_opens_the_gate():
+async def test_successful_probe_opens_gate():
     throttle = throttle_at_once()
     close_gate(throttle)
     assert throttle.available_since < now()
@@ -423,7 +423,7 @@ async def test_successful_probe_opens_the_gate():
         assert not permit.is_probe
 
 
-async def test_resumption_after_an_outage_is_gradual():
+async def test_resumption_after_outage_is_gradual():
     throttle = throttle_at_once()
     close_gate(throttle)
     async with slot(throttle, POLL):
@@ -441,7 +441,7 @@ async def test_resumption_after_an_outage_is_gradual():
 
 
 @pytest.mark.parametrize("moment", ["in flight", "waiting for a slot", "in a pause"])
-async def test_cancelled_probe_frees_the_way_for_the_next(moment):
+async def test_cancelled_probe_allows_next_probe(moment):
     throttle = throttle_at_once(max_concurrency=1)
     close_gate(throttle)
     call = None
@@ -463,10 +463,10 @@ async def test_cancelled_probe_frees_the_way_for_the_next(moment):
         throttle.release(call)
     async with asyncio.timeout(1), slot(throttle, POLL) as permit:
         assert permit.is_probe
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
-async def test_queued_probe_that_is_removed_by_the_next_outage_frees_the_way():
+async def test_queued_probe_removed_by_next_outage_allows_next_probe():
     throttle = throttle_at_once(max_concurrency=1)
     close_gate(throttle)
     async with slot(throttle):
@@ -480,7 +480,7 @@ async def test_queued_probe_that_is_removed_by_the_next_outage_frees_the_way():
         assert permit.is_probe
 
 
-async def test_probe_that_is_still_queued_when_the_gate_opens_is_sent():
+async def test_probe_that_is_still_queued_when_gate_opens_is_sent():
     throttle = throttle_at_once(max_concurrency=1)
     close_gate(throttle)
     async with slot(throttle):
@@ -489,7 +489,7 @@ async def test_probe_that_is_still_queued_when_the_gate_opens_is_sent():
         throttle.note_success(now())
     async with asyncio.timeout(1):
         throttle.release(await probe)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_closing_and_opening_are_logged_once(caplog):
@@ -522,7 +522,7 @@ async def test_closing_and_opening_are_logged_once(caplog):
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
 
 
-async def test_single_failures_are_not_logged_here(caplog):
+async def test_single_failures_are_not_logged_by_throttle(caplog):
     throttle = make_throttle()
     for job_id in "abcd":
         fail(throttle, APITimeoutError("no response", job_id=job_id))
@@ -554,11 +554,11 @@ async def test_overdue_poll_is_sent_at_once(obstacle, others):
         assert throttle.in_flight == in_flight + 1
         assert not any(task.done() for task in waiting)
     await cancel(*waiting)
-    check_nothing_is_left(throttle, in_flight)
+    check_no_leaks(throttle, in_flight)
 
 
 @pytest.mark.parametrize("obstacle", ["pause", "window", "pause as a probe"])
-async def test_poll_that_becomes_overdue_in_the_queue_is_sent_then(obstacle):
+async def test_poll_that_becomes_overdue_in_queue_is_sent_then(obstacle):
     throttle = throttle_at_once() if "probe" in obstacle else make_throttle()
     if "probe" in obstacle:
         close_gate(throttle)
@@ -574,10 +574,10 @@ async def test_poll_that_becomes_overdue_in_the_queue_is_sent_then(obstacle):
         assert permit.is_probe is ("probe" in obstacle)
         assert not any(task.done() for task in others)
     await cancel(*others)
-    check_nothing_is_left(throttle, in_flight=1 if obstacle == "window" else 0)
+    check_no_leaks(throttle, in_flight=1 if obstacle == "window" else 0)
 
 
-async def test_overdue_polls_go_ahead_of_calls():
+async def test_overdue_polls_are_sent_before_calls():
     throttle = make_throttle(1)
     async with slot(throttle):
         (call,) = start(throttle, CALL)
@@ -589,10 +589,10 @@ async def test_overdue_polls_go_ahead_of_calls():
     assert not call.done()
     throttle.release(await overdue)
     throttle.release(await call)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
-async def test_overdue_polls_keep_to_the_rate():
+async def test_overdue_polls_respect_rate():
     throttle = make_throttle(5, 20)
     pause(throttle, 30)
     for task in start(throttle, POLL, 3, send_by=now()):
@@ -601,13 +601,13 @@ async def test_overdue_polls_keep_to_the_rate():
     assert min(gaps) >= 0.05 - 1e-6
 
 
-async def test_poll_that_is_sent_in_time_leaves_no_timer():
+async def test_poll_sent_in_time_leaves_no_timer():
     throttle = make_throttle(1)
     async with slot(throttle):
         (poll,) = start(throttle, POLL, send_by=now() + 30)
         await steps()
     throttle.release(await poll)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 async def test_poll_that_is_cancelled_as_it_becomes_overdue_takes_no_slot():
@@ -620,7 +620,7 @@ async def test_poll_that_is_cancelled_as_it_becomes_overdue_takes_no_slot():
     throttle._promote(waiter)
     throttle._promote(waiter)
     await cancel(poll)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 # ---- cancellation
@@ -628,7 +628,7 @@ async def test_poll_that_is_cancelled_as_it_becomes_overdue_takes_no_slot():
 
 @each_priority
 @pytest.mark.parametrize("max_rate", [None, 0.01], ids=["for a slot", "for the rate"])
-async def test_cancelled_while_waiting(max_rate, priority):
+async def test_cancellation_in_queue(max_rate, priority):
     throttle = make_throttle(1, max_rate)
     permit = await throttle.acquire(CALL)
     if max_rate is not None:
@@ -638,10 +638,10 @@ async def test_cancelled_while_waiting(max_rate, priority):
     await cancel(*tasks)
     if max_rate is None:
         throttle.release(permit)
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
-async def test_cancelled_waiter_leaves_the_queue_at_once():
+async def test_cancelled_waiter_leaves_queue_at_once():
     throttle = make_throttle(1)
     permit = await throttle.acquire(CALL)
     tasks = [*start(throttle, CALL, 2), *start(throttle, POLL, 3)]
@@ -655,7 +655,7 @@ async def test_cancelled_waiter_leaves_the_queue_at_once():
         await tasks[4]
 
 
-async def test_waiter_that_is_cancelled_as_a_slot_comes_free_is_passed_over():
+async def test_waiter_cancelled_as_slot_is_released_is_skipped():
     throttle = make_throttle(1)
     permit = await throttle.acquire(CALL)
     first, second = start(throttle, CALL, 2)
@@ -668,7 +668,7 @@ async def test_waiter_that_is_cancelled_as_a_slot_comes_free_is_passed_over():
         await first
 
 
-async def test_slot_that_comes_just_before_a_cancellation_is_passed_on():
+async def test_slot_granted_just_before_cancellation_is_released():
     throttle = make_throttle(1)
     permit = await throttle.acquire(CALL)
     first, second = start(throttle, CALL, 2)
@@ -681,7 +681,7 @@ async def test_slot_that_comes_just_before_a_cancellation_is_passed_on():
         await first
 
 
-async def test_probe_that_is_cancelled_just_after_it_got_its_slot_frees_the_way():
+async def test_probe_cancelled_just_after_slot_was_granted_allows_next_probe():
     throttle = throttle_at_once(max_concurrency=1)
     close_gate(throttle)
     permit = await throttle.acquire(CALL)
@@ -692,10 +692,10 @@ async def test_probe_that_is_cancelled_just_after_it_got_its_slot_frees_the_way(
     with pytest.raises(asyncio.CancelledError):
         await probe
     assert not throttle.holds_back(now())
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
-async def test_poll_that_is_cancelled_just_after_it_was_held_back():
+async def test_poll_cancelled_just_after_it_was_held_back():
     throttle = make_throttle(1)
     async with slot(throttle):
         (poll,) = start(throttle, POLL)
@@ -704,10 +704,10 @@ async def test_poll_that_is_cancelled_just_after_it_was_held_back():
         poll.cancel()
         with pytest.raises(asyncio.CancelledError):
             await poll
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
-async def test_poll_that_is_cancelled_just_before_the_gate_closes():
+async def test_poll_cancelled_just_before_gate_closes():
     throttle = make_throttle(1)
     async with slot(throttle):
         first, second = start(throttle, POLL, 2)
@@ -718,11 +718,11 @@ async def test_poll_that_is_cancelled_just_before_the_gate_closes():
             await first
         with pytest.raises(HeldBack):
             await second
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_nothing_leaks_whatever_happens(seed):
+async def test_random_operations_leak_nothing(seed):
     """Requests of all kinds succeed, fail, and are cancelled at any moment."""
     draw = random.Random(seed)
     throttle = make_throttle(
@@ -760,5 +760,5 @@ async def test_nothing_leaks_whatever_happens(seed):
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
     kinds = {*map(type, outcomes)}
     assert kinds - {HeldBack} == {type(None), asyncio.CancelledError}
-    check_nothing_is_left(throttle)
+    check_no_leaks(throttle)
     assert not throttle._pacer.gate._is_probing

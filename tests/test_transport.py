@@ -1,4 +1,4 @@
-"""One request: through aioresponses where the request matters, over sockets where bytes do."""
+"""One request: with aioresponses to check the request, over sockets to check bytes."""
 
 import asyncio
 import gzip
@@ -49,7 +49,7 @@ def make_client(base_url=None, **options):
 # ---- the request
 
 
-async def test_the_request_has_the_key_and_follows_no_redirects(mocked):
+async def test_request_has_key_and_follows_no_redirects(mocked):
     mocked.get(URL_, payload=RUNNING)
     async with make_client() as client:
         await client.get_job_status("job-1")
@@ -62,7 +62,7 @@ async def test_the_request_has_the_key_and_follows_no_redirects(mocked):
     assert headers["User-Agent"].startswith("sutro-async/")
 
 
-async def test_a_session_that_was_passed_in_keeps_its_headers_and_stays_open(mocked):
+async def test_passed_in_session_keeps_headers_and_stays_open(mocked):
     mocked.get(URL_, payload=RUNNING)
     async with aiohttp.ClientSession(headers={"X-Own": "1", "User-Agent": "mine"}) as session:
         async with make_client(session=session) as client:
@@ -74,7 +74,7 @@ async def test_a_session_that_was_passed_in_keeps_its_headers_and_stays_open(moc
     assert call.kwargs["headers"]["User-Agent"] == "mine"
 
 
-async def test_a_passed_in_session_that_raises_for_status_does_not_change_the_errors(fake):
+async def test_passed_in_session_that_raises_for_status_does_not_change_errors(fake):
     async with aiohttp.ClientSession(raise_for_status=True) as session:
         async with fake.client(session=session, retry=ONCE) as client:
             fake.fail_next(1, status=503)
@@ -82,7 +82,7 @@ async def test_a_passed_in_session_that_raises_for_status_does_not_change_the_er
                 await client.get_job_status("job-1")
 
 
-async def test_an_id_is_one_segment_of_the_path_as_it_arrives(fake):
+async def test_id_arrives_as_one_path_segment(fake):
     job_id = "a/b ?c#d%2f..é"
     fake.add_job(job_id)
     async with fake.client() as client:
@@ -90,9 +90,9 @@ async def test_an_id_is_one_segment_of_the_path_as_it_arrives(fake):
     assert fake.requests[0].path == "/v1/job-status/a%2Fb%20%3Fc%23d%252f..%C3%A9"
 
 
-async def test_cookies_of_the_service_are_not_sent_back():
+async def test_cookies_of_service_are_not_sent_back():
     cookie = raw_response(REPORT, headers="Set-Cookie: session=1\r\n")
-    # aiohttp's own jar takes no cookies from an address.
+    # aiohttp's own cookie jar ignores cookies from IP addresses.
     async with (
         raw_server(cookie) as server,
         make_client(server.url.replace("127.0.0.1", "localhost")) as client,
@@ -102,7 +102,7 @@ async def test_cookies_of_the_service_are_not_sent_back():
     assert b"cookie" not in server.requests[1].lower()
 
 
-async def test_proxies_of_the_environment_are_not_used(fake, monkeypatch):
+async def test_environment_proxies_are_not_used(fake, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     fake.add_job("job-1")
@@ -110,7 +110,7 @@ async def test_proxies_of_the_environment_are_not_used(fake, monkeypatch):
         assert (await client.get_job_status("job-1")).is_terminal
 
 
-async def test_requests_one_after_the_other_share_a_connection(fake):
+async def test_sequential_requests_reuse_connection(fake):
     fake.add_job("job-1", ["running"])
     async with fake.client() as client:
         for _ in range(3):
@@ -123,7 +123,7 @@ async def test_requests_one_after_the_other_share_a_connection(fake):
 # ---- no usable response
 
 
-async def test_refused(unused_tcp_port):
+async def test_connection_error_has_aiohttp_cause(unused_tcp_port):
     async with make_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(APIConnectionError, match="job 'job-1': no response from") as caught:
             await client.get_job_status("job-1")
@@ -135,7 +135,7 @@ async def hang(reader, writer):
     await asyncio.sleep(60)
 
 
-async def test_a_server_that_never_responds():
+async def test_unresponsive_server_times_out():
     async with raw_server(hang) as server, make_client(server.url, timeout=0.05) as client:
         with pytest.raises(APITimeoutError, match=r"within 0.05 s") as caught:
             await client.get_job_status("job-1")
@@ -150,13 +150,13 @@ async def drip(reader, writer):
         await asyncio.sleep(0.005)
 
 
-async def test_the_timeout_bounds_the_whole_request_however_the_bytes_drip():
+async def test_timeout_bounds_whole_request_with_slow_body():
     async with raw_server(drip) as server, make_client(server.url, timeout=0.1) as client:
         with pytest.raises(APITimeoutError):
             await client.get_job_status("job-1")
 
 
-async def test_the_timeout_of_a_request_is_not_rounded_up(mocked):
+async def test_request_timeout_is_not_rounded_up(mocked):
     loop = asyncio.get_running_loop()
     timers = []
 
@@ -170,7 +170,7 @@ async def test_the_timeout_of_a_request_is_not_rounded_up(mocked):
 
 
 @pytest.mark.parametrize("seconds", [None, 0.01, 60], ids=["none", "shorter", "longer"])
-async def test_timeouts_of_a_session_that_was_passed_in_do_not_count(seconds):
+async def test_timeouts_of_passed_in_session_are_ignored(seconds):
     async def respond_late(reader, writer):
         await asyncio.sleep(0.05)
         writer.write(raw_response(REPORT))
@@ -198,14 +198,14 @@ async def send_in_pieces(reader, writer):
 
 
 @pytest.mark.parametrize("is_timeout", [True, False], ids=["timeout", "cancellation"])
-async def test_request_that_is_interrupted_at_any_await_releases_everything(is_timeout):
+async def test_interruption_at_any_await_releases_all_resources(is_timeout):
     loop = asyncio.get_running_loop()
     async with raw_server(send_in_pieces) as server:
-        for turns in itertools.count(1):
+        for iterations in itertools.count(1):
             async with make_client(server.url) as client:
                 transport = client._manager.transport
                 task = asyncio.create_task(client.get_job_status("job-1"))
-                for _ in range(turns):
+                for _ in range(iterations):
                     await asyncio.sleep(0)
                 if task.done():
                     assert task.result().status == "running"
@@ -222,17 +222,17 @@ async def test_request_that_is_interrupted_at_any_await_releases_everything(is_t
                 assert not transport._timer._in_flight
                 assert not transport._session.connector._acquired
                 assert not [t for t in loop._scheduled if "RequestTimer" in repr(t)]
-    assert turns > 5
+    assert iterations > 5
 
 
-async def test_queueing_does_not_count_against_the_timeout(fake):
+async def test_queue_time_does_not_count_towards_timeout(fake):
     fake.add_job("job-1")
     fake.fail_next(6, delay=0.05)
     async with fake.client(timeout=0.15, max_concurrency=1, retry=ONCE) as client:
         await asyncio.gather(*(client.get_job_status("job-1") for _ in range(6)))
 
 
-async def test_an_unsolicited_response_is_not_taken_for_the_next():
+async def test_unsolicited_response_is_not_used_for_next_request():
     async def respond_twice(reader, writer):
         writer.write(raw_response(REPORT))
         await asyncio.sleep(0.001)  # or else they arrive as one, which aiohttp itself notices
@@ -252,7 +252,7 @@ async def test_an_unsolicited_response_is_not_taken_for_the_next():
         assert (await client.get_job_status("job-2")).status == "running"
 
 
-async def test_all_connections_with_a_response_that_was_not_requested_are_replaced():
+async def test_connections_with_unsolicited_response_are_replaced():
     async def respond_twice(reader, writer):
         writer.write(raw_response(REPORT))
         await asyncio.sleep(0.02)
@@ -293,7 +293,7 @@ each_loss = pytest.mark.parametrize(("lose", "cause"), LOST, ids=["reset", "disc
 @each_loss
 @pytest.mark.parametrize("attempts", [1, 3])
 @pytest.mark.parametrize("before", [0, 1], ids=["new connection", "kept connection"])
-async def test_request_whose_connection_is_lost_is_sent_once_a_try(lose, cause, attempts, before):
+async def test_lost_connection_is_not_retried_within_attempt(lose, cause, attempts, before):
     retry = RetryPolicy(attempts=attempts, initial=0.001)
     async with (
         raw_server(*[raw_response(REPORT)] * before, lose) as server,
@@ -313,7 +313,7 @@ async def test_request_whose_connection_is_lost_is_sent_once_a_try(lose, cause, 
 
 
 @each_loss
-async def test_aiohttp_repeats_a_request_on_a_session_that_was_passed_in(lose, cause):
+async def test_aiohttp_repeats_request_on_passed_in_session(lose, cause):
     async with (
         raw_server(lose) as server,
         aiohttp.ClientSession() as session,
@@ -325,7 +325,7 @@ async def test_aiohttp_repeats_a_request_on_a_session_that_was_passed_in(lose, c
     assert type(caught.value.__cause__) is cause
 
 
-async def test_polls_continue_when_a_kept_connection_is_lost():
+async def test_polls_continue_when_kept_connection_is_lost():
     async with (
         raw_server(raw_response(REPORT), disconnect, raw_response(SUCCEEDED)) as server,
         SutroClient(KEY, base_url=server.url, poll=FAST_POLL) as client,
@@ -345,7 +345,7 @@ async def test_refused_connection():
 
 
 @pytest.mark.parametrize("fault", ["disconnect", "reset", "truncate"])
-async def test_broken_off(fake, fault):
+async def test_truncated_response(fake, fault):
     fake.add_job("job-1")
     fake.fail_next(4, **{fault: True})
     async with fake.client(retry=ONCE) as client:
@@ -366,7 +366,7 @@ async def test_broken_off(fake, fault):
     ],
     ids=["version", "binary", "length", "long header", "broken gzip"],
 )
-async def test_no_valid_http(garbage):
+async def test_invalid_http(garbage):
     async def send(reader, writer):
         writer.write(garbage)
         writer.close()
@@ -379,7 +379,7 @@ async def test_no_valid_http(garbage):
     assert KEY.encode() not in pickle.dumps(caught.value)
 
 
-async def test_a_certificate_that_does_not_verify_is_not_worth_a_retry(mocked):
+async def test_certificate_error_is_not_retried(mocked):
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     key = aiohttp.client_reqrep.ConnectionKey("api.sutro.sh", 443, True, True, None, None, None)
     mocked.get(URL_, exception=aiohttp.ClientConnectorCertificateError(key, error), repeat=True)
@@ -403,7 +403,7 @@ async def test_other_tls_failures_are_retried(mocked):
     assert caught.value.retryable
 
 
-async def test_more_requests_than_aiohttp_allows_by_default_can_be_in_flight(fake):
+async def test_concurrency_can_exceed_aiohttp_default_limit(fake):
     ids = [f"job-{number}" for number in range(120)]
     for job_id in ids:
         fake.add_job(job_id)
@@ -413,7 +413,7 @@ async def test_more_requests_than_aiohttp_allows_by_default_can_be_in_flight(fak
     assert fake.max_in_flight == 120
 
 
-async def test_a_passed_in_session_that_does_not_decompress_does_not_matter():
+async def test_body_is_decompressed_with_session_that_does_not_decompress():
     zipped = raw_response(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
     async with (
         raw_server(zipped) as server,
@@ -423,14 +423,14 @@ async def test_a_passed_in_session_that_does_not_decompress_does_not_matter():
         assert (await client.get_job_status("job-1")).status == "running"
 
 
-async def test_a_compressed_body_is_read():
+async def test_compressed_body_is_read():
     zipped = raw_response(gzip.compress(REPORT), headers="Content-Encoding: gzip\r\n")
     async with raw_server(zipped) as server, make_client(server.url) as client:
         assert (await client.get_job_status("job-1")).status == "running"
 
 
 @pytest.mark.parametrize("is_bomb", [False, True], ids=["plain", "compressed"])
-async def test_a_body_of_more_than_16_mib_is_not_read_further(is_bomb):
+async def test_reading_stops_at_16_mib(is_bomb):
     body = b" " * (17 * 2**20) + REPORT
     data = raw_response(body)
     if is_bomb:
@@ -441,7 +441,7 @@ async def test_a_body_of_more_than_16_mib_is_not_read_further(is_bomb):
         assert not client._manager.transport._session.connector._acquired
 
 
-async def test_a_body_of_16_mib_is_read_and_no_byte_more():
+async def test_body_of_16_mib_is_accepted_and_one_byte_more_rejected():
     body = REPORT + b" " * (16 * 2**20 - len(REPORT))
     script = [raw_response(body), raw_response(body + b" ")]
     async with raw_server(*script) as server, make_client(server.url) as client:
@@ -450,7 +450,7 @@ async def test_a_body_of_16_mib_is_read_and_no_byte_more():
             await client.get_job_status("job-1")
 
 
-async def test_the_status_of_an_error_counts_however_long_its_body():
+async def test_error_status_is_kept_with_long_body():
     data = raw_response(b"<html>" + b" " * (17 * 2**20), status=502)
     async with raw_server(data) as server, make_client(server.url) as client:
         with pytest.raises(ServerError) as caught:
@@ -458,7 +458,7 @@ async def test_the_status_of_an_error_counts_however_long_its_body():
     assert len(caught.value.body) == 10_000
 
 
-async def test_an_error_is_not_worth_reading_more_than_a_mebibyte_of_it():
+async def test_at_most_1_mib_of_error_body_is_read():
     body = b'{"detail": "an essay", "essay": "' + b"a" * (2 * 2**20) + b'"}'
     async with (
         raw_server(raw_response(body, status=502)) as server,
@@ -469,7 +469,7 @@ async def test_an_error_is_not_worth_reading_more_than_a_mebibyte_of_it():
     assert caught.value.body == body[:10_000].decode()
 
 
-async def test_the_status_of_an_error_counts_though_its_body_breaks_off():
+async def test_error_status_is_kept_with_truncated_body():
     async def send(reader, writer):
         writer.write(raw_response(b'{"detail": "no"', status=401, length=1000))
         writer.close()
@@ -479,7 +479,7 @@ async def test_the_status_of_an_error_counts_though_its_body_breaks_off():
             await client.get_job_status("job-1")
 
 
-async def test_an_error_whose_body_never_ends_is_a_timeout():
+async def test_endless_error_body_is_timeout():
     async def send(reader, writer):
         writer.write(raw_response(b'{"detail": "no"', status=401, length=1000))
         await asyncio.sleep(60)
@@ -504,7 +504,7 @@ ECHOES = {
 
 
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES.keys())
-async def test_a_service_that_echoes_the_key_does_not_bring_it_into_an_error(echo):
+async def test_echoed_key_is_not_in_errors(echo):
     async def send(reader, writer):
         writer.write(echo)
         writer.close()
@@ -522,7 +522,7 @@ async def test_a_service_that_echoes_the_key_does_not_bring_it_into_an_error(ech
 
 
 @pytest.mark.parametrize("shown", range(len(KEY) + 2))
-async def test_no_piece_of_an_echoed_key_is_left_where_a_text_is_cut_off(mocked, shown):
+async def test_truncated_text_has_no_part_of_echoed_key(mocked, shown):
     limits = {"message": 300, "body": 10_000, "request": 100}
     before = {name: "x" * (limit - shown) for name, limit in limits.items()}
     mocked.get(
@@ -540,7 +540,7 @@ async def test_no_piece_of_an_echoed_key_is_left_where_a_text_is_cut_off(mocked,
 
 
 @pytest.mark.parametrize("length", range(6, len(KEY)))
-async def test_no_piece_of_an_echoed_key_is_left_where_the_connection_breaks_off(length):
+async def test_truncated_response_has_no_part_of_echoed_key(length):
     async def send(reader, writer):
         writer.write(raw_response(f"the key {KEY[:length]}".encode(), status=401, length=1000))
         writer.close()
@@ -553,7 +553,7 @@ async def test_no_piece_of_an_echoed_key_is_left_where_the_connection_breaks_off
 
 @pytest.mark.parametrize("key", ["sk_very_secret", 'sk_"quoted"/and\\more', "sk_[a](b)*+?{9}^$|."])
 @pytest.mark.parametrize("status", [200, 500])
-async def test_a_key_is_redacted_in_any_json_escaping(status, key):
+async def test_key_is_redacted_in_any_json_escaping(status, key):
     spellings = [
         json.dumps(key)[1:-1],
         json.dumps(key)[1:-1].replace("/", "\\/"),
@@ -587,7 +587,7 @@ def longest_text_of_frames(error):
 
 
 @pytest.mark.parametrize("ending", ["broken off", "stopped", "too large"])
-async def test_an_error_does_not_keep_the_beginning_of_a_body_alive(ending):
+async def test_error_does_not_keep_beginning_of_body_alive(ending):
     async def send(reader, writer):
         size = 17 * 2**20 if ending == "too large" else 2 * 2**20
         writer.write(raw_response(b"x" * size, length=20 * 2**20))
@@ -613,7 +613,7 @@ async def test_an_error_does_not_keep_the_beginning_of_a_body_alive(ending):
     ],
     ids=["malformed", "wrong-type", "status"],
 )
-async def test_an_error_does_not_keep_the_body_alive(status, body, attempts):
+async def test_error_does_not_keep_body_alive(status, body, attempts):
     policy = RetryPolicy(attempts=attempts, initial=0)
     async with raw_server(*[raw_response(body, status=status)] * attempts) as server:
         async with SutroClient(KEY, base_url=server.url, retry=policy) as client:
@@ -627,7 +627,7 @@ async def test_an_error_does_not_keep_the_body_alive(status, body, attempts):
 
 
 @pytest.mark.parametrize("status", ["running", "succeeded", "pending"])
-async def test_a_good_response_is_read_as_sent_though_it_has_the_key(mocked, status):
+async def test_key_in_good_response_is_not_redacted(mocked, status):
     fields = {"message": f"{KEY} is fine", "metadata": {KEY: [KEY]}}
     mocked.get(URL_, payload={"job_status": status, **fields})
     record = {"job_id": "job-1", "status": "failed", "name": KEY, "system_prompt": f"say {KEY}"}
@@ -640,7 +640,7 @@ async def test_a_good_response_is_read_as_sent_though_it_has_the_key(mocked, sta
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", f"paused {KEY}"])
-async def test_a_report_that_an_error_may_quote_does_not_have_the_key(mocked, status, caplog):
+async def test_report_in_error_has_no_key(mocked, status, caplog):
     reason = {"message": f"the key {KEY} has no GPU", "additional_context": {"key": KEY}}
     body = {"job_status": status, "message": KEY, "metadata": {"failure_reason": reason}}
     mocked.get(URL_, payload=body)
@@ -650,14 +650,14 @@ async def test_a_report_that_an_error_may_quote_does_not_have_the_key(mocked, st
     assert KEY not in f"{report!r} {JobFailedError(report)} {caplog.text}"
 
 
-async def test_a_reason_from_the_record_does_not_have_the_key(fake):
+async def test_reason_from_record_has_no_key(fake):
     fake.add_job("job-1", ["failed"], failure_reason=f"{fake.api_key} ran out", status_reason=False)
     async with fake.client() as client:
         report = await client.wait_for_job("job-1")
     assert str(report.failure) == "[api key] ran out"
 
 
-async def test_a_mismatch_is_logged_without_a_piece_of_the_key(mocked, caplog):
+async def test_logged_mismatch_has_no_part_of_key(mocked, caplog):
     for shown in range(len(KEY)):
         mocked.get(URL_, payload=RUNNING | {"message": ["x" * (58 - shown) + KEY + "x" * 100]})
         caplog.clear()
@@ -667,7 +667,7 @@ async def test_a_mismatch_is_logged_without_a_piece_of_the_key(mocked, caplog):
         assert not any(KEY[:length] in caplog.text for length in range(4, len(KEY)))
 
 
-async def test_an_error_stays_an_error_though_its_body_could_be_read_without_the_key(mocked):
+async def test_redaction_does_not_turn_error_into_success(mocked):
     url = "https://api.sutro.sh/job-status/%5Bapi%20key%5D"
     mocked.get(URL(url, encoded=True), payload={"job_status": {KEY: "RUNNING"}})
     async with make_client() as client:
@@ -675,14 +675,14 @@ async def test_an_error_stays_an_error_though_its_body_could_be_read_without_the
             await client.get_job_status("[api key]")
 
 
-async def test_a_mismatch_is_logged_as_it_is_where_the_key_is_no_secret(mocked, caplog):
+async def test_mismatch_is_logged_unchanged_if_key_is_not_secret(mocked, caplog):
     mocked.get(URL_, payload=RUNNING | {"message": ["job"]})
     async with SutroClient("job", retry=ONCE) as client:
         await client.get_job_status("job-1")
     assert "expected a string, got ['job']" in caplog.text
 
 
-async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):
+async def test_short_key_is_not_redacted(mocked):
     mocked.get(URL_, status=401, payload={"detail": "the key job is wrong"})
     async with SutroClient("job", retry=ONCE) as client:
         with pytest.raises(AuthenticationError, match="job 'job-1': HTTP 401: the key job is"):
@@ -690,7 +690,7 @@ async def test_a_key_too_short_to_be_a_secret_is_not_looked_for(mocked):
 
 
 @pytest.mark.parametrize("key", ["s", "job", "test", "running"])
-async def test_a_key_within_a_good_response_does_not_change_it(key):
+async def test_key_within_good_response_is_unchanged(key):
     async with FakeSutro(api_key=key) as fake, fake.client() as client:
         fake.add_job("my running test-job", ["running"], name=f"a {key} b")
         assert (await client.get_job_status("my running test-job")).status == "running"
@@ -710,7 +710,7 @@ async def test_redirects_are_not_followed():
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_retry_after_holds_back_all_requests(fake, status):
+async def test_retry_after_pauses_all_requests(fake, status):
     fake.add_job("job-1")
     async with fake.client(retry=ONCE) as client:
         fake.fail_next(1, status=status, headers={"Retry-After": "0.1"})
@@ -721,7 +721,7 @@ async def test_a_retry_after_holds_back_all_requests(fake, status):
 
 
 @pytest.mark.parametrize(("status", "header"), [(500, "5"), (502, "5"), (429, None), (404, "5")])
-async def test_nothing_else_holds_them_back(fake, status, header):
+async def test_other_errors_do_not_pause_requests(fake, status, header):
     fake.add_job("job-1")
     async with fake.client(retry=ONCE) as client:
         fake.fail_next(1, status=status, headers={"Retry-After": header} if header else {})
@@ -731,7 +731,7 @@ async def test_nothing_else_holds_them_back(fake, status, header):
             await client.get_job("job-1")
 
 
-async def test_a_pause_is_no_longer_than_the_policy_allows(fake):
+async def test_pause_is_bounded_by_policy(fake):
     fake.add_job("job-1")
     policy = RetryPolicy(attempts=1, max_retry_after=0.05)
     async with fake.client(retry=policy) as client:
@@ -747,7 +747,7 @@ async def test_a_pause_is_no_longer_than_the_policy_allows(fake):
 # ---- sessions that cannot be used
 
 
-async def test_a_closed_session_is_named(fake):
+async def test_closed_session_is_reported(fake):
     session = aiohttp.ClientSession()
     await session.close()
     async with fake.client(session=session) as client:
@@ -755,14 +755,14 @@ async def test_a_closed_session_is_named(fake):
             await client.get_job_status("job-1")
 
 
-def test_a_session_of_another_event_loop_is_rejected_and_left_as_it_was():
-    async def ask_with(session):
+def test_session_of_another_event_loop_is_rejected_and_unchanged():
+    async def request_with(session):
         client = SutroClient(KEY, base_url=server.url, session=session, retry=ONCE)
         with pytest.raises(ClientStateError, match="the session cannot be used"):
             await client.get_job_status("job-1")
         await client.aclose()
 
-    async def ask_itself():
+    async def request_directly():
         async with session.get(server.url) as response:
             return response.status
 
@@ -770,9 +770,9 @@ def test_a_session_of_another_event_loop_is_rejected_and_left_as_it_was():
         opening = raw_server(raw_response(REPORT))
         server = owner.run(opening.__aenter__())
         session = owner.run(open_session())
-        assert owner.run(ask_itself()) == 200  # and leaves a connection in the pool
-        asyncio.run(ask_with(session))
-        assert owner.run(ask_itself()) == 200
+        assert owner.run(request_directly()) == 200  # and leaves a connection in the pool
+        asyncio.run(request_with(session))
+        assert owner.run(request_directly()) == 200
         owner.run(session.close())
         owner.run(opening.__aexit__(None, None, None))
     assert len(server.requests) == 2
@@ -782,7 +782,7 @@ async def open_session():
     return aiohttp.ClientSession()
 
 
-async def test_a_session_with_credentials_of_its_own_is_rejected(fake, monkeypatch, tmp_path):
+async def test_session_with_own_credentials_is_rejected(fake, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password secret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -812,7 +812,7 @@ async def test_each_request_is_logged_with_status_and_time(fake, caplog):
     assert debug[1].endswith("ms, attempt 2")
 
 
-async def test_a_request_without_a_response_is_logged_too(caplog, unused_tcp_port):
+async def test_request_without_response_is_logged(caplog, unused_tcp_port):
     caplog.set_level(logging.DEBUG, "sutro_async")
     async with make_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(APIConnectionError):

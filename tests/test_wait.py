@@ -1,4 +1,4 @@
-"""One wait: its pace, transient failures, how it ends, and that it leaks nothing."""
+"""One wait: polling intervals, transient failures, timeouts, cancellation and leak checks."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ from sutro_async import (
 from sutro_async._http import Priority
 from sutro_async._numbers import timeout_seconds
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL, TIMER_RESOLUTION, nothing_left_behind, now
+from tests.conftest import FAST_POLL, TIMER_RESOLUTION, assert_no_leaks, now
 from tests.raw_server import SUCCEEDED, raw_response, raw_server
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -39,7 +39,7 @@ ENDLESS = ["running"]
 
 
 def polls(fake, job_id="job-1"):
-    """When each request for the status of the job arrived, in seconds after the first."""
+    """Return the times of the status requests for the job, in seconds after the first."""
     times = [r.time for r in fake.requests if r.path.endswith(f"/job-status/{job_id}")]
     return [time - times[0] for time in times]
 
@@ -63,7 +63,7 @@ def takes(seconds, tolerance=0.1):
 
 @pytest.mark.parametrize("dialect", ["mapping", "flat"])
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
-async def test_the_terminal_report_is_returned(dialect, end):
+async def test_terminal_report_is_returned(dialect, end):
     async with FakeSutro(dialect=dialect) as fake, fake.client(poll=FAST_POLL) as client:
         fake.add_job("job-1", ["queued", "running", "running", end], failure_reason="no GPU")
         report = await client.wait_for_job("job-1")
@@ -73,8 +73,8 @@ async def test_the_terminal_report_is_returned(dialect, end):
     assert str(report.failure or "") == ("no GPU" if end == "failed" else "")
 
 
-@pytest.mark.parametrize("word", ["cancelling", "brand-new-word", "pending"])
-async def test_no_other_status_ends_a_wait(fake, client, word):
+@pytest.mark.parametrize("word", ["cancelling", "new-status", "pending"])
+async def test_only_terminal_status_ends_wait(fake, client, word):
     fake.add_job("job-1", [word, word, "succeeded"], allow_unknown=True)
     assert (await client.wait_for_job("job-1")).status is JobStatus.SUCCEEDED
     assert len(fake.requests) == 3
@@ -90,17 +90,17 @@ async def test_raise_on_failure(fake, client, end, error):
     assert caught.value.report.status == end
 
 
-async def test_raise_on_failure_returns_a_success(fake, client):
+async def test_raise_on_failure_returns_successful_report(fake, client):
     fake.add_job("job-1")
     assert (await client.wait_for_job("job-1", raise_on_failure=True)).status == "succeeded"
 
 
-# ---- the pace
+# ---- polling intervals
 
 
 @pytest.fixture
 def slept(monkeypatch):
-    """The delays that are slept through, in seconds, without the sleep."""
+    """Record the delays, in seconds, without sleeping."""
     delays = []
     sleep = asyncio.sleep
 
@@ -113,7 +113,7 @@ def slept(monkeypatch):
     return delays
 
 
-async def test_the_interval_grows_and_falls_back_on_a_change(fake, slept):
+async def test_interval_grows_and_is_reset_by_change(fake, slept):
     fake.add_job("job-1", ["queued"] * 4 + ["running"] * 3 + ["succeeded"])
     policy = PollPolicy(initial=2, factor=2, maximum=6, jitter=0)
     async with fake.client(poll=policy) as client:
@@ -121,7 +121,7 @@ async def test_the_interval_grows_and_falls_back_on_a_change(fake, slept):
     assert slept == [2, 4, 6, 6, 2, 4, 6]
 
 
-async def test_the_interval_is_jittered_between_the_two_bounds(fake, slept, monkeypatch):
+async def test_interval_jitter_bounds(fake, slept, monkeypatch):
     drawn = iter([0.5, 1.5, 1.0])
     bounds = []
 
@@ -138,7 +138,7 @@ async def test_the_interval_is_jittered_between_the_two_bounds(fake, slept, monk
     assert slept == [2, 6]
 
 
-async def test_the_intervals_are_those_of_the_policy_by_default(fake, slept, monkeypatch):
+async def test_default_intervals_follow_policy(fake, slept, monkeypatch):
     monkeypatch.setattr("random.uniform", lambda lower, upper: upper)
     fake.add_job("job-1", ["running"] * 9 + ["succeeded"])
     async with fake.client() as client:
@@ -147,14 +147,14 @@ async def test_the_intervals_are_those_of_the_policy_by_default(fake, slept, mon
     assert slept == pytest.approx(expected, abs=0.15)
 
 
-async def test_a_patient_wait_does_not_overflow(fake):
+async def test_very_long_wait_does_not_overflow(fake):
     fake.add_job("job-1", [*["running"] * 30, "succeeded"])
     policy = PollPolicy(initial=0.001, factor=1e300, maximum=0.002)
     async with fake.client() as client:
         assert (await client.wait_for_job("job-1", poll=policy)).is_terminal
 
 
-async def test_a_policy_of_its_own_is_used(fake):
+async def test_custom_policy_is_used(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
         async with asyncio.timeout(5):
@@ -185,9 +185,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("when", [0, 1], ids=["from the start", "after a sighting"])
+@pytest.mark.parametrize("when", [0, 1], ids=["from the start", "after a report"])
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
-async def test_a_wait_survives(fake, fault, when):
+async def test_wait_survives_transient_failure(fake, fault, when):
     fake.add_job("job-1", ["running"] * when + ["succeeded"])
     async with fake.client(poll=FAST_POLL, timeout=0.1) as client:
         reports = client.watch_job("job-1", timeout=10)
@@ -198,7 +198,7 @@ async def test_a_wait_survives(fake, fault, when):
     assert fake.faults_left == 0
 
 
-async def test_a_wait_survives_a_server_that_is_down(unused_tcp_port):
+async def test_wait_survives_refused_connections(unused_tcp_port):
     async with FakeSutro(port=unused_tcp_port) as fake:
         client = fake.client(poll=FAST_POLL)
         wait = asyncio.create_task(client.wait_for_job("job-1"))
@@ -211,7 +211,7 @@ async def test_a_wait_survives_a_server_that_is_down(unused_tcp_port):
         await client.aclose()
 
 
-async def test_a_wait_survives_any_mix_of_failures_for_nearly_max_outage(fake):
+async def test_wait_survives_any_mix_of_failures_for_nearly_max_outage(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     policy = PollPolicy(initial=0.01, maximum=0.06, max_outage=4)
     async with fake.client(poll=policy, timeout=0.05) as client:
@@ -235,7 +235,7 @@ async def test_retries_are_not_nested(fake):
     assert min(gaps(fake)) >= 0.01
 
 
-async def test_the_back_off_starts_small_whatever_the_interval_has_become(fake, slept, monkeypatch):
+async def test_backoff_starts_small_for_any_interval(fake, slept, monkeypatch):
     monkeypatch.setattr("random.uniform", lambda _, upper: upper)
     fake.add_job("job-1", ["running", "running", "succeeded"])
     policy = PollPolicy(initial=2, factor=10, maximum=15, jitter=0)
@@ -248,7 +248,7 @@ async def test_the_back_off_starts_small_whatever_the_interval_has_become(fake, 
     assert slept == [2, 0.5, 1, 2, 4, 8, 15, 15, 15]
 
 
-async def test_a_retry_after_does_not_add_to_the_back_off(fake, slept, monkeypatch):
+async def test_retry_after_is_not_added_to_backoff(fake, slept, monkeypatch):
     monkeypatch.setattr("random.uniform", lambda _, upper: upper)
     fake.add_job("job-1")
     fake.fail_next(1, status=500, headers={"Retry-After": "7"})
@@ -258,7 +258,7 @@ async def test_a_retry_after_does_not_add_to_the_back_off(fake, slept, monkeypat
     assert slept == [7, 1]
 
 
-async def test_a_slow_pace_is_quickened_by_a_failure(fake):
+async def test_failure_shortens_long_interval(fake):
     fake.add_job("job-1", ["succeeded"])
     fake.fail_next(1, status=500)
     async with fake.client(poll=PollPolicy(initial=60, maximum=600)) as client:
@@ -267,7 +267,7 @@ async def test_a_slow_pace_is_quickened_by_a_failure(fake):
     assert 0.25 <= gaps(fake)[0] <= 0.6
 
 
-async def test_a_good_poll_resets_the_back_off(fake, monkeypatch):
+async def test_good_poll_resets_backoff(fake, monkeypatch):
     bounds = []
 
     def draw(lower, upper):
@@ -285,7 +285,7 @@ async def test_a_good_poll_resets_the_back_off(fake, monkeypatch):
     assert drawn == [(0.005, 0.01), (0.01, 0.02), (0.02, 0.04)] * 2
 
 
-async def test_a_retry_after_puts_off_the_next_poll(fake):
+async def test_retry_after_postpones_next_poll(fake):
     fake.add_job("job-1")
     fake.fail_next(1, status=500, headers={"Retry-After": "0.2"})
     async with fake.client(poll=FAST_POLL) as client:
@@ -294,21 +294,21 @@ async def test_a_retry_after_puts_off_the_next_poll(fake):
 
 
 @pytest.mark.parametrize("status", [400, 401, 410, 422, 501, 505])
-async def test_a_final_status_ends_a_wait_at_once(fake, client, status):
+async def test_final_status_ends_wait_at_once(fake, client, status):
     fake.add_job("job-1", ENDLESS)
     reports = client.watch_job("job-1")
-    seen = await anext(reports)
+    received = await anext(reports)
     fake.fail_next(1, status=status)
     with pytest.raises(APIStatusError) as caught:
         await anext(reports)
     assert caught.value.status_code == status
-    assert caught.value.last_report is seen
+    assert caught.value.last_report is received
     assert len(fake.requests) == 2
     with pytest.raises(StopAsyncIteration):
         await anext(reports)
 
 
-async def test_a_redirect_ends_a_wait_at_once():
+async def test_redirect_ends_wait_at_once():
     data = raw_response(b"", status=307, headers="Location: https://evil.test/\r\n")
     async with raw_server(data) as server, fake_client(server.url) as client:
         with pytest.raises(APIStatusError, match=r"evil\.test"):
@@ -324,21 +324,21 @@ def fake_client(url):
 # ---- outages that last
 
 
-async def test_an_outage_is_given_up_after_max_outage_with_one_last_poll(fake):
+async def test_wait_gives_up_after_max_outage_with_one_last_poll(fake):
     fake.add_job("job-1", ENDLESS)
     policy = attrs.evolve(FAST_POLL, max_outage=0.3, maximum=0.2)
     async with fake.client(poll=policy) as client:
         reports = client.watch_job("job-1")
-        seen = await anext(reports)
+        received = await anext(reports)
         fake.fail_next(1, body=b"<html>")
         fake.fail_next(100, status=503)
         with takes(0.3, tolerance=0.12), pytest.raises(ServerError) as caught:
             await anext(reports)
-    assert caught.value.last_report == seen
+    assert caught.value.last_report == received
     assert polls(fake)[-1] - polls(fake)[1] == pytest.approx(0.3, abs=0.05)
 
 
-async def test_the_last_error_is_the_one_raised(fake):
+async def test_last_error_is_raised(fake):
     fake.fail_next(1, status=500)
     fake.fail_next(50, body=b"<html>")
     policy = attrs.evolve(FAST_POLL, max_outage=0.1)
@@ -348,7 +348,7 @@ async def test_the_last_error_is_the_one_raised(fake):
     assert caught.value.last_report is None
 
 
-async def test_a_good_poll_ends_an_outage(fake):
+async def test_good_poll_ends_outage(fake):
     fake.add_job("job-1", ["a", "b", "c", "d", "succeeded"], allow_unknown=True)
     policy = attrs.evolve(FAST_POLL, max_outage=0.3)
     with takes(0.6, tolerance=2):
@@ -357,7 +357,7 @@ async def test_a_good_poll_ends_an_outage(fake):
                 fake.fail_next(3, delay=math.inf)
 
 
-async def test_the_time_that_the_consumer_takes_is_no_outage(fake):
+async def test_consumer_time_does_not_count_towards_outage(fake):
     fake.add_job("job-1", ["a", "succeeded"], allow_unknown=True)
     policy = attrs.evolve(FAST_POLL, max_outage=0.1)
     async with fake.client(poll=policy) as client:
@@ -368,7 +368,7 @@ async def test_the_time_that_the_consumer_takes_is_no_outage(fake):
         assert (await anext(reports)).is_terminal
 
 
-async def test_no_outage_at_all_can_be_set(fake):
+async def test_max_outage_0_raises_first_failure(fake):
     fake.fail_next(1, status=500)
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0)) as client:
         with pytest.raises(ServerError):
@@ -376,7 +376,7 @@ async def test_no_outage_at_all_can_be_set(fake):
     assert len(fake.requests) == 1
 
 
-async def test_a_retry_after_beyond_max_outage_is_honoured_up_to_it(fake):
+async def test_retry_after_is_bounded_by_max_outage(fake):
     fake.fail_next(9, status=503, headers={"Retry-After": "60"})
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.2)) as client:
         with takes(0.2), pytest.raises(ServerError):
@@ -384,7 +384,7 @@ async def test_a_retry_after_beyond_max_outage_is_honoured_up_to_it(fake):
     assert polls(fake) == [0, pytest.approx(0.2, abs=0.05)]
 
 
-async def test_the_last_poll_before_giving_up_can_bring_the_end(fake):
+async def test_last_poll_before_giving_up_can_return_terminal_report(fake):
     fake.add_job("job-1")
     fake.fail_next(1, status=429, headers={"Retry-After": "60"})
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.1)) as client:
@@ -395,15 +395,15 @@ async def test_the_last_poll_before_giving_up_can_bring_the_end(fake):
 # ---- unknown statuses
 
 
-async def test_unknown_is_a_status_like_any_other(fake):
+async def test_unknown_status_does_not_end_wait(fake):
     fake.add_job("job-1", ["running", *["unknown"] * 20, "running", "succeeded"])
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.05)) as client:
-        seen = [report.status async for report in client.watch_job("job-1")]
-    assert seen == ["running", "unknown", "running", "succeeded"]
+        received = [report.status async for report in client.watch_job("job-1")]
+    assert received == ["running", "unknown", "running", "succeeded"]
 
 
 @pytest.mark.parametrize("word", ["unknown", "UNKNOWN", "hibernating"])
-async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, word):
+async def test_wait_for_unknown_status_ends_only_with_timeout(fake, word):
     fake.add_job("job-1", [word], allow_unknown=True)
     async with fake.client(poll=attrs.evolve(FAST_POLL, maximum=0.2, max_outage=0.5)) as client:
         with takes(5), pytest.raises(JobWaitTimeoutError) as caught:
@@ -412,18 +412,18 @@ async def test_a_wait_for_an_unknown_job_ends_with_its_timeout_alone(fake, word)
     assert caught.value.__cause__ is None
 
 
-async def test_an_unrecognised_status_counts_as_a_sighting(fake):
+async def test_unrecognised_status_counts_as_report(fake):
     fake.add_job("job-1", ["running", *["hibernating"] * 20, "succeeded"], allow_unknown=True)
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.05)) as client:
-        seen = [report async for report in client.watch_job("job-1")]
-    assert [report.status for report in seen] == ["running", "unknown", "succeeded"]
-    assert seen[1].raw_status == "HIBERNATING"
+        received = [report async for report in client.watch_job("job-1")]
+    assert [report.status for report in received] == ["running", "unknown", "succeeded"]
+    assert received[1].raw_status == "HIBERNATING"
 
 
 # ---- not found
 
 
-async def test_a_job_may_be_younger_than_the_index(fake):
+async def test_new_job_can_be_missing_at_first(fake):
     fake.add_job("job-1")
     fake.fail_next(3, status=404, job_id="job-1")
     async with fake.client(poll=attrs.evolve(FAST_POLL, not_found_grace=5)) as client:
@@ -431,7 +431,7 @@ async def test_a_job_may_be_younger_than_the_index(fake):
     assert len(fake.requests) == 4
 
 
-async def test_the_grace_counts_from_the_first_404(fake):
+async def test_not_found_grace_counts_from_first_404(fake):
     fake.fail_next(1, status=503, delay=0.15)
     policy = attrs.evolve(FAST_POLL, not_found_grace=0.1)
     async with fake.client(poll=policy) as client:
@@ -439,7 +439,7 @@ async def test_the_grace_counts_from_the_first_404(fake):
         assert (await client.wait_for_job("job-1")).is_terminal
 
 
-async def test_not_found_is_raised_after_the_grace(fake):
+async def test_not_found_is_raised_after_grace(fake):
     policy = attrs.evolve(FAST_POLL, not_found_grace=0.2, maximum=0.15)
     async with fake.client(poll=policy) as client:
         with takes(0.2), pytest.raises(JobNotFoundError) as caught:
@@ -448,7 +448,7 @@ async def test_not_found_is_raised_after_the_grace(fake):
     assert polls(fake)[-1] == pytest.approx(0.2, abs=0.05)
 
 
-async def test_no_grace_can_be_set(fake):
+async def test_not_found_grace_0_raises_at_once(fake):
     async with fake.client(poll=attrs.evolve(FAST_POLL, not_found_grace=0)) as client:
         with pytest.raises(JobNotFoundError):
             await client.wait_for_job("job-1")
@@ -459,21 +459,21 @@ async def test_no_grace_can_be_set(fake):
     ("status", "error"), [(403, PermissionDeniedError), (404, JobNotFoundError)]
 )
 @pytest.mark.parametrize("is_seen", [False, True])
-async def test_a_refusal_is_believed_once_it_has_lasted(fake, status, error, is_seen):
+async def test_lasting_refusal_ends_wait(fake, status, error, is_seen):
     fake.add_job("job-1", ENDLESS)
     policy = attrs.evolve(FAST_POLL, not_found_grace=0.3)
     async with fake.client(poll=policy) as client:
         reports = client.watch_job("job-1")
-        seen = await anext(reports) if is_seen else None
+        received = await anext(reports) if is_seen else None
         fake.fail_next(999, status=status)
         with takes(0.3, tolerance=0.3), pytest.raises(error) as caught:
             await anext(reports)
-        assert caught.value.last_report is seen
+        assert caught.value.last_report is received
 
 
 @pytest.mark.parametrize("status", [403, 404])
 @pytest.mark.parametrize("is_seen", [False, True])
-async def test_a_refusal_that_passes_does_not_end_the_wait(fake, client, status, is_seen):
+async def test_transient_refusal_does_not_end_wait(fake, client, status, is_seen):
     fake.add_job("job-1", ["running", "succeeded"])
     reports = client.watch_job("job-1")
     if is_seen:
@@ -482,7 +482,7 @@ async def test_a_refusal_that_passes_does_not_end_the_wait(fake, client, status,
     assert [report.status async for report in reports][-1] == "succeeded"
 
 
-async def test_a_404_is_no_outage(fake):
+async def test_404_is_not_an_outage(fake):
     policy = attrs.evolve(FAST_POLL, max_outage=0.1, not_found_grace=60)
     async with fake.client(poll=policy) as client:
         asyncio.get_running_loop().call_later(0.25, fake.add_job, "job-1")
@@ -493,7 +493,7 @@ async def test_a_404_is_no_outage(fake):
 
 
 @pytest.mark.parametrize("timeout", [0.3, timedelta(seconds=0.3)], ids=["seconds", "timedelta"])
-async def test_a_timeout_expires_while_the_wait_sleeps(fake, timeout):
+async def test_timeout_expires_during_sleep(fake, timeout):
     fake.add_job("job-1", ENDLESS)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
         with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
@@ -508,16 +508,16 @@ async def test_a_timeout_expires_while_the_wait_sleeps(fake, timeout):
     assert 0.1 < polls(fake)[-1] < 0.3
 
 
-async def test_a_timeout_expires_while_the_server_hangs(fake):
+async def test_timeout_expires_during_request(fake):
     fake.fail_next(9, delay=math.inf)
     async with fake.client() as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
                 await client.wait_for_job("job-1", timeout=0.3)
     assert caught.value.last_report is None
 
 
-async def test_a_timeout_expires_while_the_wait_queues(fake):
+async def test_timeout_expires_in_queue(fake):
     fake.add_job("job-1", ENDLESS)
     fake.fail_next(1, delay=math.inf)
     async with fake.client(max_concurrency=1) as client:
@@ -530,7 +530,7 @@ async def test_a_timeout_expires_while_the_wait_queues(fake):
         await asyncio.gather(blocker, return_exceptions=True)
 
 
-async def test_a_timeout_expires_during_a_pause(fake):
+async def test_timeout_expires_during_pause(fake):
     fake.add_job("job-1", ENDLESS)
     fake.fail_next(1, status=429, headers={"Retry-After": "30"})
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
@@ -538,13 +538,13 @@ async def test_a_timeout_expires_during_a_pause(fake):
             await client.get_job("job-1")
         with takes(0.3), pytest.raises(JobWaitTimeoutError) as caught:
             await client.wait_for_job("job-1", timeout=0.3)
-    # It held the wait back for as long as there was time to ask.
+    # It paused the wait until the last poll.
     assert len(fake.requests) == 2
     assert fake.requests[1].time - fake.requests[0].time >= 0.15
     assert caught.value.last_report.status == "running"
 
 
-async def test_a_wait_without_a_timeout_begins_after_the_pause(fake):
+async def test_wait_without_timeout_starts_after_pause(fake):
     fake.add_job("job-1")
     fake.fail_next(1, status=429, headers={"Retry-After": "5"})
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
@@ -554,7 +554,7 @@ async def test_a_wait_without_a_timeout_begins_after_the_pause(fake):
     assert fake.requests[1].time - fake.requests[0].time >= 5
 
 
-async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake):
+async def test_pause_before_next_poll_keeps_last_poll(fake):
     fake.add_job("job-1", [("running", 0.3), "succeeded"])
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
         policy = PollPolicy(initial=0.2, maximum=0.2)
@@ -567,8 +567,8 @@ async def test_a_pause_that_begins_before_the_next_poll_leaves_the_last_one(fake
     assert len(polls(fake)) == 2
 
 
-async def test_a_429_counts_as_an_outage_while_the_service_is_unavailable(fake):
-    """Good responses from before the outage do not show that the service is there."""
+async def test_429_counts_as_outage_while_service_is_unavailable(fake):
+    """Good responses from before the outage do not show that the service is available."""
     ids = [f"job-{number}" for number in range(7)]
     for job_id in ids:
         fake.add_job(job_id, timeline=["running"])
@@ -582,7 +582,7 @@ async def test_a_429_counts_as_an_outage_while_the_service_is_unavailable(fake):
     assert {type(outcome.error) for outcome in outcomes.values()} == {RateLimitError}
 
 
-async def test_an_outage_ends_during_a_pause(fake):
+async def test_outage_ends_during_pause(fake):
     fake.fail_next(99, status=500, job_id="job-1")
     fake.fail_next(1, status=503, headers={"Retry-After": "30"}, job_id="job-2")
     policy = attrs.evolve(FAST_POLL, max_outage=0.2)
@@ -596,7 +596,7 @@ async def test_an_outage_ends_during_a_pause(fake):
             await wait
 
 
-async def test_a_last_poll_that_was_quicker_than_feared_is_followed_by_another(fake):
+async def test_last_poll_that_was_faster_than_expected_is_followed_by_another(fake):
     fake.add_job("job-1", [("running", 1.0), "succeeded"])
     fake.fail_next(1, delay=0.4)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
@@ -606,7 +606,7 @@ async def test_a_last_poll_that_was_quicker_than_feared_is_followed_by_another(f
     assert 0.8 < polls(fake)[1] < 1
 
 
-async def test_a_timeout_expires_while_the_service_fails(fake):
+async def test_timeout_expires_during_outage(fake):
     fake.fail_next(99, status=502)
     async with fake.client(poll=FAST_POLL) as client:
         with (
@@ -618,25 +618,25 @@ async def test_a_timeout_expires_while_the_service_fails(fake):
     assert caught.value.last_report is None
 
 
-async def test_a_retry_after_beyond_the_timeout_is_honoured_up_to_it(fake):
+async def test_retry_after_is_bounded_by_timeout(fake):
     fake.add_job("job-1", ENDLESS)
     fake.fail_next(1, status=429, headers={"Retry-After": "60"})
     async with fake.client(poll=FAST_POLL) as client:
         with takes(0.4), pytest.raises(JobWaitTimeoutError) as caught:
             await client.wait_for_job("job-1", timeout=0.4)
-    # The last poll was made, through the pause, and seen.
+    # The last poll was made during the pause, and its report used.
     assert caught.value.last_report.status == "running"
     assert len(fake.requests) == 2
     assert 0.15 < polls(fake)[1] < 0.4
 
 
-async def test_the_last_poll_can_bring_the_end(fake):
+async def test_last_poll_can_return_terminal_report(fake):
     fake.add_job("job-1", [("running", 0.15), "succeeded"])
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
         assert (await client.wait_for_job("job-1", timeout=0.5)).is_terminal
 
 
-async def test_the_last_poll_leaves_a_slow_service_the_time_to_respond(fake):
+async def test_last_poll_allows_for_slow_service(fake):
     fake.add_job("job-1", [("running", 1), "succeeded"])
     fake.fail_next(2, delay=0.2)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
@@ -646,7 +646,7 @@ async def test_the_last_poll_leaves_a_slow_service_the_time_to_respond(fake):
     assert polls(fake)[1] == pytest.approx(1.6, abs=0.08)
 
 
-async def test_a_short_timeout_has_its_last_poll_at_half_time(fake):
+async def test_last_poll_of_short_timeout_is_at_half_time(fake):
     fake.add_job("job-1", ENDLESS)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
         with pytest.raises(JobWaitTimeoutError):
@@ -654,7 +654,7 @@ async def test_a_short_timeout_has_its_last_poll_at_half_time(fake):
     assert polls(fake) == [0, pytest.approx(0.095, abs=0.05)]
 
 
-async def test_a_pause_delays_a_short_wait_by_half_of_its_timeout(fake):
+async def test_pause_delays_short_wait_by_half_of_its_timeout(fake):
     fake.add_job("job-1", ENDLESS)
     fake.fail_next(1, status=429, headers={"Retry-After": "30"})
     async with fake.client(retry=RetryPolicy(attempts=1)) as client:
@@ -666,7 +666,7 @@ async def test_a_pause_delays_a_short_wait_by_half_of_its_timeout(fake):
     assert 0.09 <= fake.requests[1].time - began < 0.12
 
 
-async def test_the_last_polls_of_a_batch_are_spread_over_the_time_before_its_end(fake, monkeypatch):
+async def test_last_polls_of_batch_are_spread_before_timeout(fake, monkeypatch):
     monkeypatch.setattr("random.uniform", lambda lower, upper: upper)
     fake.add_job("job-1", ENDLESS)
     async with fake.client(poll=PollPolicy(initial=60, maximum=60)) as client:
@@ -676,20 +676,20 @@ async def test_the_last_polls_of_a_batch_are_spread_over_the_time_before_its_end
     assert 1 < polls(fake)[1] < 1.75
 
 
-async def test_a_slow_first_poll_does_not_count_as_the_last(fake):
+async def test_slow_first_poll_does_not_count_as_last(fake):
     fake.add_job("job-1", [("running", 0.35), "succeeded"])
     fake.fail_next(1, delay=0.3)
     async with fake.client(poll=FAST_POLL) as client:
         assert (await client.wait_for_job("job-1", timeout=0.5)).is_terminal
 
 
-async def test_not_found_by_the_last_poll_says_so(fake):
+async def test_not_found_by_last_poll_is_raised(fake):
     async with fake.client(poll=attrs.evolve(FAST_POLL, not_found_grace=60)) as client:
         with pytest.raises(JobNotFoundError):
             await client.wait_for_job("job-1", timeout=0.3)
 
 
-async def test_a_timeout_counts_from_the_first_step_of_a_watch(fake, client):
+async def test_watch_timeout_starts_at_first_step(fake, client):
     fake.add_job("job-1", ENDLESS)
     reports = client.watch_job("job-1", timeout=0.2)
     await asyncio.sleep(0.1)
@@ -704,13 +704,13 @@ async def test_no_timeout(fake, client, timeout):
     assert (await client.wait_for_job("job-1", timeout=timeout)).is_terminal
 
 
-def test_a_timeout_of_more_than_thirty_years_is_none():
+def test_very_long_timeout_is_no_timeout():
     assert timeout_seconds(10**9) == 1e9
     assert timeout_seconds(10**9 + 1) is None
 
 
 @pytest.mark.parametrize("timeout", [-1, math.nan, "5", True, timedelta(seconds=-1)])
-async def test_an_invalid_timeout_text_is_rejected(client, timeout):
+async def test_invalid_timeout_text_is_rejected(client, timeout):
     with pytest.raises(ValueError, match="timeout must be"):
         await client.wait_for_job("job-1", timeout=timeout)
     with pytest.raises(ValueError, match="timeout must be"):
@@ -720,7 +720,7 @@ async def test_an_invalid_timeout_text_is_rejected(client, timeout):
 # ---- a timeout of zero
 
 
-async def test_zero_polls_exactly_once(fake, client):
+async def test_zero_timeout_polls_once(fake, client):
     fake.add_job("job-1", ENDLESS)
     with takes(0), pytest.raises(JobWaitTimeoutError) as caught:
         await client.wait_for_job("job-1", timeout=0)
@@ -729,27 +729,27 @@ async def test_zero_polls_exactly_once(fake, client):
     assert len(fake.requests) == 1
 
 
-async def test_zero_returns_the_report_of_a_finished_job(fake, client):
+async def test_zero_timeout_returns_terminal_report(fake, client):
     fake.add_job("job-1")
     assert (await client.wait_for_job("job-1", timeout=0)).is_terminal
 
 
-async def test_zero_lets_the_one_request_take_its_time(fake, client):
+async def test_zero_timeout_does_not_limit_request(fake, client):
     fake.add_job("job-1")
     fake.fail_next(1, delay=0.1)
     assert (await client.wait_for_job("job-1", timeout=timedelta(0))).is_terminal
 
 
-async def test_zero_shows_the_first_report(fake, client):
+async def test_zero_timeout_yields_first_report(fake, client):
     fake.add_job("job-1", ENDLESS)
-    seen = []
+    received = []
     with pytest.raises(JobWaitTimeoutError):
         async for report in client.watch_job("job-1", timeout=0):
-            seen.append(report.status)
-    assert seen == ["running"]
+            received.append(report.status)
+    assert received == ["running"]
 
 
-async def test_zero_does_not_poll_again_after_a_failure(fake, client):
+async def test_zero_timeout_does_not_retry(fake, client):
     fake.fail_next(1, status=503)
     with pytest.raises(JobWaitTimeoutError) as caught:
         await client.wait_for_job("job-1", timeout=0)
@@ -757,7 +757,7 @@ async def test_zero_does_not_poll_again_after_a_failure(fake, client):
     assert len(fake.requests) == 1
 
 
-async def test_zero_raises_not_found_at_once(fake, client):
+async def test_zero_timeout_raises_not_found_at_once(fake, client):
     with pytest.raises(JobNotFoundError):
         await client.wait_for_job("job-1", timeout=0)
     assert len(fake.requests) == 1
@@ -766,10 +766,10 @@ async def test_zero_raises_not_found_at_once(fake, client):
 # ---- on_change and watch_job
 
 
-async def test_a_watch_shows_the_first_report_and_each_change(fake, client):
+async def test_watch_yields_first_report_and_each_change(fake, client):
     fake.add_job("job-1", ["queued", "queued", "running", "running", "running", "failed"])
-    seen = [report.status async for report in client.watch_job("job-1")]
-    assert seen == ["queued", "running", "failed"]
+    received = [report.status async for report in client.watch_job("job-1")]
+    assert received == ["queued", "running", "failed"]
 
 
 @pytest.mark.parametrize("message", ["short", "long" * 1000])
@@ -783,17 +783,17 @@ async def test_return_to_an_earlier_status_is_a_change(fake, client, message):
     assert len(fake.requests) == 8
 
 
-async def test_a_change_of_the_message_alone_is_a_change():
+async def test_change_of_message_is_reported():
     def report(message):
         return raw_response(b'{"job_status": "running", "message": "%s"}' % message)
 
     script = [report(b"1 of 3"), report(b"1 of 3"), report(b"2 of 3"), raw_response(SUCCEEDED)]
     async with raw_server(*script) as server, fake_client(server.url) as client:
-        seen = [report.message async for report in client.watch_job("job-1")]
-    assert seen == ["1 of 3", "2 of 3", ""]
+        received = [report.message async for report in client.watch_job("job-1")]
+    assert received == ["1 of 3", "2 of 3", ""]
 
 
-async def test_a_watch_polls_only_while_it_is_waited_for(fake, client):
+async def test_watch_polls_only_during_steps(fake, client):
     fake.add_job("job-1", ["a", "b", "succeeded"], allow_unknown=True)
     async for _ in client.watch_job("job-1"):
         before = len(fake.requests)
@@ -801,30 +801,28 @@ async def test_a_watch_polls_only_while_it_is_waited_for(fake, client):
         assert len(fake.requests) == before
 
 
-async def test_a_plain_on_change_gets_each_changed_report(fake, client):
+async def test_plain_on_change_receives_each_change(fake, client):
     fake.add_job("job-1", ["queued", "queued", "running", "succeeded"])
-    seen = []
-    end = await client.wait_for_job("job-1", on_change=seen.append)
-    assert [report.status for report in seen] == ["queued", "running", "succeeded"]
-    assert seen[-1] is end
+    received = []
+    end = await client.wait_for_job("job-1", on_change=received.append)
+    assert [report.status for report in received] == ["queued", "running", "succeeded"]
+    assert received[-1] is end
 
 
-async def test_an_async_on_change_is_awaited(fake, client):
+async def test_async_on_change_is_awaited(fake, client):
     fake.add_job("job-1", ["queued", "running", "succeeded"])
-    seen = []
+    received = []
 
     async def note(report):
         await asyncio.sleep(0.01)
-        seen.append(report.status)
+        received.append(report.status)
 
     await client.wait_for_job("job-1", on_change=note)
-    assert seen == ["queued", "running", "succeeded"]
+    assert received == ["queued", "running", "succeeded"]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-async def test_what_on_change_raises_is_logged_and_does_not_end_the_wait(
-    fake, client, caplog, is_async
-):
+async def test_on_change_exception_is_logged_and_does_not_end_wait(fake, client, caplog, is_async):
     fake.add_job("job-1", ["queued", "succeeded"])
 
     def fail(report):
@@ -842,7 +840,7 @@ async def test_what_on_change_raises_is_logged_and_does_not_end_the_wait(
     assert records[0].exc_info[0] is LookupError
 
 
-async def test_an_on_change_that_hangs_does_not_delay_the_timeout(fake, client, caplog):
+async def test_hanging_on_change_does_not_delay_timeout(fake, client, caplog):
     fake.add_job("job-1", ENDLESS)
     with takes(0.2), pytest.raises(JobWaitTimeoutError):
         await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
@@ -851,7 +849,7 @@ async def test_an_on_change_that_hangs_does_not_delay_the_timeout(fake, client, 
     ]
 
 
-async def test_a_terminal_report_is_not_lost_if_on_change_hangs(fake, client):
+async def test_terminal_report_is_kept_if_on_change_hangs(fake, client):
     fake.add_job("job-1")
     with takes(0.2):
         end = await client.wait_for_job("job-1", timeout=0.2, on_change=lambda _: asyncio.sleep(60))
@@ -859,7 +857,7 @@ async def test_a_terminal_report_is_not_lost_if_on_change_hangs(fake, client):
 
 
 @pytest.mark.parametrize("on_change", [5, "print", [print]])
-async def test_an_on_change_that_cannot_be_called_is_rejected(fake, client, on_change):
+async def test_non_callable_on_change_is_rejected(fake, client, on_change):
     with pytest.raises(TypeError, match="on_change must be callable"):
         await client.wait_for_job("job-1", on_change=on_change)
     with pytest.raises(TypeError, match="on_change must be callable"):
@@ -867,7 +865,7 @@ async def test_an_on_change_that_cannot_be_called_is_rejected(fake, client, on_c
     assert not fake.requests
 
 
-async def test_a_cancellation_within_on_change_does_not_end_the_wait(fake, client, caplog):
+async def test_cancellation_within_on_change_does_not_end_wait(fake, client, caplog):
     fake.add_job("job-1", ["queued", "succeeded"])
 
     async def await_cancelled(report):
@@ -879,9 +877,9 @@ async def test_a_cancellation_within_on_change_does_not_end_the_wait(fake, clien
     assert caplog.text.count("on_change failed; the wait continues") == 2
 
 
-async def test_an_on_change_may_cancel_the_wait(fake, client):
+async def test_on_change_can_cancel_wait(fake, client):
     fake.add_job("job-1", ENDLESS)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(
             client.wait_for_job("job-1", on_change=lambda _: asyncio.current_task().cancel())
         )
@@ -898,7 +896,7 @@ async def fail_in_a_task_group(_):
         group.create_task(fail())
 
 
-async def test_a_task_group_that_fails_in_on_change_does_not_end_the_wait(fake, client, caplog):
+async def test_failed_task_group_in_on_change_does_not_end_wait(fake, client, caplog):
     fake.add_job("job-1", ["queued", "succeeded"])
     wait = asyncio.create_task(client.wait_for_job("job-1", on_change=fail_in_a_task_group))
     assert (await wait).is_terminal
@@ -906,32 +904,30 @@ async def test_a_task_group_that_fails_in_on_change_does_not_end_the_wait(fake, 
     assert caplog.text.count("on_change failed; the wait continues") == 2
 
 
-async def keep_cancellation_to_itself(_):
+async def suppress_cancellation(_):
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(60)
 
 
-async def test_an_on_change_that_suppresses_a_cancellation_does_not_delay_the_wait(fake, client):
+async def test_on_change_suppressing_cancellation_does_not_delay_wait(fake, client):
     fake.add_job("job-1", ENDLESS)
-    wait = asyncio.create_task(client.wait_for_job("job-1", on_change=keep_cancellation_to_itself))
+    wait = asyncio.create_task(client.wait_for_job("job-1", on_change=suppress_cancellation))
     await asyncio.sleep(0.05)
     wait.cancel()
     with pytest.raises(asyncio.CancelledError):
         await wait
     with takes(0.2), pytest.raises(JobWaitTimeoutError):
-        await client.wait_for_job("job-1", timeout=0.2, on_change=keep_cancellation_to_itself)
-    closing = asyncio.create_task(
-        client.wait_for_job("job-1", on_change=keep_cancellation_to_itself)
-    )
+        await client.wait_for_job("job-1", timeout=0.2, on_change=suppress_cancellation)
+    closing = asyncio.create_task(client.wait_for_job("job-1", on_change=suppress_cancellation))
     await asyncio.sleep(0.05)
     await client.aclose()
     with pytest.raises(ClientStateError):
         await closing
 
 
-async def test_cancelling_during_on_change_cancels_the_wait(fake, client):
+async def test_cancelling_during_on_change_cancels_wait(fake, client):
     fake.add_job("job-1", ENDLESS)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(
             client.wait_for_job("job-1", on_change=lambda _: asyncio.sleep(60))
         )
@@ -942,9 +938,9 @@ async def test_cancelling_during_on_change_cancels_the_wait(fake, client):
 
 
 @pytest.mark.parametrize("status", ["running", "succeeded"])
-async def test_closing_the_client_during_on_change_ends_the_wait(fake, client, status):
+async def test_closing_client_during_on_change_ends_wait(fake, client, status):
     fake.add_job("job-1", [status])
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         wait = asyncio.create_task(
             client.wait_for_job("job-1", timeout=30, on_change=lambda _: asyncio.sleep(60))
         )
@@ -955,7 +951,7 @@ async def test_closing_the_client_during_on_change_ends_the_wait(fake, client, s
             await wait
 
 
-async def test_closing_the_client_in_on_change_is_no_deadlock(fake, client):
+async def test_closing_client_in_on_change_does_not_deadlock(fake, client):
     fake.add_job("job-1", ENDLESS)
     async with asyncio.timeout(1):
         with pytest.raises(ClientStateError):
@@ -965,17 +961,17 @@ async def test_closing_the_client_in_on_change_is_no_deadlock(fake, client):
 # ---- cancelling and closing
 
 
-MOMENTS = ["in flight", "asleep", "in back-off", "in line", "in a pause"]
+MOMENTS = ["in flight", "sleeping", "in back-off", "queued", "in a pause"]
 
 
 async def waiting_task(fake, client, moment):
-    """Start a wait and bring it to the given moment."""
+    """Start a wait and run it up to the given state."""
     fake.add_job("job-1", ENDLESS)
     if moment == "in flight":
         fake.fail_next(1, delay=math.inf)
     elif moment == "in back-off":
         fake.fail_next(1, status=500, headers={"Retry-After": "30"})
-    elif moment == "in line":
+    elif moment == "queued":
         await client._manager.throttle.acquire(Priority.CALL)
     elif moment == "in a pause":
         fake.fail_next(1, status=429, headers={"Retry-After": "30"}, job_id="job-2")
@@ -987,9 +983,9 @@ async def waiting_task(fake, client, moment):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_cancelling_a_wait_leaks_nothing(fake, moment):
+async def test_cancelling_wait_leaks_nothing(fake, moment):
     async with fake.client(max_concurrency=1, poll=PollPolicy(initial=60, maximum=60)) as client:
-        async with nothing_left_behind(client, fake):
+        async with assert_no_leaks(client, fake):
             task = await waiting_task(fake, client, moment)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -997,9 +993,9 @@ async def test_cancelling_a_wait_leaks_nothing(fake, moment):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_closing_the_client_ends_a_wait_and_leaks_nothing(fake, moment):
+async def test_closing_client_ends_wait_and_leaks_nothing(fake, moment):
     client = fake.client(max_concurrency=1, poll=PollPolicy(initial=60, maximum=60))
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         task = await waiting_task(fake, client, moment)
         async with asyncio.timeout(1):
             await client.aclose()
@@ -1010,9 +1006,9 @@ async def test_closing_the_client_ends_a_wait_and_leaks_nothing(fake, moment):
     assert len(fake.requests) == requests
 
 
-async def test_breaking_out_of_a_watch_leaks_nothing(fake, client):
+async def test_break_out_of_watch_leaks_nothing(fake, client):
     fake.add_job("job-1", ENDLESS)
-    async with nothing_left_behind(client, fake):
+    async with assert_no_leaks(client, fake):
         async for _ in client.watch_job("job-1", timeout=30):
             break
         tasks = asyncio.all_tasks()
@@ -1020,7 +1016,7 @@ async def test_breaking_out_of_a_watch_leaks_nothing(fake, client):
     assert len([task for task in tasks if "RequestHandler" not in repr(task)]) == 1
 
 
-async def test_a_watch_can_be_cancelled_and_gone_on_with(fake, client):
+async def test_watch_continues_after_cancelled_step(fake, client):
     fake.add_job("job-1", ["queued", "running", "succeeded"])
     reports = client.watch_job("job-1")
     assert (await anext(reports)).status == "queued"
@@ -1034,7 +1030,7 @@ async def test_a_watch_can_be_cancelled_and_gone_on_with(fake, client):
     assert [report.status async for report in reports] == ["running", "succeeded"]
 
 
-async def test_two_tasks_cannot_step_the_same_watch(fake, client):
+async def test_concurrent_steps_of_watch_are_rejected(fake, client):
     fake.add_job("job-1", ["running", "running", "succeeded"])
     reports = client.watch_job("job-1")
     first = asyncio.create_task(anext(reports))
@@ -1049,7 +1045,7 @@ async def test_two_tasks_cannot_step_the_same_watch(fake, client):
     assert [report.status async for report in reports] == ["succeeded"]
 
 
-async def test_a_watch_is_finished_after_aclose(fake, client):
+async def test_watch_is_finished_after_aclose(fake, client):
     fake.add_job("job-1", ENDLESS)
     async with contextlib.aclosing(client.watch_job("job-1")) as reports:
         await anext(reports)
@@ -1057,7 +1053,7 @@ async def test_a_watch_is_finished_after_aclose(fake, client):
         await anext(reports)
 
 
-async def test_a_watch_of_a_closed_client_raises(fake, client):
+async def test_watch_of_closed_client_raises(fake, client):
     fake.add_job("job-1", ENDLESS)
     reports = client.watch_job("job-1")
     await anext(reports)
@@ -1066,7 +1062,7 @@ async def test_a_watch_of_a_closed_client_raises(fake, client):
         await anext(reports)
 
 
-async def test_a_bad_id_is_rejected_before_any_request(fake, client):
+async def test_invalid_id_is_rejected_before_any_request(fake, client):
     with pytest.raises(ValueError, match="job id"):
         client.watch_job("..")
     with pytest.raises(ValueError, match="job id"):
@@ -1101,7 +1097,7 @@ async def test_each_poll_is_logged_with_its_number(fake, client, caplog):
     ]
 
 
-async def test_a_log_cannot_be_forged_by_a_status(fake, client, caplog):
+async def test_log_cannot_be_forged_by_status(fake, client, caplog):
     caplog.set_level(logging.INFO, "sutro_async")
     fake.add_job("job-1", ["\nINFO forged\x1b[31m" + "x" * 1000, "succeeded"], allow_unknown=True)
     await client.wait_for_job("job-1")
@@ -1110,7 +1106,7 @@ async def test_a_log_cannot_be_forged_by_a_status(fake, client, caplog):
         assert len(record.message) < 200
 
 
-async def test_a_failed_last_poll_is_logged_as_such(fake, caplog):
+async def test_failed_last_poll_is_logged_as_such(fake, caplog):
     caplog.set_level(logging.DEBUG, "sutro_async")
     fake.fail_next(99, status=500)
     async with fake.client(poll=FAST_POLL) as client:
@@ -1120,7 +1116,7 @@ async def test_a_failed_last_poll_is_logged_as_such(fake, caplog):
     assert "inf" not in caplog.text
 
 
-async def test_only_the_first_failure_of_an_outage_is_a_warning(fake, client, caplog):
+async def test_only_first_failure_of_outage_is_warning(fake, client, caplog):
     caplog.set_level(logging.DEBUG, "sutro_async")
     fake.add_job("job-1", ["running", "running", "running", "succeeded"])
     reports = client.watch_job("job-1")
@@ -1131,7 +1127,7 @@ async def test_only_the_first_failure_of_an_outage_is_a_warning(fake, client, ca
     assert failures == ["WARNING", "DEBUG", "DEBUG", "DEBUG"] * 2
 
 
-async def test_an_unrecognised_status_is_a_warning_once(fake, client, caplog):
+async def test_unrecognised_status_is_logged_once_as_warning(fake, client, caplog):
     fake.add_job(
         "job-1", ["unknown", "dreaming", "sleeping", "dreaming", "succeeded"], allow_unknown=True
     )
@@ -1149,7 +1145,7 @@ async def test_an_unrecognised_status_is_a_warning_once(fake, client, caplog):
     )
 
 
-async def test_the_log_truncates_a_long_status(fake, client, caplog):
+async def test_log_truncates_long_status(fake, client, caplog):
     caplog.set_level(logging.INFO, "sutro_async")
     fake.add_job("job-1", ["x" * 1000, "succeeded"], allow_unknown=True)
     await client.wait_for_job("job-1")
@@ -1158,14 +1154,14 @@ async def test_the_log_truncates_a_long_status(fake, client, caplog):
     assert caplog.records[1].message == f"job 'job-1': {shown}"
 
 
-async def test_a_babbling_service_is_warned_of_a_hundred_times_at_most(fake, client, caplog):
+async def test_warnings_about_unrecognised_statuses_are_limited_to_100(fake, client, caplog):
     fake.add_job("job-1", [f"word-{number}" for number in range(150)], allow_unknown=True)
     for _ in range(150):
         await client.get_job_status("job-1")
     assert len([r for r in caplog.records if "unrecognised" in r.message]) == 100
 
 
-async def test_the_key_is_in_no_record(fake, caplog):
+async def test_key_is_not_in_log_records(fake, caplog):
     caplog.set_level(logging.DEBUG)
     fake.api_key = "sk_in_no_record"
     fake.add_job("job-1", ["running", "odd", "succeeded"], allow_unknown=True)
@@ -1178,7 +1174,7 @@ async def test_the_key_is_in_no_record(fake, caplog):
     assert all("sk_in_no_record" not in repr(vars(record)) for record in caplog.records)
 
 
-async def test_a_connection_error_is_what_it_says(unused_tcp_port):
+async def test_connection_error_is_raised_after_max_outage(unused_tcp_port):
     policy = attrs.evolve(FAST_POLL, max_outage=0.05)
     async with fake_client(f"http://127.0.0.1:{unused_tcp_port}") as client:
         with pytest.raises(APIConnectionError):

@@ -71,11 +71,11 @@ def error_of(status=500, headers=None, body=b""):
 
 
 def shown(value):
-    """An id of a case; mutmut does not find a test again by an id with two backslashes in it."""
+    """Return the id of a case; mutmut cannot find tests by ids with two backslashes."""
     return ascii(value).replace("\\", "/")[:60]
 
 
-def complaint(read, *arguments, **fields):
+def message_of(read, *arguments, **fields):
     with pytest.raises(InvalidResponseError) as caught:
         read(*arguments, **fields)
     error = caught.value
@@ -106,7 +106,7 @@ def complaint(read, *arguments, **fields):
     ],
     ids=shown,
 )
-def test_a_job_id_is_one_encoded_segment(job_id, segment):
+def test_job_id_is_one_encoded_segment(job_id, segment):
     assert status_path(job_id) == f"/job-status/{segment}"
     assert job_path(job_id) == f"/jobs/{segment}"
     assert unquote(segment) == job_id
@@ -118,7 +118,7 @@ def test_a_job_id_is_one_encoded_segment(job_id, segment):
     ["", ".", "..", "a\nb", "a\r", "\t", "\x00", "\x7f", "a\u2028", "\u202ea", "\ud800", "\xa0"],
     ids=shown,
 )
-def test_text_that_cannot_be_a_segment_is_an_invalid_job_id(path, job_id):
+def test_text_that_is_not_a_path_segment_is_invalid_job_id(path, job_id):
     with pytest.raises(ValueError, match="invalid job id ") as caught:
         path(job_id)
     assert str(caught.value).isprintable()
@@ -134,14 +134,14 @@ def test_text_that_cannot_be_a_segment_is_an_invalid_job_id(path, job_id):
     ],
     ids=repr,
 )
-def test_an_invalid_job_id_says_why(job_id, why):
+def test_invalid_job_id_error_explains_why(job_id, why):
     with pytest.raises(ValueError, match=why):
         status_path(job_id)
 
 
 @pytest.mark.parametrize("path", [status_path, job_path])
 @pytest.mark.parametrize("job_id", [None, 5, 1.5, True, b"job-1", ["job-1"]], ids=repr)
-def test_a_job_id_that_is_not_a_string_is_a_type_error(path, job_id):
+def test_job_id_that_is_not_string_is_type_error(path, job_id):
     with pytest.raises(TypeError, match="a job id must be a string, got "):
         path(job_id)
 
@@ -211,11 +211,11 @@ def test_a_job_id_that_is_not_a_string_is_a_type_error(path, job_id):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_each_example_of_a_status_is_read(name, expected):
+def test_each_example_of_status_is_read(name, expected):
     assert parse_report("JOB_ID", payload(f"job-status__{name}")) == expected
 
 
-def test_the_example_of_a_job_is_read():
+def test_example_of_job_is_read():
     assert parse_job("job-12345", payload("job__200__succeeded")) == Job(
         job_id="job-12345",
         status=JobStatus.SUCCEEDED,
@@ -241,7 +241,7 @@ def test_the_example_of_a_job_is_read():
     )
 
 
-def test_the_example_of_a_failed_job_is_read():
+def test_example_of_failed_job_is_read():
     assert parse_job("JOB_ID", payload("job__200__failed-minimal")) == Job(
         job_id="JOB_ID",
         status=JobStatus.FAILED,
@@ -251,7 +251,7 @@ def test_the_example_of_a_failed_job_is_read():
     )
 
 
-def test_the_example_of_a_missing_job_is_read():
+def test_example_of_missing_job_is_read():
     error = error_of(404, body=payload("job__404__message"))
     assert type(error) is JobNotFoundError
     assert error.message == "No job found with ID batch_job_99999"
@@ -268,7 +268,7 @@ def test_every_example_is_tested():
 
 @pytest.mark.parametrize("fold", [str.lower, str.upper, str.title, str.swapcase])
 @pytest.mark.parametrize("word", WORDS)
-def test_a_status_is_recognised_in_any_case_and_kept_as_sent(word, fold):
+def test_status_is_recognised_in_any_case_and_kept_as_sent(word, fold):
     sent = fold(word)
     for report in (report_of(sent), report_of({"job-1": sent})):
         assert report.status is WORDS[word]
@@ -280,7 +280,7 @@ def test_a_status_is_recognised_in_any_case_and_kept_as_sent(word, fold):
 @pytest.mark.parametrize(
     "word", ["paused", " running", "running\n", "done", "success", "JobStatus.RUNNING", "日本"]
 )
-def test_an_unrecognised_status_is_unknown_and_kept_as_sent(word):
+def test_unrecognised_status_is_unknown_and_kept_as_sent(word):
     report = report_of(word)
     assert report.status is JobStatus.UNKNOWN
     assert not report.is_terminal
@@ -292,13 +292,13 @@ def test_an_unrecognised_status_is_unknown_and_kept_as_sent(word):
 # ---- status responses
 
 
-def test_the_mapping_form_reads_the_entry_of_the_job_alone():
+def test_mapping_form_reads_only_entry_of_job():
     report = report_of({"job-0": "FAILED", "job-1": "RUNNING", "job-2": 5})
     assert (report.status, report.raw_status) == (JobStatus.RUNNING, "RUNNING")
 
 
 @pytest.mark.parametrize("job_id", ["a/b", "é", "$.x", "a @ b", "it's"])
-def test_the_mapping_form_finds_any_job_id(job_id):
+def test_mapping_form_finds_any_job_id(job_id):
     assert report_of({job_id: "queued"}, job_id=job_id).status is JobStatus.QUEUED
 
 
@@ -316,11 +316,11 @@ def test_message_and_metadata_are_empty_when_not_sent(fields):
 
 
 @pytest.mark.parametrize("metadata", [{}, {"node": [1, {"a": None}], "failed": False}])
-def test_metadata_are_kept_as_sent(metadata):
+def test_metadata_is_kept_as_sent(metadata):
     assert report_of(metadata=metadata).metadata == metadata
 
 
-def test_what_else_a_status_response_holds_does_not_matter():
+def test_other_fields_of_status_response_are_ignored():
     assert report_of("running", status="failed", job_id_="x", failure=5, raw_status=[]) == (
         report_of("running")
     )
@@ -354,8 +354,8 @@ def test_what_else_a_status_response_holds_does_not_matter():
     ],
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
-def test_a_response_without_a_status_word_is_malformed(fields, expected):
-    assert complaint(parse_report, "job-1", encode(fields)) == expected
+def test_response_without_status_is_malformed(fields, expected):
+    assert message_of(parse_report, "job-1", encode(fields)) == expected
 
 
 @pytest.mark.parametrize(
@@ -368,21 +368,21 @@ def test_a_response_without_a_status_word_is_malformed(fields, expected):
     ids=str,
 )
 @pytest.mark.parametrize("status", [None, "", {}, {"job-2": "RUNNING"}], ids=str)
-def test_a_malformed_response_quotes_the_explanation_of_the_service(status, fields, explanation):
-    text = complaint(parse_report, "job-1", encode({"job_status": status, **fields}))
+def test_malformed_response_quotes_explanation_of_service(status, fields, explanation):
+    text = message_of(parse_report, "job-1", encode({"job_status": status, **fields}))
     assert text.endswith(f"; the service says: {explanation}")
     for record in (5, {}, {"job_id": "job-2", "status": "x"}, {"job_id": "job-1", "status": ""}):
-        text = complaint(parse_job, "job-1", encode({"job": record, **fields}))
+        text = message_of(parse_job, "job-1", encode({"job": record, **fields}))
         assert text.endswith(f"; the service says: {explanation}")
 
 
-def test_a_malformed_response_does_not_quote_the_fixed_sentence():
+def test_malformed_response_does_not_quote_fixed_sentence():
     body = {"job_status": {}, "message": "Job status with job_id job-1 retrieved."}
-    text = complaint(parse_report, "job-1", encode(body))
+    text = message_of(parse_report, "job-1", encode(body))
     assert text == "$.job_status['job-1']: expected a status, got null"
 
 
-def test_the_path_of_an_entry_shows_any_job_id():
+def test_path_of_entry_shows_any_job_id():
     with pytest.raises(InvalidResponseError) as caught:
         parse_report("a @ $.b'c", b'{"job_status": {}}')
     assert caught.value.path == """$.job_status["a @ $.b'c"]"""
@@ -403,7 +403,7 @@ def test_the_path_of_an_entry_shows_any_job_id():
     ids=str,
 )
 @pytest.mark.parametrize("status", ["FAILED", {"job-1": "FAILED"}], ids=str)
-def test_a_message_that_is_not_a_string_is_read_as_json(status, message, text):
+def test_message_that_is_not_string_is_read_as_json(status, message, text):
     mismatches = []
     body = encode({"job_status": status, "message": message})
     report = parse_report("job-1", body, mismatches.append)
@@ -413,7 +413,7 @@ def test_a_message_that_is_not_a_string_is_read_as_json(status, message, text):
 
 @pytest.mark.parametrize("metadata", [[], "done", 0, True, ["failure_reason"], 1.5], ids=str)
 @pytest.mark.parametrize("status", ["FAILED", {"job-1": "FAILED"}], ids=str)
-def test_metadata_that_are_not_an_object_count_as_empty(status, metadata):
+def test_metadata_that_is_not_an_object_is_empty(status, metadata):
     mismatches = []
     body = encode({"job_status": status, "metadata": metadata})
     report = parse_report("job-1", body, mismatches.append)
@@ -421,7 +421,7 @@ def test_metadata_that_are_not_an_object_count_as_empty(status, metadata):
     assert [(each.path, each.expected) for each in mismatches] == [("$.metadata", "an object")]
 
 
-def test_a_mismatch_shows_what_was_expected_and_what_came():
+def test_mismatch_shows_expected_and_actual_value():
     mismatches = []
     parse_report(
         "job-1", encode({"job_status": "x", "message": ["y" * 1000] * 5}), mismatches.append
@@ -444,7 +444,7 @@ def test_a_mismatch_shows_what_was_expected_and_what_came():
     ],
     ids=["text-and-sibling", "object", "object-and-sibling"],
 )
-def test_every_form_of_a_reason_reads_alike(facts):
+def test_every_form_of_reason_reads_alike(facts):
     reason = FailureReason(message="no GPU", additional_context="A100")
     assert report_of(metadata=facts).failure == reason
     assert report_of({"job-1": "FAILED"}, metadata=facts).failure == reason
@@ -502,7 +502,7 @@ def test_every_form_of_a_reason_reads_alike(facts):
         "a-field-called-details",
     ],
 )
-def test_a_reason_is_read(facts, expected):
+def test_reason_is_read(facts, expected):
     assert report_of(metadata=facts).failure == expected
     assert job_of(**facts).failure_reason == expected
 
@@ -548,7 +548,7 @@ def test_a_reason_is_read(facts, expected):
     ],
     ids=str,
 )
-def test_a_reason_of_other_types_is_read_as_json(facts, expected, paths):
+def test_reason_of_other_types_is_read_as_json(facts, expected, paths):
     mismatches = []
     report = parse_report(
         "job-1", encode({"job_status": "FAILED", "metadata": facts}), mismatches.append
@@ -565,13 +565,13 @@ def test_a_reason_of_other_types_is_read_as_json(facts, expected, paths):
     assert [each.path for each in mismatches] == [f"$.job.{path}" for path in paths]
 
 
-def test_a_context_that_is_an_object_is_shown():
+def test_context_that_is_object_is_shown():
     reason = {"message": "bad row", "additional_context": {"row": 7}}
     failure = report_of({"job-1": "FAILED"}, metadata={"failure_reason": reason}).failure
     assert str(failure) == 'bad row ({"row":7})'
 
 
-def test_a_reason_does_not_change_what_was_sent():
+def test_reading_reason_does_not_change_metadata():
     metadata = {"failure_reason": {"message": "no GPU"}, "additional_context": "A100"}
     assert report_of(metadata=metadata).metadata == metadata
 
@@ -587,14 +587,14 @@ OPTIONAL = (*TEXTS, *INTEGERS, *NUMBERS, *TIMES, *OBJECTS, "failure_reason")
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
-def test_an_optional_field_is_none_when_absent_or_null(name):
+def test_optional_field_is_none_when_absent_or_null(name):
     assert getattr(job_of(), name) is None
     assert job_of(**{name: None}) == job_of()
 
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("text", ["", "words", "5", "null", "日本\n\x00"], ids=shown)
-def test_a_text_is_kept_as_sent(name, text):
+def test_text_is_kept_as_sent(name, text):
     assert getattr(job_of(**{name: text}), name) == text
 
 
@@ -604,7 +604,7 @@ def test_a_text_is_kept_as_sent(name, text):
     [(0, 0), (15420, 15420), (-1, -1), (50.0, 50), (-0.0, 0), (1e20, 10**20), (2**63, 2**63)],
     ids=str,
 )
-def test_a_whole_number_is_an_integer(name, sent, expected):
+def test_whole_number_is_integer(name, sent, expected):
     value = getattr(job_of(**{name: sent}), name)
     assert value == expected
     assert type(value) is int
@@ -612,7 +612,7 @@ def test_a_whole_number_is_an_integer(name, sent, expected):
 
 @pytest.mark.parametrize("name", NUMBERS)
 @pytest.mark.parametrize("sent", [0, 2, -1, 0.0234, 1e300, 10**300], ids=str)
-def test_any_number_is_a_number(name, sent):
+def test_any_number_is_read(name, sent):
     value = getattr(job_of(**{name: sent}), name)
     assert value == float(sent)
     assert type(value) is float
@@ -620,7 +620,7 @@ def test_any_number_is_a_number(name, sent):
 
 @pytest.mark.parametrize("name", OBJECTS)
 @pytest.mark.parametrize("sent", [{}, {"a": [1, {"b": None}], "": 0.5}], ids=str)
-def test_an_object_is_kept_as_sent(name, sent):
+def test_object_is_kept_as_sent(name, sent):
     assert getattr(job_of(**{name: sent}), name) == sent
 
 
@@ -643,13 +643,13 @@ def test_an_object_is_kept_as_sent(name, sent):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_time_is_aware(name, sent, expected):
+def test_time_is_timezone_aware(name, sent, expected):
     value = getattr(job_of(**{name: sent}), name)
     assert value == expected
     assert value.tzinfo is not None
 
 
-def test_a_time_keeps_its_offset():
+def test_time_keeps_its_offset():
     created = job_of(datetime_created="2024-01-15T10:30:00+05:30").datetime_created
     assert created.tzinfo == timezone(timedelta(hours=5, minutes=30))
 
@@ -659,7 +659,7 @@ def test_a_time_keeps_its_offset():
     ("sent", "expected"),
     [("15", 15), ("0", 0), ("-3", -3), ("50.0", 50), ("1e3", 1000), ("9" * 30, 10**30 - 1)],
 )
-def test_a_whole_number_sent_as_text_is_read(name, sent, expected):
+def test_whole_number_sent_as_text_is_read(name, sent, expected):
     job = job_of(**{name: sent})
     assert getattr(job, name) == expected
     assert type(getattr(job, name)) is int
@@ -671,7 +671,7 @@ def test_a_whole_number_sent_as_text_is_read(name, sent, expected):
     ("sent", "expected"),
     [("0.0234", 0.0234), ("15", 15.0), ("-0.5", -0.5), ("1e-7", 1e-7), ("0.10", 0.1), ("0", 0.0)],
 )
-def test_a_number_sent_as_text_is_read(name, sent, expected):
+def test_number_sent_as_text_is_read(name, sent, expected):
     job = job_of(**{name: sent})
     assert getattr(job, name) == expected
     assert type(getattr(job, name)) is float
@@ -724,7 +724,7 @@ def test_a_number_sent_as_text_is_read(name, sent, expected):
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_a_field_of_a_wrong_type_is_none_and_in_extra(names, sent, expected):
+def test_field_of_wrong_type_is_none_and_in_extra(names, sent, expected):
     for name in names:
         mismatches = []
         record = {"job_id": "job-1", "status": "running", name: sent, "run_type": "FULL"}
@@ -734,7 +734,7 @@ def test_a_field_of_a_wrong_type_is_none_and_in_extra(names, sent, expected):
         assert [(each.path, each.expected) for each in mismatches] == [(f"$.job.{name}", expected)]
 
 
-def test_the_example_of_numbers_as_text_is_read():
+def test_example_of_numbers_as_text_is_read():
     job_id = "job-7f3c1f0e-52a1-4d3f-9b67-0c5e2f6a9d11"
     mismatches = []
     job = parse_job(job_id, payload("job__200__numbers-as-text"), mismatches.append)
@@ -748,7 +748,7 @@ def test_the_example_of_numbers_as_text_is_read():
     assert {each.path for each in mismatches} == {f"$.job.{name}" for name in job.extra}
 
 
-def test_the_example_of_a_reason_in_the_record_is_read():
+def test_example_of_reason_in_record_is_read():
     job_id = "job-7f3c1f0e-52a1-4d3f-9b67-0c5e2f6a9d11"
     job = parse_job(job_id, payload("job__200__failed-reason-in-record"))
     assert str(job.failure_reason) == "Out of memory on worker 3 (row 41)"
@@ -782,11 +782,11 @@ def test_the_example_of_a_reason_in_the_record_is_read():
     ],
     ids=lambda value: "" if isinstance(value, str) and value[0] == "$" else json.dumps(value),
 )
-def test_a_malformed_record_is_reported_with_its_path(record, expected):
-    assert complaint(parse_job, "job-1", encode({"job": record})) == expected
+def test_malformed_record_is_reported_with_its_path(record, expected):
+    assert message_of(parse_job, "job-1", encode({"job": record})) == expected
 
 
-def test_further_fields_of_a_job_are_kept_as_sent():
+def test_further_fields_of_job_are_kept_as_sent():
     further = {
         "run_type": "batch",
         "datetime_added": "2024-01-15",
@@ -810,13 +810,13 @@ def test_further_fields_of_a_job_are_kept_as_sent():
         ([[[[1]]]], "[[[[...]]]]"),
     ],
 )
-def test_a_short_malformed_value_is_shown_whole(value, shown):
+def test_short_malformed_value_is_shown_whole(value, shown):
     expected = f"$.job_status: expected a status, got {shown}"
-    assert complaint(report_of, value) == expected
+    assert message_of(report_of, value) == expected
 
 
-def test_a_malformed_value_is_shown_in_short():
-    text = complaint(report_of, [["x" * 1000] * 50] * 50)
+def test_malformed_value_is_abbreviated():
+    text = message_of(report_of, [["x" * 1000] * 50] * 50)
     before, _, shown = text.partition(", got ")
     assert before == "$.job_status: expected a status"
     assert shown.startswith("[['xxx")
@@ -835,7 +835,7 @@ def test_a_malformed_value_is_shown_in_short():
     ],
     ids=["absent", "null", "message", "detail", "blank-message"],
 )
-def test_a_response_without_a_record_means_that_there_is_no_job(body, message):
+def test_response_without_record_is_job_not_found(body, message):
     with pytest.raises(JobNotFoundError) as caught:
         parse_job("job-1", encode(body))
     error = caught.value
@@ -891,8 +891,8 @@ MALFORMED = {
 
 @pytest.mark.parametrize("parse", [parse_report, parse_job])
 @pytest.mark.parametrize(("body", "reason"), MALFORMED.values(), ids=MALFORMED)
-def test_a_malformed_body_is_reported(parse, body, reason):
-    assert complaint(parse, "job-1", body) == f"$: {reason}"
+def test_malformed_body_is_reported(parse, body, reason):
+    assert message_of(parse, "job-1", body) == f"$: {reason}"
 
 
 def long_list(values, value=b"[1]"):
@@ -903,17 +903,17 @@ def long_list(values, value=b"[1]"):
 MOST_LISTS = (_json._MAX_TOKENS - 8) // 2
 
 
-def test_as_many_values_are_read_as_fit_into_memory():
+def test_number_of_values_up_to_limit_is_read():
     assert len(parse_report("job-1", long_list(MOST_LISTS)).metadata["x"]) == MOST_LISTS
     text = "," * 10**6 + '[{\\"' * 10**5
     body = b'{"job_status": "running", "message": "' + text.encode() + b'"}'
     assert parse_report("job-1", body).message == text.replace("\\", "")
 
 
-def test_more_values_are_rejected_before_they_are_made():
+def test_number_of_values_above_limit_is_rejected_before_parsing():
     reason = "more than 200,000 values"
-    assert complaint(parse_report, "job-1", long_list(MOST_LISTS + 2)) == f"$: {reason}"
-    assert complaint(parse_report, "job-1", long_list(10**5, b'""')) == f"$: {reason}"
+    assert message_of(parse_report, "job-1", long_list(MOST_LISTS + 2)) == f"$: {reason}"
+    assert message_of(parse_report, "job-1", long_list(10**5, b'""')) == f"$: {reason}"
     assert error_of(500, body=long_list(10**5)).body.startswith('{"job_status": "running"')
 
 
@@ -932,7 +932,7 @@ MEBIBYTE = 2**20
     ],
     ids=shown,
 )
-def test_a_text_may_take_as_much_memory_as_a_body(monkeypatch, text, length):
+def test_text_can_be_as_large_as_body(monkeypatch, text, length):
     monkeypatch.setattr(_json, "MAX_BODY_BYTES", MEBIBYTE)
 
     def read(length):
@@ -957,7 +957,7 @@ def test_a_text_may_take_as_much_memory_as_a_body(monkeypatch, text, length):
     ],
     ids=["no-json", "no-utf-8", "integer", "field", "unending"],
 )
-def test_the_cause_of_an_error_does_not_hold_the_body(body):
+def test_cause_of_error_does_not_hold_body(body):
     with pytest.raises(InvalidResponseError) as caught:
         parse_report("job-1", body)
     cause = caught.value.__cause__
@@ -965,7 +965,7 @@ def test_the_cause_of_an_error_does_not_hold_the_body(body):
     assert len(pickle.dumps(cause)) < 1000
 
 
-def test_an_excerpt_shows_where_it_went_wrong():
+def test_excerpt_shows_position_of_error():
     with pytest.raises(InvalidResponseError) as caught:
         parse_report("job-1", b'{"job_status": "' + b"x" * 500 + b'", oops' + b"x" * 500)
     cause = caught.value.__cause__
@@ -977,7 +977,7 @@ def test_an_excerpt_shows_where_it_went_wrong():
     assert (cause.object[cause.start : cause.end], len(cause.object)) == (b"\xe9", 60)
 
 
-def test_of_a_long_body_an_error_keeps_the_beginning():
+def test_error_keeps_beginning_of_long_body():
     def body(length):
         return b'{"detail": "' + b"x" * (length - 14) + b'"}'
 
@@ -987,13 +987,13 @@ def test_of_a_long_body_an_error_keeps_the_beginning():
     assert error.message == "x" * 299 + "…"
 
 
-def test_white_space_around_the_body_is_none_of_it():
+def test_whitespace_around_body_is_ignored():
     assert parse_report("job-1", b'\r\n\t {"job_status": "running"} \t\r\n').raw_status == "running"
 
 
 @pytest.mark.parametrize("body", [b"<p>" * 10**6, b"\x01" * 10**6], ids=["html", "control"])
-def test_a_huge_malformed_body_is_shown_in_short(body):
-    assert len(complaint(parse_report, "job-1", body)) < 300
+def test_huge_malformed_body_is_abbreviated(body):
+    assert len(message_of(parse_report, "job-1", body)) < 300
 
 
 @pytest.mark.parametrize(
@@ -1001,7 +1001,7 @@ def test_a_huge_malformed_body_is_shown_in_short(body):
     ['"\\ud83d\\ude00"', '"\\uD83D\\uDE00"', '"\\\\ud800"', '"😀"', '"\\u00e9"', '"\\\\uDC00"'],
     ids=shown,
 )
-def test_whole_characters_are_read_as_sent(text):
+def test_surrogate_pairs_are_read_as_sent(text):
     body = b'{"job_status": "running", "message": %s}' % text.encode()
     assert parse_report("job-1", body).message == json.loads(text)
 
@@ -1015,13 +1015,13 @@ def test_whole_characters_are_read_as_sent(text):
     ],
     ids=ascii,
 )
-def test_half_a_character_does_not_cost_the_status(literal, text):
+def test_unpaired_surrogate_does_not_hide_status(literal, text):
     body = f'{{"job_status": "FAILED", "message": {literal}, "metadata": {{"a": {literal}}}}}'
     report = parse_report("job-1", body.encode())
     assert (report.status, report.message, report.metadata) == (JobStatus.FAILED, text, {"a": text})
 
 
-def test_half_a_character_in_a_name_does_not_cost_the_status():
+def test_unpaired_surrogate_in_key_does_not_hide_status():
     body = rb'{"job_status": "FAILED", "metadata": {"\ud83d": 1, "\ud83e": 2}}'
     assert parse_report("job-1", body).metadata == {"\ufffd": 2}
 
@@ -1032,7 +1032,7 @@ def test_unusual_numbers_in_range_are_read(literal):
     assert parse_report("job-1", body.encode()).metadata == {"n": json.loads(literal)}
 
 
-def test_equal_names_in_different_objects_are_read():
+def test_equal_keys_in_different_objects_are_read():
     metadata = {"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}
     assert report_of(metadata=metadata).metadata == metadata
 
@@ -1055,17 +1055,17 @@ def test_64_levels_are_read_and_65_are_not(opening, closing, innermost, message)
     body = nested(64 - own, opening, closing, innermost, message)
     assert parse_report("job-1", body).metadata
     body = nested(65 - own, opening, closing, innermost, message)
-    assert complaint(parse_report, "job-1", body) == "$: nested deeper than 64 levels"
+    assert message_of(parse_report, "job-1", body) == "$: nested deeper than 64 levels"
 
 
 @pytest.mark.parametrize(
     "metadata", [{"a": "[{" * 1000}, {"a": [[]] * 1000}, {"a": [{"b": []}] * 1000}]
 )
-def test_many_brackets_are_not_many_levels(metadata):
+def test_many_brackets_at_low_depth_are_read(metadata):
     assert report_of(metadata=metadata).metadata == metadata
 
 
-def test_the_module_exports_what_the_floors_above_use():
+def test_module_exports_names_used_by_upper_layers():
     assert set(_wire.__all__) == {
         "JobPage",
         "MAX_BODY_BYTES",
@@ -1086,7 +1086,7 @@ def test_the_module_exports_what_the_floors_above_use():
     }
 
 
-def test_a_body_may_have_16_mebibytes():
+def test_body_can_have_16_mebibytes():
     assert MAX_BODY_BYTES == 16_777_216
 
 
@@ -1101,7 +1101,7 @@ def test_a_body_may_have_16_mebibytes():
     ],
     ids=["json", "utf-8", "integer", "float", "depth"],
 )
-def test_the_cause_of_an_invalid_response_is_chained(body, cause):
+def test_cause_of_invalid_response_is_chained(body, cause):
     with pytest.raises(InvalidResponseError) as caught:
         parse_report("job-1", body)
     assert isinstance(caught.value.__cause__, cause)
@@ -1145,7 +1145,7 @@ CLASSES = {
 
 
 @pytest.mark.parametrize(("status", "error_class"), CLASSES.items())
-def test_each_status_has_its_error(status, error_class):
+def test_each_status_has_its_error_class(status, error_class):
     error = error_of(status, body={"detail": "some words"})
     assert type(error) is error_class
     assert error.job_id == "job-1"
@@ -1154,7 +1154,7 @@ def test_each_status_has_its_error(status, error_class):
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 206, 299])
-def test_another_success_is_an_invalid_response(status):
+def test_other_success_status_is_invalid_response(status):
     error = error_of(status, body={"detail": "some words"})
     assert type(error) is InvalidResponseError
     assert (error.path, error.reason) == ("$", f"expected HTTP status 200, got {status}")
@@ -1211,7 +1211,7 @@ def test_another_success_is_an_invalid_response(status):
     ],
     ids=shown,
 )
-def test_the_text_of_an_error_is_the_best_there_is(body, message):
+def test_error_message_uses_best_available_text(body, message):
     error = error_of(422, body=body)
     assert error.message == message
     assert str(error) == f"job 'job-1': HTTP 422: {message}"
@@ -1234,7 +1234,7 @@ def test_the_text_of_an_error_is_the_best_there_is(body, message):
     ],
     ids=shown,
 )
-def test_the_body_of_an_error_is_kept_as_json_or_as_text(body, kept):
+def test_body_of_error_is_kept_as_json_or_as_text(body, kept):
     assert error_of(500, body=body).body == kept
 
 
@@ -1254,7 +1254,7 @@ def tree(arity, levels):
     ],
     ids=["list", "list-of-msg", "deep-lists", "lists-of-lists", "wide-lists"],
 )
-def test_a_huge_list_of_error_details_costs_little_more_than_its_json(body):
+def test_huge_list_of_error_details_is_cheap(body):
     def seconds(read):
         began = time.process_time()
         read()
@@ -1338,20 +1338,20 @@ def test_code_and_request_id_are_found(headers, body, code, request_id):
         "control-character",
     ],
 )
-def test_a_redirect_names_the_host_of_its_target_alone(location, target):
+def test_redirect_names_only_target_host(location, target):
     error = error_of(302, {"location": location}, {"detail": "moved"})
     assert error.message == f"{target}; redirects are not followed, so check the base_url"
     assert "secret" not in str(error)
 
 
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 304, 307, 308, 399])
-def test_every_redirect_says_so(status):
+def test_every_redirect_is_named(status):
     message = error_of(status).message
     assert message == "redirect; redirects are not followed, so check the base_url"
 
 
 @pytest.mark.parametrize("status", [199, 400])
-def test_its_neighbours_are_no_redirects(status):
+def test_adjacent_statuses_are_not_redirects(status):
     error = error_of(status, {"location": "https://other.test"}, {"detail": "some words"})
     assert error.message == "some words"
 
@@ -1414,7 +1414,7 @@ NOON = "Mon, 15 Jan 2024 12:00:00 GMT"
     ],
     ids=lambda value: shown(",".join(value.values())) if isinstance(value, dict) else "",
 )
-def test_a_retry_after_is_read(headers, expected):
+def test_retry_after_is_read(headers, expected):
     for status in (429, 503, 404):
         assert error_of(status, headers).retry_after == expected
 
@@ -1438,12 +1438,12 @@ def test_a_retry_after_is_read(headers, expected):
     ],
     ids=str,
 )
-def test_a_retry_after_in_the_body_counts_where_there_is_no_header(headers, sent, expected):
+def test_retry_after_in_body_is_used_without_header(headers, sent, expected):
     body = {"error": "Rate limit exceeded", "retry_after": sent}
     assert error_of(429, headers, body).retry_after == expected
 
 
-def test_the_examples_of_errors_are_read():
+def test_examples_of_errors_are_read():
     error = error_of(429, body=payload("error__429__retry-after-in-body"))
     assert (type(error), error.message) == (RateLimitError, "Rate limit exceeded")
     assert error.retry_after == 5
@@ -1453,7 +1453,7 @@ def test_the_examples_of_errors_are_read():
 
 
 @pytest.mark.parametrize("headers", [{}, {"date": "yesterday"}, {"date": ""}], ids=str)
-def test_without_a_date_header_the_local_clock_counts(headers):
+def test_local_clock_is_used_without_date_header(headers):
     until = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
     retry_after = error_of(429, {"retry-after": until, **headers}).retry_after
     assert 595 < retry_after <= 600

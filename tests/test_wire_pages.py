@@ -50,7 +50,7 @@ both_readers = pytest.mark.parametrize("parse", [parse_jobs, parse_statuses])
 # ---- the path
 
 
-def test_the_first_page_has_no_cursor():
+def test_first_page_has_no_cursor():
     assert page_path(None, 100) == "/list-jobs?limit=100"
 
 
@@ -66,7 +66,7 @@ def test_the_first_page_has_no_cursor():
         ("grün", "gr%C3%BCn"),
     ],
 )
-def test_a_cursor_is_percent_encoded_whole(cursor, encoded):
+def test_cursor_is_percent_encoded(cursor, encoded):
     assert page_path(cursor, 7) == f"/list-jobs?limit=7&cursor={encoded}"
 
 
@@ -104,13 +104,13 @@ def test_each_example_is_read(name, statuses, next_cursor):
     assert parse_statuses(body).next_cursor == next_cursor
 
 
-def test_the_entry_of_a_failed_job_says_why():
+def test_entry_of_failed_job_has_reason():
     (job,) = parse_jobs((PAYLOADS / "list-jobs__last-page.json").read_bytes()).jobs
     assert job.status is JobStatus.FAILED
     assert str(job.failure) == "bad row"
 
 
-def test_the_fields_of_the_oldest_pages_are_kept():
+def test_fields_of_oldest_pages_are_kept():
     old = {"created_at": "2024-01-15T10:30:00Z", "completed_at": None, "input_count": 3}
     (job,) = parse_jobs(encode({**RUNNING, **old, "priority": 0})).jobs
     assert job.extra == {**old, "priority": 0}
@@ -122,7 +122,7 @@ def test_every_example_is_tested():
         assert f'"{path.stem.removeprefix("list-jobs__")}"' in source
 
 
-def test_an_empty_account_has_one_empty_page():
+def test_empty_account_has_one_empty_page():
     page = parse_jobs(encode(next_cursor=None))
     assert (page.jobs, page.next_cursor) == ((), None)
     assert parse_statuses(encode()).statuses == ()
@@ -158,7 +158,7 @@ UNREADABLE = [
 
 
 @pytest.mark.parametrize(("entry", "problem"), UNREADABLE)
-def test_an_unreadable_entry_costs_that_entry_alone(entry, problem):
+def test_unreadable_entry_is_skipped(entry, problem):
     body = encode(RUNNING, entry, {"job_id": "job-3", "status": "failed"}, next_cursor="c")
     page = parse_jobs(body)
     assert [job.job_id for job in page.jobs] == ["job-1", "job-3"]
@@ -167,7 +167,7 @@ def test_an_unreadable_entry_costs_that_entry_alone(entry, problem):
 
 
 @pytest.mark.parametrize("entry", [entry for entry, _ in UNREADABLE])
-def test_a_sweep_leaves_an_unreadable_entry_out(entry):
+def test_sweep_skips_unreadable_entry(entry):
     body = encode(RUNNING, entry, {"job_id": "job-3", "status": "failed"}, next_cursor="c")
     page = parse_statuses(body)
     ours = [pair for pair in page.statuses if pair[0] in {"job-1", "b", "job-3"}]
@@ -175,14 +175,14 @@ def test_a_sweep_leaves_an_unreadable_entry_out(entry):
     assert page.next_cursor == "c"
 
 
-def test_of_many_unreadable_entries_the_first_hundred_are_described():
+def test_first_hundred_unreadable_entries_are_described():
     page = parse_jobs(encode(*[5] * 250, RUNNING))
     assert [mismatch.path for mismatch in page.skipped] == [f"$.jobs[{n}]" for n in range(100)]
     assert page.skipped_count == 250
     assert len(page.jobs) == 1
 
 
-def test_a_field_of_a_wrong_type_has_the_same_path_in_every_entry():
+def test_field_of_wrong_type_has_same_path_in_every_entry():
     mismatches = []
     wrong = {"num_rows": "3.7", "failure_reason": 5}
     entries = [{**RUNNING, "job_id": f"job-{n}", **wrong} for n in range(2)]
@@ -194,7 +194,7 @@ def test_a_field_of_a_wrong_type_has_the_same_path_in_every_entry():
     assert [mismatch.path for mismatch in mismatches] == 2 * paths
 
 
-def test_an_id_can_come_twice_on_a_page():
+def test_duplicate_id_on_page_is_read_twice():
     body = encode(RUNNING, {**RUNNING, "status": "failed"})
     assert [job.raw_status for job in parse_jobs(body).jobs] == ["RUNNING", "failed"]
     assert parse_statuses(body).statuses == (("job-1", "RUNNING"), ("job-1", "failed"))
@@ -221,7 +221,7 @@ def test_an_id_can_come_twice_on_a_page():
         (b'{"jobs": ' + b"[" * 100_000, ("$", "nested deeper than 64 levels")),
     ],
 )
-def test_a_body_that_is_no_page_is_malformed(parse, body, problem):
+def test_body_that_is_not_a_page_is_malformed(parse, body, problem):
     assert problem_of(parse, body) == problem
 
 
@@ -233,14 +233,14 @@ NOT_STRICT = [
 
 
 @pytest.mark.parametrize(("body", "reason"), NOT_STRICT, ids=["deep", "NaN", "twice"])
-def test_json_that_is_not_strict_is_malformed_but_for_a_sweep(body, reason):
+def test_non_strict_json_is_malformed_except_for_sweep(body, reason):
     path, problem = problem_of(parse_jobs, body)
     assert path == "$"
     assert reason in problem
     assert parse_statuses(body).statuses == (("a", "r"),)
 
 
-def test_half_a_character_in_a_cursor_can_be_sent():
+def test_unpaired_surrogate_in_cursor_can_be_sent():
     body = rb'{"jobs": [], "next_cursor": "a\ud800b"}'
     assert page_path(parse_jobs(body).next_cursor, 5) == "/list-jobs?limit=5&cursor=a%EF%BF%BDb"
     assert page_path(parse_statuses(body).next_cursor, 5) == "/list-jobs?limit=5&cursor=a%3Fb"
@@ -248,12 +248,12 @@ def test_half_a_character_in_a_cursor_can_be_sent():
 
 @both_readers
 @pytest.mark.parametrize("last", [{}, {"next_cursor": None}, {"next_cursor": ""}])
-def test_without_a_cursor_it_is_the_last_page(parse, last):
+def test_page_without_cursor_is_the_last(parse, last):
     assert parse(encode(RUNNING, **last)).next_cursor is None
 
 
 @pytest.mark.parametrize("cursor", [5, 0, False, [], ["a"], {"t": 1}], ids=str)
-def test_a_cursor_that_is_no_string_is_malformed_but_for_a_sweep(cursor):
+def test_non_string_cursor_is_malformed_except_for_sweep(cursor):
     body = encode(RUNNING, next_cursor=cursor)
     reason = f"expected a string or null, got {cursor!r}"
     assert problem_of(parse_jobs, body) == ("$.next_cursor", reason)
@@ -279,7 +279,7 @@ entries = st.one_of(
 
 @reproducible
 @given(st.lists(entries, max_size=5))
-def test_each_entry_is_read_as_the_record_that_it_is_or_skipped(listed):
+def test_each_entry_is_read_as_record_or_skipped(listed):
     body = encode(*listed)
     page = parse_jobs(body)
     assert len(page.jobs) + page.skipped_count == len(listed)
@@ -297,7 +297,7 @@ def test_each_entry_is_read_as_the_record_that_it_is_or_skipped(listed):
 
 @reproducible
 @given(st.lists(entries, max_size=5), st.text(st.characters()) | json_values)
-def test_a_sweep_reads_what_the_list_reads(listed, cursor):
+def test_sweep_reads_same_entries_as_list(listed, cursor):
     body = encode(*listed, next_cursor=cursor)
     page = parse_statuses(body)
     assert page_path(page.next_cursor, 5).isascii()
@@ -344,7 +344,7 @@ def test_any_body_is_read_or_reported(body):
         ("cancelling", "cancelled", False),
     ],
 )
-def test_statuses_are_the_same_whatever_their_case_and_spelling(word, other, expected):
+def test_statuses_compare_equal_in_any_case_and_spelling(word, other, expected):
     assert is_same_status(word, other) is expected
     assert is_same_status(other, word) is expected
 
@@ -361,7 +361,7 @@ def test_statuses_are_the_same_whatever_their_case_and_spelling(word, other, exp
         (500, ServerError),
     ],
 )
-def test_an_error_of_the_list_names_no_job(status, error_class):
+def test_list_error_names_no_job(status, error_class):
     error = parse_error(None, status, {}, b'{"detail": "no"}')
     assert type(error) is error_class
     assert (error.job_id, error.status_code) == (None, status)

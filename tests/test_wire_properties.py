@@ -48,7 +48,7 @@ json_values = st.recursive(
         st.booleans(),
         numbers,
         st.text(),
-        # With half characters, which JSON can escape and UTF-8 cannot hold.
+        # With unpaired surrogates, which JSON can escape and UTF-8 cannot encode.
         st.text(st.characters()),
         words,
         times,
@@ -151,7 +151,7 @@ def bodies(valid, paths):
     return changes.map(change)
 
 
-def torn(valid):
+def truncated(valid):
     body = json.dumps(valid).encode()
     places = st.integers(0, len(body))
     return st.tuples(places, places, st.binary(max_size=4)).map(
@@ -159,13 +159,13 @@ def torn(valid):
     )
 
 
-def is_well_told(error):
+def has_valid_message(error):
     message = str(error)
     return message.isprintable() and len(message) < 1000 and "job-1" in message
 
 
 def read(parse, body):
-    """Return the model, or None where the body is refused as it should be."""
+    """Return the model, or None if the body is rejected with a valid error."""
     try:
         model = parse("job-1", body)
     except (InvalidResponseError, JobNotFoundError) as error:
@@ -174,7 +174,7 @@ def read(parse, body):
         assert type(model) is {parse_report: JobStatusReport, parse_job: Job}[parse]
         assert model.job_id == "job-1"
         return model
-    assert is_well_told(problem)
+    assert has_valid_message(problem)
     if isinstance(problem, InvalidResponseError):
         assert problem.path.startswith("$")
     else:
@@ -198,20 +198,22 @@ def survives(model):
 
 @reproducible
 @given(bodies(REPORT, REPORT_PATHS))
-def test_any_value_anywhere_in_a_status_response_is_read_or_reported(content):
+def test_any_value_anywhere_in_status_response_is_read_or_reported(content):
     report = read(parse_report, json.dumps(content).encode())
     assert report is None or survives(report)
 
 
 @reproducible
 @given(bodies({"job": JOB}, JOB_PATHS))
-def test_any_value_anywhere_in_a_job_record_is_read_or_reported(content):
+def test_any_value_anywhere_in_job_record_is_read_or_reported(content):
     job = read(parse_job, json.dumps(content).encode())
     assert job is None or survives(job)
 
 
 @reproducible
-@given(st.one_of(st.binary(), torn(REPORT), torn({"job": JOB}), st.text().map(str.encode)))
+@given(
+    st.one_of(st.binary(), truncated(REPORT), truncated({"job": JOB}), st.text().map(str.encode))
+)
 def test_any_bytes_are_read_or_reported(body):
     read(parse_report, body)
     read(parse_job, body)
@@ -223,13 +225,13 @@ def test_any_bytes_are_read_or_reported(body):
         st.sampled_from([*'[]{}:,"\\ \n', '"a"', "\\u", "\\ud8", "00", "1", "e9", "-", ".", "NaN"])
     ).map("".join)
 )
-def test_any_scraps_of_json_are_read_or_reported(scraps):
+def test_any_json_fragments_are_read_or_reported(scraps):
     for body in (scraps, f'{{"job_status": "x", "metadata": {scraps}}}', f'{{"job": {scraps}}}'):
         read(parse_report, body.encode())
         read(parse_job, body.encode())
 
 
-# ---- the status comes first
+# ---- other values do not hide the status
 
 report_fields = st.fixed_dictionaries(
     {},
@@ -254,7 +256,7 @@ report_fields = st.fixed_dictionaries(
 
 @reproducible
 @given(word=words | st.text().filter(str.strip), mapping=st.booleans(), fields=report_fields)
-def test_no_other_value_costs_a_report_its_status(word, mapping, fields):
+def test_no_other_value_invalidates_report(word, mapping, fields):
     status = {"job-1": word, "job-2": fields} if mapping else word
     mismatches = []
     body = json.dumps({"job_status": status, **fields}).encode()
@@ -287,7 +289,7 @@ def test_no_other_value_costs_a_report_its_status(word, mapping, fields):
         json_values,
     ),
 )
-def test_no_other_value_costs_a_record_its_status(word, fields):
+def test_no_other_value_invalidates_record(word, fields):
     mismatches = []
     body = json.dumps({"job": {"job_id": "job-1", "status": word, **fields}}).encode()
     job = parse_job("job-1", body, mismatches.append)
@@ -296,7 +298,7 @@ def test_no_other_value_costs_a_record_its_status(word, fields):
     for name, value in json.loads(body)["job"].items():
         if name in job.extra:
             continue
-        # Whatever is not kept as sent in `extra` is in its field, and nothing is lost.
+        # Each value is either in its field or unchanged in `extra`.
         assert (getattr(job, name) is None) is (value is None)
     for name in (
         set(fields) & set(job.extra) & set(attrs.fields_dict(Job)) - {"extra", "raw_status"}
@@ -319,7 +321,7 @@ def test_no_other_value_costs_a_record_its_status(word, fields):
     facts=st.none()
     | st.fixed_dictionaries({"failure_reason": reasons, "additional_context": optional_texts}),
 )
-def test_a_report_survives_json_and_pickling(word, mapping, fields, facts):
+def test_report_survives_json_and_pickling(word, mapping, fields, facts):
     body = {"job_status": {"job-1": word, "job-2": "x"} if mapping else word, **fields}
     if facts is not None:
         body["metadata"] = {**(fields.get("metadata") or {}), **facts}
@@ -359,7 +361,7 @@ def test_a_report_survives_json_and_pickling(word, mapping, fields, facts):
         },
     ),
 )
-def test_a_job_survives_json_and_pickling(status, fields):
+def test_job_survives_json_and_pickling(status, fields):
     body = {"job": {"job_id": "job-1", "status": status, **fields}}
     job = read(parse_job, json.dumps(body).encode())
     assert job.raw_status == status
@@ -370,7 +372,7 @@ def test_a_job_survives_json_and_pickling(status, fields):
 
 @reproducible
 @given(words | st.text().filter(str.strip))
-def test_a_status_read_again_is_the_same(word):
+def test_parsing_status_twice_is_idempotent(word):
     status = parse_report("job-1", json.dumps({"job_status": word}).encode()).status
     again = parse_report("job-1", json.dumps({"job_status": status}).encode()).status
     assert type(status) is JobStatus
@@ -404,10 +406,10 @@ def test_a_status_read_again_is_the_same(word):
         ).map(lambda value: json.dumps(value).encode()),
     ),
 )
-def test_any_other_response_is_an_error_with_a_reason(status, headers, body):
+def test_any_other_response_is_error_with_reason(status, headers, body):
     error = parse_error("job-1", status, headers, body)
     assert isinstance(error, SutroError)
-    assert is_well_told(error)
+    assert has_valid_message(error)
     assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
     if status < 200 or status >= 300:
         assert isinstance(error, APIStatusError)
@@ -423,7 +425,7 @@ def test_any_other_response_is_an_error_with_a_reason(status, headers, body):
 
 @reproducible
 @given(st.one_of(st.text(), st.text(st.characters()), st.text("./%\\a\n é")))
-def test_any_text_is_one_safe_segment_or_rejected(job_id):
+def test_any_text_is_one_safe_path_segment_or_rejected(job_id):
     try:
         path = job_path(job_id)
     except ValueError:

@@ -35,7 +35,7 @@ class FixedWindow:
 
 
 class TokenBucket:
-    """Accepts a number of requests a second, and a burst after a lull."""
+    """Accepts a number of requests a second, and a burst after idle time."""
 
     def __init__(self, limit, burst=None):
         self.limit = limit
@@ -88,8 +88,8 @@ class VirtualClient:
     Attributes:
         jobs: The jobs.
         now: Virtual seconds since the beginning.
-        responses: What came of each request, in order of arrival.
-        lost: The jobs whose waits have given up.
+        responses: The outcome of each request, in order of arrival.
+        lost: The jobs whose waits have failed.
         closings: How often the outage gate has closed.
     """
 
@@ -230,8 +230,8 @@ class VirtualClient:
         return min(events)
 
 
-def check_that_it_finds_the_limit(limiter, jobs, retry_after):
-    """Check what a client makes of a limited service in the second of two minutes."""
+def check_that_client_adapts_to_limit(limiter, jobs, retry_after):
+    """Check that a client adapts to a rate limit in the second of two minutes."""
     client = VirtualClient(limiter, jobs, retry_after=retry_after)
     client.run(until=120)
     responses = [each for each in client.responses if each.received_at >= 60]

@@ -1,6 +1,7 @@
 """The queue of all requests of one client, since all of them share one account.
 
-The pacer decides when the next request may be sent; this is the only part that waits for it.
+The pacer decides when the next request may be sent and how many may be in flight; this is the only
+part that waits for it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Waiting for jobs: when to poll, one wait, and many waits on one schedule.
 
-- `_pace`: when to poll next, when for the last time, when to give up; plain arithmetic
+- `_pace`: the polling interval, the last poll, when to give up; plain arithmetic
 - `_poller`: one job, its pace and its newest report; makes one poll
 - `_reason`: why a job failed, from its record
 - `_wait`: one wait, a loop of polls driven by tenacity
 - `_schedule`: polls many jobs, each when it is due
 - `_batch`: many jobs with one call, an outcome for each
+- `_bulk`: sweeps, which read the list of jobs to find out which have changed
 - `_outcomes`: what the reader of many jobs gets, and which errors concern all of them
 - `_shared`: polls that many readers share, for the monitor
 - `_reads`: requests that many callers share, for the monitor

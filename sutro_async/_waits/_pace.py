@@ -1,4 +1,7 @@
-"""The pace of a wait: when to poll next, when for the last time, and when to give up.
+"""The pace of a wait: its polling interval, its last poll, and when it gives up.
+
+The pace decides when the poll of one job is due. When a request may be sent, with the limits of the
+whole client, is decided by `_http/_pacer.py`.
 
 Plain arithmetic. Times are seconds of one monotonic clock, and are passed in; so is the source of
 randomness. There is no clock, no asyncio and no I/O here.
@@ -320,6 +323,7 @@ class Pace:
         return policy.max_outage - self._outage.seconds(now)
 
     def _interval(self) -> float:
+        """Seconds between two polls, before jitter: it grows while the report stays the same."""
         policy = self._settings.policy
         return backoff(policy.initial, policy.factor, self._unchanged_polls, policy.maximum)
 

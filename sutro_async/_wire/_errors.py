@@ -1,4 +1,8 @@
-"""Responses with a status other than 200, as errors."""
+"""Responses with a status other than 200, as errors.
+
+This module chooses the class of the error and finds the service's explanation in the body.
+`APIStatusError` in `errors.py` makes the message of it.
+"""
 
 from __future__ import annotations
 

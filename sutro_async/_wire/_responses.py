@@ -1,5 +1,11 @@
 """Responses with status 200: a status in either of its two forms, and a record.
 
+```json
+{"message": "…", "job_status": {"job-12345": "RUNNING"}, "metadata": null}
+{"message": "…", "job_status": "RUNNING", "metadata": null}
+{"job": {"job_id": "job-12345", "status": "RUNNING", "num_rows": 1000}}
+```
+
 The status is read whenever possible: no other value of a response can make it invalid. A value
 that is not of its documented type is read as far as possible, and reported as a `Mismatch`.
 """

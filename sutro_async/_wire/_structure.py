@@ -1,4 +1,7 @@
-"""JSON to the attrs classes: the one cattrs converter, and the rules for single values."""
+"""JSON to the attrs classes: the one cattrs converter, and the rules for single values.
+
+Where in a body these values are is known to `_responses` and `_pages`.
+"""
 
 from __future__ import annotations
 

@@ -29,10 +29,12 @@ def print_campaign() -> None:
         campaign = Campaign(seed)
         asyncio.run(run_campaign(campaign, JOBS))
         faults += campaign.faults
-        ends = ", ".join(f"{count:,} {end}" for end, count in campaign.ends.most_common())
+        results = ", ".join(
+            f"{count:,} {result}" for result, count in campaign.results.most_common()
+        )
         print(
             f"| {seed} | {JOBS:,} | {campaign.requests:,} | {sum(campaign.faults.values()):,}"
-            f" | {ends} | {len(campaign.wrong)} |"
+            f" | {results} | {len(campaign.wrong_results)} |"
         )
     print(", ".join(f"`{name}` {faults[name]}" for name in FAULTS if faults[name]))
 

@@ -1,11 +1,11 @@
 """A server with broken responses of every kind, and the table of these faults.
 
-It is made of raw sockets, since no HTTP server would send most of this. Each fault is a function of
-one exchange, entered into `FAULTS` together with what the library promises in the face of it. The
-campaign, the tests of single faults and the table in `docs/reliability.md` all go by that table.
+It uses raw sockets, since no HTTP server would send most of this. Each fault is a function
+of one exchange, registered in `FAULTS` with what the library promises for it. The campaign, the
+tests of single faults and the table in `docs/reliability.md` all use that table.
 
-Whatever a fault sends that must not be believed says that the job was cancelled, which is never
-true here: a client that believes a broken response ends with the wrong status.
+Each broken response with a status says that the job was cancelled, which is never true here: a
+client that accepts one reports the wrong status.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from sutro_async import (
     ServerError,
 )
 
-LIE: Final = "cancelled"
+WRONG_STATUS: Final = "cancelled"
 
 _REQUEST: Final = re.compile(rb"GET (?:/v1)?/(job-status|jobs)/(\S+) HTTP/1\.1\r\n")
 # Closing a socket with a linger time of zero sends a TCP reset.
@@ -45,7 +45,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
 class Promise(enum.Enum):
-    """What the library promises in the face of a fault."""
+    """What the library promises for a fault."""
 
     UNNOTICED = "the caller gets the correct response"
     NEXT_RETRIED = "the caller gets the correct response; the next call is retried"
@@ -59,14 +59,14 @@ class Fault:
     """One way to break a response.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         does: What the server does, in words.
-        promise: What the library makes of it.
-        error: What a call raises that is not retried; None if it gets its response. With
-            `NEXT_RETRIED` that is the next call on the connection.
-        status_code: That of the error.
-        inject: Does it.
-        can_spread: Whether it can hit a later request too, for which nothing is promised.
+        promise: What the library promises.
+        error: The error of a call that is not retried; None if it gets its response. With
+            `NEXT_RETRIED`, the error of the next call on the connection.
+        status_code: The status of the error.
+        inject: Breaks the response.
+        can_spread: Whether it can also affect a later request, for which nothing is promised.
     """
 
     name: str
@@ -88,29 +88,29 @@ class HostileServer:
     """Responds correctly, unless a fault is set.
 
     Args:
-        tell: Gives the true word for the status of a job; called for each honest response.
-        choose: Gives the fault for a request, by the id of the job; None for an honest response.
+        status_of: Returns the status of a job; called for each correct response.
+        choose_fault: Returns the fault of a request for a job; None for a correct response.
         ssl_context: For a server that speaks TLS.
 
     Attributes:
-        requests: The first lines and headers that have arrived.
+        requests: The request lines and headers received.
         keeps_requests: Whether to keep them.
-        in_flight: Requests that have arrived and have not ended yet, on either side.
-        max_in_flight: The most of them at one moment.
-        accepted: Connections that were made.
-        client_timeout: Seconds after which the client gives up, for faults that are later.
+        in_flight: The number of requests received that neither side has ended.
+        max_in_flight: The largest number of them at one time.
+        accepted: The number of connections accepted.
+        client_timeout: The timeout of the client in seconds, for faults that exceed it.
     """
 
     def __init__(
         self,
-        tell: Callable[[str], str],
-        choose: Callable[[str], Fault | None] = lambda _: None,
+        status_of: Callable[[str], str],
+        choose_fault: Callable[[str], Fault | None] = lambda _: None,
         *,
         ssl_context: ssl.SSLContext | None = None,
         client_timeout: float = 1.0,
     ) -> None:
-        self.tell = tell
-        self.choose = choose
+        self.status_of = status_of
+        self.choose_fault = choose_fault
         self.client_timeout = client_timeout
         self.requests: list[bytes] = []
         self.keeps_requests = True
@@ -124,7 +124,7 @@ class HostileServer:
         self._accepting: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        # It never listens, but keeps the port while connections are refused.
+        # It never listens: it reserves the port while connections are refused.
         self._guard = self._bound_socket(port=0)
         self.port: int = self._guard.getsockname()[1]
         self._listen()
@@ -140,7 +140,7 @@ class HostileServer:
         for connection in list(self.connections):
             connection.writer.transport.abort()
         await asyncio.gather(*tasks, return_exceptions=True)
-        while self.connections:  # the sockets are closed in the next turn of the event loop
+        while self.connections:  # the sockets are closed in the next iteration of the event loop
             await asyncio.sleep(0)
 
     @property
@@ -156,8 +156,8 @@ class HostileServer:
 
     def note_begin(self) -> None:
         self.in_flight += 1
-        # The client's leaving of one connection and its request on the next may be seen in the same
-        # turn of the event loop, in any order; so count after it.
+        # The end of one connection and a request on the next may be seen in the same iteration of
+        # the event loop, in any order; so count after it.
         asyncio.get_running_loop().call_soon(self._note_peak)
 
     def note_end(self) -> None:
@@ -166,7 +166,7 @@ class HostileServer:
     def _note_peak(self) -> None:
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
 
-    # Not asyncio.start_server, which loses a connection accepted in the turn in which it is closed.
+    # Not asyncio.start_server, which loses a connection accepted in the iteration that closes it.
 
     def _bound_socket(self, port: int) -> socket.socket:
         sock = socket.socket()
@@ -188,7 +188,7 @@ class HostileServer:
             self._listener = None
 
     def _accept(self, listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # the client has changed its mind
+        with contextlib.suppress(OSError):  # the client has disconnected
             sock, _ = listener.accept()
             self.accepted += 1
             task = asyncio.create_task(self._open(sock))
@@ -196,17 +196,17 @@ class HostileServer:
             task.add_done_callback(self._accepting.discard)
 
     async def _open(self, sock: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # no TLS came about
+        with contextlib.suppress(OSError):  # the TLS handshake failed
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: Connection(self), sock, ssl=self._ssl_context
             )
 
 
 class Connection(asyncio.StreamReaderProtocol):
-    """One connection of a client, which ends at once when the client leaves.
+    """One connection of a client, closed as soon as the client disconnects.
 
     Attributes:
-        drops_next: Whether the next request on it gets the end and no response.
+        drops_next: Whether to close the connection at the next request, without a response.
     """
 
     def __init__(self, server: HostileServer) -> None:
@@ -236,7 +236,7 @@ class Connection(asyncio.StreamReaderProtocol):
         super().connection_lost(exc)
 
     def note_end(self) -> None:
-        """Take note that the client has got all that its request will get."""
+        """Note that the client has received everything that its request will get."""
         if self._is_busy:
             self._is_busy = False
             self._server.note_end()
@@ -269,9 +269,9 @@ class Connection(asyncio.StreamReaderProtocol):
             job_id=unquote(match[2].decode()),
             is_record=match[1] == b"jobs",
         )
-        fault = server.choose(exchange.job_id)
+        fault = server.choose_fault(exchange.job_id)
         if fault is None:
-            exchange.send(exchange.truth())
+            exchange.send(exchange.correct_body())
         else:
             await fault.inject(exchange)
 
@@ -285,26 +285,26 @@ class Exchange:
     job_id: str
     is_record: bool
 
-    def truth(self) -> bytes:
+    def correct_body(self) -> bytes:
         """The body of a correct response."""
-        return self.body(self.server.tell(self.job_id))
+        return self.body(self.server.status_of(self.job_id))
 
-    def lie(self, **more: object) -> bytes:
-        """A body that must not be believed."""
-        return self.body(LIE, **more)
+    def wrong_body(self, **more: object) -> bytes:
+        """A body that the client must not accept."""
+        return self.body(WRONG_STATUS, **more)
 
-    def body(self, word: str, *, job_id: str | None = None, **more: object) -> bytes:
+    def body(self, status: str, *, job_id: str | None = None, **more: object) -> bytes:
         job_id = job_id or self.job_id
         content: dict[str, object]
         if self.is_record:
-            content = {"job": {"job_id": job_id, "status": word}}
+            content = {"job": {"job_id": job_id, "status": status}}
         elif job_id == self.job_id:
-            # The form without an id: a response that gets to the wrong job is believed. A failure
-            # has its reason, for otherwise a wait would read the record too.
-            metadata = {"failure_reason": "no GPU"} if word == "failed" else None
-            content = {"message": f"about {job_id}", "job_status": word, "metadata": metadata}
+            # The form without an id: a response to another job would be accepted. A failure has a
+            # reason, since a wait would otherwise read the record too.
+            metadata = {"failure_reason": "no GPU"} if status == "failed" else None
+            content = {"message": f"about {job_id}", "job_status": status, "metadata": metadata}
         else:
-            content = {"message": "", "job_status": {job_id: word}, "metadata": None}
+            content = {"message": "", "job_status": {job_id: status}, "metadata": None}
         return json.dumps({**content, **more}).encode()
 
     def send(self, body: bytes, *headers: str, status: int = 200, length: object = None) -> None:
@@ -327,7 +327,7 @@ class Exchange:
         self.connection.writer.write(data)
 
     async def flood(self, data: bytes, *, pause: float = 0) -> None:
-        """Send it again and again, as fast as it is read, until the client leaves."""
+        """Send it repeatedly, as fast as it is read, until the client disconnects."""
         while not self.connection.writer.is_closing():
             self.write(data)
             await self.connection.writer.drain()
@@ -344,7 +344,7 @@ class Exchange:
         transport.abort()
 
     async def hang(self) -> None:
-        """Do nothing until the client leaves."""
+        """Do nothing until the client disconnects."""
         await asyncio.Event().wait()
 
 
@@ -361,9 +361,9 @@ def _fault(
     status_code: int | None = None,
     can_spread: bool = False,
 ) -> Callable[[Injection], Injection]:
-    """Enter a function into the table."""
+    """Register a function in the table."""
 
-    def enter(inject: Injection) -> Injection:
+    def register(inject: Injection) -> Injection:
         name = inject.__name__
         assert name not in FAULTS, name
         FAULTS[name] = Fault(
@@ -377,7 +377,7 @@ def _fault(
         )
         return inject
 
-    return enter
+    return register
 
 
 def _sends(
@@ -389,7 +389,7 @@ def _sends(
     *,
     status_code: int | None = None,
 ) -> None:
-    """Enter a fault that is nothing but something to send."""
+    """Register a fault that only sends something."""
 
     async def inject(x: Exchange) -> None:
         send(x)
@@ -419,47 +419,47 @@ async def close_at_once(x: Exchange) -> None:
 
 @_fault("resets the connection within the headers")
 async def reset_in_headers(x: Exchange) -> None:
-    x.write(x.response(x.lie())[:30])
+    x.write(x.response(x.wrong_body())[:30])
     await asyncio.sleep(0.002)
     x.reset()
 
 
 @_fault("closes the connection within the headers")
 async def close_in_headers(x: Exchange) -> None:
-    x.write(x.response(x.lie())[:30])
+    x.write(x.response(x.wrong_body())[:30])
     x.close()
 
 
 @_fault("resets the connection within the body")
 async def reset_in_body(x: Exchange) -> None:
-    x.send(x.lie(), length=1000)
+    x.send(x.wrong_body(), length=1000)
     await asyncio.sleep(0.002)
     x.reset()
 
 
 @_fault("closes the connection within the body")
 async def close_in_body(x: Exchange) -> None:
-    x.send(x.lie()[:20], length=len(x.lie()))
+    x.send(x.wrong_body()[:20], length=len(x.wrong_body()))
     x.close()
 
 
 @_fault("closes a keep-alive connection right after its response", Promise.UNNOTICED)
 async def close_after_response(x: Exchange) -> None:
-    x.send(x.truth())
+    x.send(x.correct_body())
     x.close()
 
 
 @_fault("half-closes a keep-alive connection right after its response", Promise.UNNOTICED)
 async def half_close_after_response(x: Exchange) -> None:
-    x.send(x.truth())
+    x.send(x.correct_body())
     x.connection.writer.write_eof()
-    # A request that comes before the client has noticed cannot get a response any more.
+    # A request sent before the client has noticed can no longer get a response.
     x.connection.drops_next = True
 
 
 @_fault("resets a keep-alive connection 2 ms after its response", Promise.UNNOTICED)
 async def reset_after_response(x: Exchange) -> None:
-    x.send(x.truth())
+    x.send(x.correct_body())
     x.connection.note_end()
     await asyncio.sleep(0.002)
     x.reset()
@@ -467,16 +467,16 @@ async def reset_after_response(x: Exchange) -> None:
 
 @_fault("closes a keep-alive connection as the next request arrives", Promise.NEXT_RETRIED)
 async def close_at_next_request(x: Exchange) -> None:
-    x.send(x.truth())
+    x.send(x.correct_body())
     x.connection.drops_next = True
 
 
 @_fault("sends a second, unsolicited response", Promise.UNNOTICED, can_spread=True)
 async def respond_twice(x: Exchange) -> None:
-    x.send(x.truth())
+    x.send(x.correct_body())
     x.connection.note_end()
     await asyncio.sleep(0.002)
-    x.send(x.lie())
+    x.send(x.wrong_body())
 
 
 # -- time
@@ -489,13 +489,13 @@ async def never_respond(x: Exchange) -> None:
 
 @_fault("stops within the headers", error=APITimeoutError)
 async def stop_in_headers(x: Exchange) -> None:
-    x.write(x.response(x.lie())[:30])
+    x.write(x.response(x.wrong_body())[:30])
     await x.hang()
 
 
 @_fault("stops within the body", error=APITimeoutError)
 async def stop_in_body(x: Exchange) -> None:
-    x.send(x.lie(), length=1000)
+    x.send(x.wrong_body(), length=1000)
     await x.hang()
 
 
@@ -503,20 +503,20 @@ async def stop_in_body(x: Exchange) -> None:
 async def respond_late(x: Exchange) -> None:
     try:
         await asyncio.sleep(x.server.client_timeout + 0.1)
-    finally:  # the client has left, most likely
-        x.send(x.lie())
+    finally:  # the client has probably disconnected
+        x.send(x.wrong_body())
 
 
 @_fault("sends one byte at a time, fast enough", Promise.UNNOTICED)
 async def drip(x: Exchange) -> None:
-    for byte in x.response(x.truth()):
+    for byte in x.response(x.correct_body()):
         x.write(bytes([byte]))
         await asyncio.sleep(0)
 
 
 @_fault("sends one byte at a time, too slowly", error=APITimeoutError)
 async def drip_slowly(x: Exchange) -> None:
-    response = x.response(x.lie())
+    response = x.response(x.wrong_body())
     for byte in response:
         x.write(bytes([byte]))
         await asyncio.sleep(4 * x.server.client_timeout / len(response))
@@ -528,32 +528,32 @@ async def drip_slowly(x: Exchange) -> None:
 _sends(
     "length_too_long",
     "sends a Content-Length that is too long, and closes",
-    lambda x: (x.send(x.lie(), length=len(x.lie()) + 1), x.close()),
+    lambda x: (x.send(x.wrong_body(), length=len(x.wrong_body()) + 1), x.close()),
 )
 _sends(
     "length_too_short",
     "sends a Content-Length that is too short",
-    lambda x: x.send(x.lie(), length=len(x.lie()) - 10),
+    lambda x: x.send(x.wrong_body(), length=len(x.wrong_body()) - 10),
 )
 _sends(
     "length_negative",
     "sends a negative Content-Length",
-    lambda x: x.send(x.lie(), length=-5),
+    lambda x: x.send(x.wrong_body(), length=-5),
 )
 _sends(
-    "length_no_number",
+    "length_not_a_number",
     "sends a Content-Length that is not a number",
-    lambda x: x.send(x.lie(), length="many"),
+    lambda x: x.send(x.wrong_body(), length="many"),
 )
 _sends(
     "length_twice",
     "sends two different Content-Lengths",
-    lambda x: x.send(x.lie(), f"Content-Length: {len(x.lie()) - 1}"),
+    lambda x: x.send(x.wrong_body(), f"Content-Length: {len(x.wrong_body()) - 1}"),
 )
 _sends(
     "length_and_chunks",
     "sends a Content-Length, and chunks",
-    lambda x: x.send(_chunks(x.lie()), "Transfer-Encoding: chunked"),
+    lambda x: x.send(_chunks(x.wrong_body()), "Transfer-Encoding: chunked"),
 )
 
 
@@ -573,27 +573,27 @@ def _chunked(x: Exchange, data: bytes, *, close: bool = False) -> None:
 _sends(
     "chunks_cut",
     "breaks off between two chunks",
-    lambda x: _chunked(x, _chunks(x.lie()).removesuffix(b"0\r\n\r\n"), close=True),
+    lambda x: _chunked(x, _chunks(x.wrong_body()).removesuffix(b"0\r\n\r\n"), close=True),
 )
 _sends(
     "chunk_cut",
     "breaks off within a chunk",
-    lambda x: _chunked(x, _chunks(x.lie())[:20], close=True),
+    lambda x: _chunked(x, _chunks(x.wrong_body())[:20], close=True),
 )
 _sends(
-    "chunk_size_no_number",
+    "chunk_size_not_a_number",
     "sends a chunk size that is not a number",
-    lambda x: _chunked(x, b"zz\r\n" + x.lie() + b"\r\n0\r\n\r\n"),
+    lambda x: _chunked(x, b"zz\r\n" + x.wrong_body() + b"\r\n0\r\n\r\n"),
 )
 _sends(
     "chunk_size_huge",
     "sends a chunk size that overflows",
-    lambda x: _chunked(x, b"f" * 17 + b"\r\n" + x.lie() + b"\r\n0\r\n\r\n"),
+    lambda x: _chunked(x, b"f" * 17 + b"\r\n" + x.wrong_body() + b"\r\n0\r\n\r\n"),
 )
 _sends(
     "chunk_size_too_small",
     "sends a chunk that is longer than it says",
-    lambda x: _chunked(x, b"5\r\n" + x.lie() + b"\r\n0\r\n\r\n"),
+    lambda x: _chunked(x, b"5\r\n" + x.wrong_body() + b"\r\n0\r\n\r\n"),
 )
 
 
@@ -607,7 +607,7 @@ def _zipped(x: Exchange, data: bytes, *, encoding: str = "gzip", status: int = 2
 def _bomb(gigabytes: int) -> bytes:
     """A gzip body of a megabyte for each gigabyte of spaces."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
-    # A full flush ends on a byte and refers to nothing before it, so that it can be repeated.
+    # After a full flush the block is byte-aligned and self-contained, so it can be repeated.
     block = deflate.compress(b" " * 2**20) + deflate.flush(zlib.Z_FULL_FLUSH)
     return b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff" + block * (1024 * gigabytes)
 
@@ -618,17 +618,17 @@ BOMB: Final = _bomb(4)
 _sends(
     "gzip_broken",
     "sends invalid gzip",
-    lambda x: _zipped(x, x.lie()),
+    lambda x: _zipped(x, x.wrong_body()),
 )
 _sends(
     "gzip_bad_checksum",
     "sends gzip with a wrong checksum",
-    lambda x: _zipped(x, gzip.compress(x.lie())[:-8] + b"\0" * 8),
+    lambda x: _zipped(x, gzip.compress(x.wrong_body())[:-8] + b"\0" * 8),
 )
 _sends(
     "gzip_cut",
     "sends truncated gzip",
-    lambda x: _zipped(x, gzip.compress(x.lie())[:-20]),
+    lambda x: _zipped(x, gzip.compress(x.wrong_body())[:-20]),
     Promise.SURVIVED,
     InvalidResponseError,
 )
@@ -648,13 +648,13 @@ _sends(
     status_code=502,
 )
 _sends(
-    "encoding_not_asked_for",
+    "encoding_not_requested",
     "sends a body in an encoding that was not requested",
-    lambda x: _zipped(x, x.lie(), encoding="br"),
+    lambda x: _zipped(x, x.wrong_body(), encoding="br"),
 )
 
 
-@_fault("sends a body without an end", Promise.SURVIVED, InvalidResponseError)
+@_fault("sends an endless body", Promise.SURVIVED, InvalidResponseError)
 async def endless_body(x: Exchange) -> None:
     x.write(b"HTTP/1.1 200 OK\r\n\r\n")
     await x.flood(b" " * 2**18)
@@ -666,16 +666,16 @@ async def endless_body(x: Exchange) -> None:
 _sends(
     "header_long",
     "sends a header of a megabyte",
-    lambda x: x.send(x.lie(), "X-Long: " + "a" * 2**20),
+    lambda x: x.send(x.wrong_body(), "X-Long: " + "a" * 2**20),
 )
 _sends(
     "headers_many",
     "sends ten thousand headers",
-    lambda x: x.send(x.lie(), *(f"X-{number}: a" for number in range(10_000))),
+    lambda x: x.send(x.wrong_body(), *(f"X-{number}: a" for number in range(10_000))),
 )
 
 
-@_fault("sends headers without an end")
+@_fault("sends endless headers")
 async def endless_headers(x: Exchange) -> None:
     x.write(b"HTTP/1.1 200 OK\r\n")
     await x.flood(b"X: " + b"a" * 500 + b"\r\n")
@@ -684,7 +684,7 @@ async def endless_headers(x: Exchange) -> None:
 _sends(
     "header_with_nul",
     "sends a header with a NUL",
-    lambda x: x.send(x.lie(), "X: \0"),
+    lambda x: x.send(x.wrong_body(), "X: \0"),
 )
 
 
@@ -696,13 +696,14 @@ _sends(
     "sends 100, 102 and 103 before its response",
     lambda x: x.write(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
-        b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n" + x.response(x.truth())
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+        + x.response(x.correct_body())
     ),
     Promise.UNNOTICED,
 )
 
 
-@_fault("sends 100 without an end", error=APITimeoutError)
+@_fault("sends endless 100 responses", error=APITimeoutError)
 async def endless_informed(x: Exchange) -> None:
     await x.flood(b"HTTP/1.1 100 Continue\r\n\r\n" * 10, pause=0.005)
 
@@ -712,7 +713,7 @@ _sends(
     "switches to another protocol",
     lambda x: x.write(
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-        + x.response(x.lie())
+        + x.response(x.wrong_body())
     ),
     Promise.FINAL,
     APIStatusError,
@@ -727,7 +728,7 @@ def _redirect(name: str, does: str, status: int, target: Callable[[Exchange], st
     _sends(
         name,
         does,
-        lambda x: x.send(x.lie(), f"Location: {target(x)}", status=status),
+        lambda x: x.send(x.wrong_body(), f"Location: {target(x)}", status=status),
         Promise.FINAL,
         APIStatusError,
         status_code=status,
@@ -762,15 +763,19 @@ def _raw(name: str, does: str, data: Callable[[Exchange], bytes]) -> None:
     _sends(name, does, lambda x: (x.write(data(x)), x.close()))
 
 
-_raw("http_0_9", "speaks HTTP/0.9: a body and nothing else", lambda x: x.lie())
-_raw("http_9_9", "speaks HTTP/9.9", lambda x: x.response(x.lie()).replace(b"HTTP/1.1", b"HTTP/9.9"))
+_raw("http_0_9", "speaks HTTP/0.9: a body and nothing else", lambda x: x.wrong_body())
+_raw(
+    "http_9_9",
+    "speaks HTTP/9.9",
+    lambda x: x.response(x.wrong_body()).replace(b"HTTP/1.1", b"HTTP/9.9"),
+)
 _raw("http_2", "speaks HTTP/2", lambda _: bytes.fromhex("000012040000000000000300000064"))
 _raw("ssh", "speaks SSH", lambda _: b"SSH-2.0-OpenSSH_9.6\r\n")
 _raw("garbage", "sends random bytes", lambda _: bytes(range(255, 0, -1)) * 40)
 _raw(
-    "status_no_number",
+    "status_not_a_number",
     "sends a status that is not a number",
-    lambda x: x.response(x.lie()).replace(b"200", b"2OO"),
+    lambda x: x.response(x.wrong_body()).replace(b"200", b"2OO"),
 )
 
 
@@ -782,7 +787,7 @@ def _body(name: str, does: str, body: Callable[[Exchange], bytes]) -> None:
 
 
 def _with_number(x: Exchange, digits: bytes) -> bytes:
-    return x.lie(number=12345).replace(b"12345", digits)
+    return x.wrong_body(number=12345).replace(b"12345", digits)
 
 
 _body("million_brackets", "sends a million brackets", lambda _: b"[" * 10**6)
@@ -798,17 +803,17 @@ _body("number_long", "sends a number of 100,000 digits", lambda x: _with_number(
 _body(
     "name_twice",
     "sends a key twice in one object",
-    lambda x: x.body("running")[:-1] + b", " + x.lie()[1:],
+    lambda x: x.body("running")[:-1] + b", " + x.wrong_body()[1:],
 )
-_body("other_job", "reports under another id", lambda x: x.body(LIE, job_id="another"))
+_body("other_job", "reports under another id", lambda x: x.body(WRONG_STATUS, job_id="another"))
 _body("html", "sends a page of HTML with status 200", lambda _: b"<html><h1>Welcome</h1></html>")
 _body("empty", "sends an empty body with status 200", lambda _: b"")
 _body("null", "sends null", lambda _: b"null")
 _body("wrong_types", "sends numbers for strings", lambda _: b'{"job_status": 3, "job": 3}')
-_body("body_cut", "sends half of the JSON as the whole", lambda x: x.lie()[:-5])
-_body("bodies_two", "sends two bodies in one", lambda x: x.body("running") + x.lie())
-_body("utf_16", "sends UTF-16", lambda x: x.lie().decode().encode("utf-16"))
-_body("utf_8_broken", "sends broken UTF-8", lambda x: x.lie(text="?").replace(b"?", b"\xff"))
+_body("body_cut", "sends half of the JSON as the whole", lambda x: x.wrong_body()[:-5])
+_body("bodies_two", "sends two bodies in one", lambda x: x.body("running") + x.wrong_body())
+_body("utf_16", "sends UTF-16", lambda x: x.wrong_body().decode().encode("utf-16"))
+_body("utf_8_broken", "sends broken UTF-8", lambda x: x.wrong_body(text="?").replace(b"?", b"\xff"))
 _sends(
     "no_content",
     "responds with 204",
@@ -819,7 +824,7 @@ _sends(
 _sends(
     "partial_content",
     "responds with 206",
-    lambda x: x.send(x.lie(), status=206),
+    lambda x: x.send(x.wrong_body(), status=206),
     Promise.SURVIVED,
     InvalidResponseError,
 )
@@ -880,9 +885,9 @@ _sends(
     status_code=410,
 )
 _sends(
-    "status_unheard_of",
+    "status_unknown",
     "responds with 799",
-    lambda x: x.send(x.lie(), status=799),
+    lambda x: x.send(x.wrong_body(), status=799),
     Promise.FINAL,
     APIStatusError,
     status_code=799,
@@ -890,7 +895,7 @@ _sends(
 
 
 def row(fault: Fault) -> str:
-    """The line of a fault in the table of the documentation."""
+    """The row of a fault in the table of the documentation."""
     error = "" if fault.error is None else f"`{fault.error.__name__}`"
     if fault.status_code is not None:
         error += f" {fault.status_code}"

@@ -1,4 +1,4 @@
-"""A service that is unavailable at times, or limits its rate, and notes what it gets and when."""
+"""A service with outages or a rate limit, which records when requests arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.chaos._hostile import FAULTS, Exchange, Fault, HostileServer
 
 __all__ = ["OUTAGES", "Arrival", "Bucket", "Service", "failing", "most_in_a_second"]
 
-# How a service is unavailable: as the table of faults has it.
+# The faults of an unavailable service.
 OUTAGES: Final = (
     *("status_503", "rate_limit_nonsense", "reset_at_once"),
     *("html", "never_respond", "refuse"),
@@ -23,7 +23,7 @@ OUTAGES: Final = (
 
 @attrs.frozen
 class Arrival:
-    """A request: when it came, of which job, and whether it got a good response."""
+    """A request: its time, its job, and whether it got a good response."""
 
     at: float
     job_id: str
@@ -49,20 +49,20 @@ class Bucket:
 
 
 class Service(HostileServer):
-    """A server all of whose jobs have the same status.
+    """A server whose jobs all have the same status.
 
     Attributes:
-        word: The status.
-        fault: What is wrong now, with the jobs of `broken_jobs` or, if there are none, with all.
-        broken_jobs: The jobs that `fault` is about.
-        limit: Refuses what is too fast.
-        arrivals: What has come, refused connections included.
+        status: The status.
+        fault: The current fault, of the jobs in `broken_jobs` or, if there are none, of all jobs.
+        broken_jobs: The jobs that `fault` affects.
+        limit: The rate limit.
+        arrivals: The requests received, including refused connections.
     """
 
-    def __init__(self, word: str = "running", *, client_timeout: float = 1.0) -> None:
-        super().__init__(lambda _: self.word, self._choose, client_timeout=client_timeout)
+    def __init__(self, status: str = "running", *, client_timeout: float = 1.0) -> None:
+        super().__init__(lambda _: self.status, self._choose_fault, client_timeout=client_timeout)
         self.keeps_requests = False
-        self.word = word
+        self.status = status
         self.fault: Fault | None = None
         self.broken_jobs: set[str] = set()
         self.limit: Bucket | None = None
@@ -82,7 +82,7 @@ class Service(HostileServer):
 
     @asynccontextmanager
     async def outage(self, name: str):
-        """Be unavailable for as long as the block takes."""
+        """Be unavailable within the block."""
         if name == "refuse":
             self._stop_listening()
             for connection in tuple(self.connections):
@@ -104,7 +104,7 @@ class Service(HostileServer):
             self._note("", is_good=False)
         await self._connect(sock, address)
 
-    def _choose(self, job_id: str) -> Fault | None:
+    def _choose_fault(self, job_id: str) -> Fault | None:
         fault = self.fault
         if self.broken_jobs and job_id not in self.broken_jobs:
             fault = None
@@ -124,7 +124,7 @@ def failing(
     body: bytes = b'{"detail": "not now"}',
     retry_after: float | None = None,
 ) -> Fault:
-    """A fault that is not in the table, since what is promised of it depends on more."""
+    """A fault that is not in the table, since its promise depends on more than the fault."""
     headers = [] if retry_after is None else [f"Retry-After: {retry_after:g}"]
 
     async def inject(x: Exchange) -> None:
@@ -134,7 +134,7 @@ def failing(
 
 
 def most_in_a_second(arrivals: Iterable[Arrival]) -> int:
-    """The most requests within a second, wherever it begins."""
+    """The largest number of requests within any second."""
     times: Sequence[float] = sorted(each.at for each in arrivals)
     most = first = 0
     for number, at in enumerate(times):

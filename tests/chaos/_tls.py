@@ -14,13 +14,13 @@ from sutro_async import APIConnectionError
 from tests.chaos._hostile import Promise
 
 _AUTHORITY: Final = trustme.CA()
-_STRANGER: Final = trustme.CA()
+_UNTRUSTED_AUTHORITY: Final = trustme.CA()
 _YESTERDAY: Final = datetime.now(UTC) - timedelta(days=1)
 
 
 @attrs.frozen(kw_only=True)
 class TLSFault:
-    """A server that cannot prove who it is; the attributes are those of `Fault`."""
+    """A server with an invalid certificate; the attributes are those of `Fault`."""
 
     name: str
     does: str
@@ -46,7 +46,7 @@ TLS_FAULTS: Final = {
         TLSFault(
             name="tls_untrusted",
             does="has a certificate of an authority that is not trusted",
-            issue=lambda: _STRANGER.issue_cert("127.0.0.1"),
+            issue=lambda: _UNTRUSTED_AUTHORITY.issue_cert("127.0.0.1"),
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""What the tests with faults share: fast polling, and leak checks."""
+"""Shared by the tests with faults: fast polling, and leak checks."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from tests.conftest import is_ours
 
 KEY = "sk_very_secret_key"
 
-# Seconds; longer than any hiccup of a busy machine, since some promises depend on it.
+# Seconds; longer than any delay of a busy machine, since some promises depend on it.
 TIMEOUT = 1.5
 FAST_RETRY = RetryPolicy(attempts=10, initial=0.001, maximum=0.005)
 FAST_POLL = PollPolicy(initial=0.002, maximum=0.01, max_outage=60, not_found_grace=0)
@@ -26,19 +26,19 @@ def make_client(server: HostileServer, **options) -> SutroClient:
 
 
 def open_files() -> int:
-    """How many file descriptors this process holds."""
+    """The number of open file descriptors of this process."""
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 @asynccontextmanager
-async def nothing_left_behind():
+async def assert_no_leaks():
     """Check that the block leaks no task, no timer and no file descriptor."""
     loop = asyncio.get_running_loop()
     tasks, timers, files = asyncio.all_tasks(), set(loop._scheduled), open_files()
     yield
     gc.collect()
     async with asyncio.timeout(5):
-        # A socket that is closed is gone with the next turn of the event loop, or the one after.
+        # A closed socket is released one or two iterations of the event loop later.
         while asyncio.all_tasks() - tasks - {asyncio.current_task()} or open_files() > files:
             await asyncio.sleep(0.001)
     left = [t for t in set(loop._scheduled) - timers if not t.cancelled() and is_ours(t._callback)]
@@ -47,7 +47,7 @@ async def nothing_left_behind():
 
 @pytest.fixture(autouse=True, scope="session")
 def quick_garbage_collection():
-    """Keep what the imports have made out of the many collections that look for leaks."""
+    """Exclude the objects of the imports from the collections that look for leaks."""
     gc.collect()
     gc.freeze()
     yield
@@ -56,7 +56,7 @@ def quick_garbage_collection():
 
 @pytest.fixture(autouse=True)
 def quiet():
-    """Keep thousands of expected warnings from being written down by pytest."""
+    """Suppress thousands of expected warnings, which pytest would capture."""
     logger = logging.getLogger("sutro_async")
     logger.setLevel(logging.CRITICAL)
     yield

@@ -1,4 +1,4 @@
-"""Bulk with a list that is hostile, late, or of no use: reports and completions stay the same."""
+"""Bulk polling with an invalid, lagging or failing list: all reports and outcomes are the same."""
 
 import logging
 
@@ -14,8 +14,8 @@ from tests.test_bulk import (
     IDS,
     add_jobs,
     by_wait_for_jobs,
-    check_that_a_failing_list_is_left_alone,
-    check_that_nonsense_changes_nothing,
+    check_that_failing_list_is_not_retried_at_once,
+    check_that_invalid_list_changes_no_outcome,
     entry,
     outcomes_of,
     polls_of,
@@ -26,27 +26,27 @@ from tests.test_bulk import (
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
 PAGES = {
-    "of nobody": [],
+    "empty": [],
     "of foreign jobs": [entry("foreign-1"), entry("foreign-2")],
     "of our jobs between foreign ones": [
         entry(each) for job_id in IDS for each in (f"foreign-{job_id}", job_id)
     ],
     "with an id twice": [entry("job-0"), entry("job-0", "SUCCEEDED"), *map(entry, IDS)],
-    "with rubbish between": [
+    "with invalid entries": [
         *(None, 5, [], {}, {"job_id": "job-1"}, {"status": "running"}),
         *({"job_id": 5, "status": "running"}, {"job_id": "job-2", "status": 5}),
         *map(entry, IDS[:6]),
     ],
-    "with unknown words": [entry(job_id, "hibernating") for job_id in IDS],
-    "that claims success": [entry(job_id, "SUCCEEDED") for job_id in IDS],
-    "that claims a failure": [entry(job_id, "FAILED") for job_id in IDS],
+    "with unknown statuses": [entry(job_id, "hibernating") for job_id in IDS],
+    "of succeeded jobs": [entry(job_id, "SUCCEEDED") for job_id in IDS],
+    "of failed jobs": [entry(job_id, "FAILED") for job_id in IDS],
 }
 
 FAILURES = {
     **{str(status): {"status": status} for status in (400, 401, 403, 404, 410, 422, 500, 503)},
     "HTML": {"body": b"<html><title>Down</title></html>"},
     "no list": {"body": b'{"jobs": {}}'},
-    "cut": {"truncate": True},
+    "truncated": {"truncate": True},
     "lost connection": {"disconnect": True},
     "timeout": {"delay": 60},
 }
@@ -54,19 +54,19 @@ FAILURES = {
 
 @EVERY_BATCH
 @pytest.mark.parametrize("entries", PAGES.values(), ids=PAGES)
-async def test_a_list_of_nonsense_changes_no_report_and_no_end(fake, wait, entries, monkeypatch):
+async def test_invalid_list_changes_no_outcome(fake, wait, entries, monkeypatch):
     monkeypatch.setattr("sutro_async._waits._pace._LONGEST_COVER", 20.0)
-    await check_that_nonsense_changes_nothing(fake, wait, entries)
+    await check_that_invalid_list_changes_no_outcome(fake, wait, entries)
 
 
 @EVERY_BATCH
 @pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
-async def test_a_list_that_fails_is_logged_once_and_left_alone(fake, wait, failure, caplog):
-    await check_that_a_failing_list_is_left_alone(fake, wait, failure, caplog)
+async def test_failing_list_is_logged_once_and_not_retried_at_once(fake, wait, failure, caplog):
+    await check_that_failing_list_is_not_retried_at_once(fake, wait, failure, caplog)
 
 
 @EVERY_BATCH
-async def test_a_lag_of_30_seconds_delays_ends_but_loses_none(wait):
+async def test_list_lag_of_30_seconds_delays_completions_but_loses_none(wait):
     async with FakeSutro(list_lag=30) as fake:
         add_jobs(fake, seconds=40.0)
         began_at = now()
@@ -76,7 +76,7 @@ async def test_a_lag_of_30_seconds_delays_ends_but_loses_none(wait):
 
 
 @pytest.mark.parametrize("next_cursor", ["again", "", 5, None])
-async def test_a_cursor_that_comes_again_ends_the_sweep(fake, next_cursor):
+async def test_repeated_cursor_ends_sweep(fake, next_cursor):
     ids = [f"job-{number}" for number in range(20)]
     add_jobs(fake, ids, seconds=2.0)
     serve(fake, *map(entry, ids[:12]), next_cursor=next_cursor)
@@ -84,13 +84,13 @@ async def test_a_cursor_that_comes_again_ends_the_sweep(fake, next_cursor):
         outcomes = await client.wait_for_jobs(ids)
     assert all(outcome.ok for outcome in outcomes.values())
     cursors = ["cursor=" in request.path for request in sweeps_of(fake)]
-    # The first page, and where it names a cursor, the one after it.
+    # The first page, and if it has a cursor, the next one.
     assert cursors == ([False, True] if next_cursor == "again" else [False]) * (
         len(cursors) // (2 if next_cursor == "again" else 1)
     )
 
 
-async def test_a_server_that_ignores_the_limit_has_one_page(fake):
+async def test_server_that_ignores_limit_returns_one_page(fake):
     others = [f"other-{number}" for number in range(3000)]
     add_jobs(fake, seconds=3.0)
     serve(fake, *map(entry, others), *map(entry, IDS), message="Jobs retrieved successfully.")
@@ -101,7 +101,7 @@ async def test_a_server_that_ignores_the_limit_has_one_page(fake):
     assert sum(polls_of(fake).values()) <= 4 * len(IDS)
 
 
-async def test_a_page_of_20_mib_is_not_read(fake, caplog):
+async def test_page_of_20_mib_is_rejected(fake, caplog):
     add_jobs(fake, seconds=2.0)
     serve(fake, *map(entry, IDS), padding="x" * 20 * 2**20)
     with caplog.at_level(logging.WARNING, "sutro_async"):
@@ -112,7 +112,7 @@ async def test_a_page_of_20_mib_is_not_read(fake, caplog):
     assert "MiB" in message
 
 
-async def test_in_an_account_with_thousands_of_jobs_the_oldest_are_polled_one_by_one(fake):
+async def test_oldest_of_thousands_of_jobs_are_polled_individually(fake):
     ids = [f"job-{number}" for number in range(40)]
     add_jobs(fake, ids, seconds=4.0)
     for number in range(50_000):

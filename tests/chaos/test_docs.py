@@ -1,4 +1,4 @@
-"""The table of faults in the documentation is that of the tests."""
+"""The documentation of faults matches the tests."""
 
 import re
 from pathlib import Path
@@ -11,12 +11,12 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
 
 
-def test_every_fault_is_in_the_table_and_nothing_else():
+def test_table_matches_faults():
     in_table = re.findall(r"^\| `\w+` \| .*", PAGE, flags=re.MULTILINE)
     assert in_table == [row(fault) for fault in (*FAULTS.values(), *TLS_FAULTS.values())]
 
 
-def test_every_test_that_is_named_exists():
+def test_named_tests_exist():
     named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", PAGE)
     assert len(named) > 10
     for path, function in named:
@@ -25,6 +25,6 @@ def test_every_test_that_is_named_exists():
         )
 
 
-def test_the_counts_are_those_of_the_campaign_that_is_run():
+def test_counts_match_campaign():
     for seed in SEEDS:
         assert f"| {seed} | {JOBS:,} |" in PAGE

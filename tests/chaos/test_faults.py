@@ -1,4 +1,4 @@
-"""Each fault by itself, in a status call, a record call and a wait, and the request after it."""
+"""Each fault alone, in a status call, a record call and a wait, and the request after it."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from sutro_async import APIError, APITimeoutError, InvalidResponseError, JobStatus, RetryPolicy
 from tests.chaos._hostile import FAULTS, HostileServer, Promise
-from tests.chaos.conftest import make_client, nothing_left_behind
+from tests.chaos.conftest import assert_no_leaks, make_client
 
 ONCE = RetryPolicy(attempts=1)
 # Seconds.
@@ -17,7 +17,7 @@ every_fault = pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys(
 
 
 class Script:
-    """Breaks a number of responses, and none after that."""
+    """Breaks a number of responses, then none."""
 
     def __init__(self, fault, times):
         self.fault = fault
@@ -31,7 +31,7 @@ class Script:
 
 
 def timeout_for(fault):
-    """Let what is bound to time out do so soon, and all else take its time on a busy machine."""
+    """A short timeout if the fault causes one, else a long one for busy machines."""
     return SHORT_TIMEOUT if fault.error is APITimeoutError else LONG_TIMEOUT
 
 
@@ -40,15 +40,15 @@ def server_with(script):
     return HostileServer(lambda _: "succeeded", script, client_timeout=timeout)
 
 
-async def let_leftovers_come():
-    """Let enough time pass for what follows a response, in more than one turn of the event loop."""
+async def let_pending_data_arrive():
+    """Let data after a response arrive, in more than one iteration of the event loop."""
     for _ in range(3):
         await asyncio.sleep(0.01)
 
 
-async def assert_error(fault, question, job_id="job-1"):
+async def assert_error(fault, call, job_id="job-1"):
     with pytest.raises(APIError) as caught:
-        await question
+        await call
     error = caught.value
     assert type(error) is fault.error
     assert error.job_id == job_id
@@ -62,27 +62,27 @@ async def assert_error(fault, question, job_id="job-1"):
 @pytest.mark.parametrize("method", ["get_job_status", "get_job"])
 async def test_call(fault, method):
     script = Script(fault, -1)
-    async with nothing_left_behind(), server_with(script) as server:
+    async with assert_no_leaks(), server_with(script) as server:
         async with make_client(server, retry=ONCE, timeout=timeout_for(fault)) as client:
-            ask = getattr(client, method)
+            send = getattr(client, method)
             if fault.promise in {Promise.UNNOTICED, Promise.NEXT_RETRIED}:
-                assert (await ask("job-1")).status is JobStatus.SUCCEEDED
+                assert (await send("job-1")).status is JobStatus.SUCCEEDED
             else:
-                await assert_error(fault, ask("job-1"))
+                await assert_error(fault, send("job-1"))
             assert not client._manager.transport._session.connector._acquired
-            # What is left of the fault on its connection is not taken for a response.
+            # Data that the fault left on its connection is not used as a response.
             script.times = 0
-            await let_leftovers_come()
+            await let_pending_data_arrive()
             if fault.promise is Promise.NEXT_RETRIED:
-                await assert_error(fault, ask("job-2"), "job-2")
+                await assert_error(fault, send("job-2"), "job-2")
             for _ in range(3):
-                assert (await ask("job-2")).status is JobStatus.SUCCEEDED
+                assert (await send("job-2")).status is JobStatus.SUCCEEDED
 
 
 @every_fault
-async def test_call_is_retried(fault):
+async def test_call_with_retries(fault):
     script = Script(fault, 1)
-    async with nothing_left_behind(), server_with(script) as server:
+    async with assert_no_leaks(), server_with(script) as server:
         async with make_client(server, timeout=timeout_for(fault)) as client:
             if fault.promise not in {Promise.SURVIVED, Promise.FINAL}:
                 report = await client.get_job_status("job-1")
@@ -95,7 +95,7 @@ async def test_call_is_retried(fault):
 @every_fault
 async def test_wait(fault):
     script = Script(fault, 2)
-    async with nothing_left_behind(), server_with(script) as server:
+    async with assert_no_leaks(), server_with(script) as server:
         async with make_client(server, timeout=timeout_for(fault)) as client:
             wait = client.wait_for_job("job-1", timeout=30)
             if fault.promise is Promise.FINAL:
@@ -106,17 +106,17 @@ async def test_wait(fault):
 
 
 @every_fault
-async def test_wait_after_a_good_report(fault):
-    """The connection is one that was kept."""
-    words = iter(["running"])
+async def test_wait_after_good_report(fault):
+    """The fault occurs on a reused connection."""
+    statuses = iter(["running"])
     script = Script(fault, 0)
 
-    def tell(job_id):
+    def status_of(job_id):
         script.times = 1
-        return next(words, "succeeded")
+        return next(statuses, "succeeded")
 
-    async with nothing_left_behind():
-        async with HostileServer(tell, script, client_timeout=timeout_for(fault)) as server:
+    async with assert_no_leaks():
+        async with HostileServer(status_of, script, client_timeout=timeout_for(fault)) as server:
             async with make_client(server, timeout=timeout_for(fault)) as client:
                 wait = client.wait_for_job("job-1", timeout=30)
                 if fault.promise is Promise.FINAL:
@@ -127,13 +127,13 @@ async def test_wait_after_a_good_report(fault):
                     assert (await wait).status is JobStatus.SUCCEEDED
 
 
-def test_a_lie_would_be_noticed():
-    """The false responses are valid reports, so a test would notice one that is believed."""
+def test_wrong_bodies_are_valid():
+    """The wrong bodies are valid, so a test fails if the client accepts one."""
     from sutro_async._wire import parse_job, parse_report
     from tests.chaos._hostile import Exchange
 
     for is_record, parse in ((False, parse_report), (True, parse_job)):
         exchange = Exchange(server=None, connection=None, job_id="job-1", is_record=is_record)
-        assert parse("job-1", exchange.lie()).status is JobStatus.CANCELLED
+        assert parse("job-1", exchange.wrong_body()).status is JobStatus.CANCELLED
         with pytest.raises(InvalidResponseError):
             parse("job-2", exchange.body("cancelled", job_id="another"))

@@ -1,4 +1,4 @@
-"""Events in any order: each wait ends with the status that the server has sent last."""
+"""Events in any order: each wait returns the last status that the server sent."""
 
 from __future__ import annotations
 
@@ -27,23 +27,22 @@ from sutro_async import (
     SutroError,
 )
 from tests.chaos._hostile import FAULTS, HostileServer, Promise
-from tests.chaos.conftest import make_client, nothing_left_behind
+from tests.chaos.conftest import assert_no_leaks, make_client
 
 MAX_CONCURRENCY = 3
 GONE = FAULTS["gone"]
-ENDS = ("succeeded", "failed")
+TERMINAL = ("succeeded", "failed")
 # A wait continues after these.
 SURVIVABLE = [f for f in FAULTS.values() if f.promise is not Promise.FINAL and not f.can_spread]
 
-# Few, so that much happens to the same one; each is the slot of its newest job.
+# Few, so that many events concern the same job; each place holds its newest job.
 places = st.integers(0, 3)
-words = st.sampled_from(["queued", "running", "running", "a word from the future", *ENDS])
-several = st.lists(places, min_size=1, unique=True)
+statuses = st.sampled_from(["queued", "running", "running", "an unknown status", *TERMINAL])
+many_places = st.lists(places, min_size=1, unique=True)
 timeouts = st.sampled_from([None, None, 0, 0.02, 0.1])
-# Milliseconds that pass before the next step: none, so that it comes in the midst of a request, or
-# enough for some polls.
+# Milliseconds before the next rule: 0 runs it during a request, more allow for some polls.
 head_starts = st.sampled_from([0, 0, 5, 30])
-# Seconds after which a step of a stream is cancelled, and the next one begun.
+# Seconds after which a step of a stream is cancelled and the next one started.
 heartbeats = st.sampled_from([None, None, 0.005, 0.02])
 MAX_HEARTBEATS = 10
 waits = {
@@ -56,40 +55,40 @@ waits = {
 
 @attrs.define(eq=False, kw_only=True)
 class Activity:
-    """Something that was started, and what there is to judge it by.
+    """A wait, stream, batch or call, and what is needed to check it.
 
     Attributes:
-        job_ids: What it is about.
+        job_ids: Its jobs.
         timeout: Its timeout, in seconds.
-        reports: What it has been told, in order.
-        ended: The jobs that it has ended for.
-        said_before: How many words of each job it must not be told, since they were old.
-        injected_before: How many faults had been injected for each job when it began.
-        asked_before: How many requests there had been about each job when it began.
-        is_shared: Whether it goes through the monitor.
-        is_question: Whether it asks once, and so fails where a wait goes on.
-        is_fed: Whether its jobs come from an asynchronous iterable, which a timeout can end.
+        reports: The reports that it received, in order.
+        finished_ids: The jobs that it has finished.
+        statuses_before: For each job, the number of older statuses, which it must not receive.
+        injected_before: For each job, the number of faults injected before it started.
+        requests_before: For each job, the number of requests before it started.
+        is_shared: Whether it uses the monitor.
+        is_single_call: Whether it is a single call, which fails where a wait continues.
+        has_async_ids: Whether its jobs come from an asynchronous iterable, which a timeout can end.
         is_cancelled: Whether it was cancelled.
-        is_closed: Whether the client or the monitor was closed meanwhile.
+        is_closed: Whether the client or the monitor was closed while it ran.
     """
 
     job_ids: list[str]
     timeout: float | None = None
     reports: list[JobStatusReport] = attrs.field(factory=list)
-    ended: list[str] = attrs.field(factory=list)
-    said_before: dict[str, int] = attrs.field(factory=dict)
+    finished_ids: list[str] = attrs.field(factory=list)
+    statuses_before: dict[str, int] = attrs.field(factory=dict)
     injected_before: dict[str, int] = attrs.field(factory=dict)
-    asked_before: dict[str, int] = attrs.field(factory=dict)
+    requests_before: dict[str, int] = attrs.field(factory=dict)
     is_shared: bool = False
-    is_question: bool = False
-    is_fed: bool = False
+    is_single_call: bool = False
+    has_async_ids: bool = False
     is_cancelled: bool = False
     is_closed: bool = False
     task: asyncio.Task[None] | None = None
 
 
-async def read(stream, heartbeat, take):
-    """Read a stream to its end; its first steps may be cancelled.
+async def read_stream(stream, heartbeat, on_item):
+    """Read all items of a stream; its first steps may be cancelled.
 
     Not all of them: a step of `watch_job` that is cancelled during a poll has to poll again.
     """
@@ -106,23 +105,23 @@ async def read(stream, heartbeat, take):
                     raise
                 heartbeats += 1
             else:
-                take(item)
+                on_item(item)
 
 
-async def feed(job_ids):
+async def submit(job_ids):
     for job_id in job_ids:
         await asyncio.sleep(0.002)
         yield job_id
 
 
 class Machine(RuleBasedStateMachine):
-    """A client and a monitor, a server with scripted responses, and a record of both.
+    """A client, a monitor, a server with scripted responses, and a record of all three.
 
-    Time passes only within the rules: the event loop stands still between them.
+    Time passes only within rules: the event loop is not running between them.
     """
 
     activities = Bundle("activities")
-    closed_in_full_swing = 0
+    closed_while_polling = 0
 
     @initialize()
     def begin(self):
@@ -131,12 +130,12 @@ class Machine(RuleBasedStateMachine):
         self.gone: set[str] = set()
         self.next_faults = []
         self.injected = defaultdict(list)
-        self.asked = defaultdict(int)
+        self.request_counts = defaultdict(int)
         self.running: list[Activity] = []
         self.runner = asyncio.Runner()
-        self.leaks = nothing_left_behind()
+        self.leaks = assert_no_leaks()
         self.run(self.leaks.__aenter__())
-        self.server = HostileServer(self.tell, self.choose, client_timeout=0.1)
+        self.server = HostileServer(self.status_of, self.choose_fault, client_timeout=0.1)
         self.run(self.server.__aenter__())
         self.run(self.open())
 
@@ -149,11 +148,11 @@ class Machine(RuleBasedStateMachine):
 
     # ---- the server
 
-    def tell(self, job_id):
+    def status_of(self, job_id):
         return self.histories[job_id][-1]
 
-    def choose(self, job_id):
-        self.asked[job_id] += 1
+    def choose_fault(self, job_id):
+        self.request_counts[job_id] += 1
         if job_id in self.gone:
             fault = GONE
         elif self.next_faults:
@@ -163,43 +162,43 @@ class Machine(RuleBasedStateMachine):
         self.injected[job_id].append(fault)
         return fault
 
-    @rule(place=places, word=words)
-    def add_job(self, place, word):
+    @rule(place=places, status=statuses)
+    def add_job(self, place, status):
         self.newest[place] = f"job/{len(self.histories)}"
-        self.histories[self.newest[place]] = [word]
+        self.histories[self.newest[place]] = [status]
 
-    @rule(place=places, word=words)
-    def change_status(self, place, word):
+    @rule(place=places, status=statuses)
+    def change_status(self, place, status):
         history = self.histories[self.newest[place]]
-        if history[-1] not in ENDS:
-            history.append(word)
+        if history[-1] not in TERMINAL:
+            history.append(status)
 
     @rule(place=places)
-    def lose_job(self, place):
+    def remove_job(self, place):
         self.gone.add(self.newest[place])
 
     @rule(faults=st.lists(st.sampled_from(SURVIVABLE), min_size=1, max_size=5))
     def break_the_next_responses(self, faults):
         self.next_faults += faults
 
-    # ---- what is started
+    # ---- activities
 
-    def start(self, follow, job_ids, head_start, *, timeout=None, is_shared=False, **options):
+    def start(self, run, job_ids, head_start, *, timeout=None, is_shared=False, **options):
         activity = Activity(
             job_ids=job_ids,
             timeout=timeout,
             is_shared=is_shared,
             **options,
-            # A monitor begins with the newest report that it has, which may be old by now.
-            said_before={
+            # A monitor starts with the newest report that it has, which may be outdated.
+            statuses_before={
                 job_id: 0 if is_shared else len(self.histories[job_id]) - 1 for job_id in job_ids
             },
             injected_before={job_id: len(self.injected[job_id]) for job_id in job_ids},
-            asked_before={job_id: self.asked[job_id] for job_id in job_ids},
+            requests_before={job_id: self.request_counts[job_id] for job_id in job_ids},
         )
 
         async def begin():
-            activity.task = asyncio.create_task(follow(activity))
+            activity.task = asyncio.create_task(run(activity))
             await asyncio.sleep(head_start / 1000)
 
         self.run(begin())
@@ -209,72 +208,74 @@ class Machine(RuleBasedStateMachine):
     @rule(target=activities, **waits)
     def wait(self, place, timeout, is_shared, head_start):
         job_id = self.newest[place]
-        ask = self.monitor.wait if is_shared else self.client.wait_for_job
+        wait = self.monitor.wait if is_shared else self.client.wait_for_job
 
-        async def follow(activity):
-            report = await ask(job_id, timeout=timeout)
+        async def run(activity):
+            report = await wait(job_id, timeout=timeout)
             assert report.is_terminal
             activity.reports.append(report)
-            activity.ended.append(job_id)
+            activity.finished_ids.append(job_id)
 
-        return self.start(follow, [job_id], head_start, timeout=timeout, is_shared=is_shared)
+        return self.start(run, [job_id], head_start, timeout=timeout, is_shared=is_shared)
 
     @rule(target=activities, heartbeat=heartbeats, **waits)
     def watch(self, place, timeout, is_shared, head_start, heartbeat):
         job_id = self.newest[place]
-        ask = self.monitor.watch if is_shared else self.client.watch_job
+        watch = self.monitor.watch if is_shared else self.client.watch_job
 
-        async def follow(activity):
-            await read(ask(job_id, timeout=timeout), heartbeat, activity.reports.append)
+        async def run(activity):
+            await read_stream(watch(job_id, timeout=timeout), heartbeat, activity.reports.append)
             assert activity.reports[-1].is_terminal
-            activity.ended.append(job_id)
+            activity.finished_ids.append(job_id)
 
-        return self.start(follow, [job_id], head_start, timeout=timeout, is_shared=is_shared)
+        return self.start(run, [job_id], head_start, timeout=timeout, is_shared=is_shared)
 
     @rule(place=places, is_shared=st.booleans(), head_start=head_starts)
-    def watch_and_break_off(self, place, is_shared, head_start):
+    def watch_and_break(self, place, is_shared, head_start):
         job_id = self.newest[place]
-        ask = self.monitor.watch if is_shared else self.client.watch_job
+        watch = self.monitor.watch if is_shared else self.client.watch_job
 
-        async def follow(activity):
-            async with ask(job_id) as reports:
+        async def run(activity):
+            async with watch(job_id) as reports:
                 async for report in reports:
                     activity.reports.append(report)
                     break
-            activity.ended.append(job_id)
+            activity.finished_ids.append(job_id)
 
-        self.start(follow, [job_id], head_start, is_shared=is_shared)
+        self.start(run, [job_id], head_start, is_shared=is_shared)
 
     @rule(
         target=activities,
-        at=several,
+        at=many_places,
         timeout=timeouts,
-        way=st.sampled_from(["wait_for_jobs", "as_completed", "fed"]),
+        method=st.sampled_from(["wait_for_jobs", "as_completed", "async ids"]),
         has_callback=st.booleans(),
         head_start=head_starts,
     )
-    def batch(self, at, timeout, way, has_callback, head_start):
+    def batch(self, at, timeout, method, has_callback, head_start):
         job_ids = [self.newest[place] for place in at]
 
-        async def follow(activity):
+        async def run(activity):
             async def on_change(report):
                 activity.reports.append(report)
                 await asyncio.sleep(0.001)
 
             options = {"timeout": timeout, "on_change": on_change if has_callback else None}
-            if way == "wait_for_jobs":
+            if method == "wait_for_jobs":
                 outcomes = await self.client.wait_for_jobs(job_ids, **options)
-                self.judge_outcomes(activity, outcomes.values())
+                self.check_outcomes(activity, outcomes.values())
                 return
-            ids = feed(job_ids) if way == "fed" else job_ids
+            ids = submit(job_ids) if method == "async ids" else job_ids
             async with self.client.as_completed(ids, **options) as outcomes:
-                self.judge_outcomes(activity, [outcome async for outcome in outcomes])
+                self.check_outcomes(activity, [outcome async for outcome in outcomes])
 
-        return self.start(follow, job_ids, head_start, timeout=timeout, is_fed=way == "fed")
+        return self.start(
+            run, job_ids, head_start, timeout=timeout, has_async_ids=method == "async ids"
+        )
 
     @rule(
         target=activities,
-        at=several,
+        at=many_places,
         timeout=timeouts,
         is_shared=st.booleans(),
         heartbeat=heartbeats,
@@ -282,44 +283,44 @@ class Machine(RuleBasedStateMachine):
     )
     def watch_many(self, at, timeout, is_shared, heartbeat, head_start):
         job_ids = [self.newest[place] for place in at]
-        ask = self.monitor.watch_jobs if is_shared else self.client.watch_jobs
+        watch_jobs = self.monitor.watch_jobs if is_shared else self.client.watch_jobs
 
-        async def follow(activity):
-            def take(outcome):
-                assert outcome.job_id not in activity.ended
+        async def run(activity):
+            def on_item(outcome):
+                assert outcome.job_id not in activity.finished_ids
                 if outcome.ok and not outcome.value.is_terminal:
                     activity.reports.append(outcome.value)
                 else:
-                    self.judge_outcomes(activity, [outcome])
+                    self.check_outcomes(activity, [outcome])
 
-            await read(ask(job_ids, timeout=timeout), heartbeat, take)
+            await read_stream(watch_jobs(job_ids, timeout=timeout), heartbeat, on_item)
 
-        return self.start(follow, job_ids, head_start, timeout=timeout, is_shared=is_shared)
+        return self.start(run, job_ids, head_start, timeout=timeout, is_shared=is_shared)
 
     @rule(target=activities, place=places, is_record=st.booleans(), head_start=head_starts)
-    def ask(self, place, is_record, head_start):
+    def call(self, place, is_record, head_start):
         job_id = self.newest[place]
-        ask = self.client.get_job if is_record else self.client.get_job_status
+        call = self.client.get_job if is_record else self.client.get_job_status
 
-        async def follow(activity):
-            activity.reports.append(await ask(job_id))
-            activity.ended.append(job_id)
+        async def run(activity):
+            activity.reports.append(await call(job_id))
+            activity.finished_ids.append(job_id)
 
-        return self.start(follow, [job_id], head_start, is_question=True)
+        return self.start(run, [job_id], head_start, is_single_call=True)
 
-    # ---- what is done to it
+    # ---- time, cancellation, closing
 
     @rule(milliseconds=st.integers(0, 30))
     def let_time_pass(self, milliseconds):
         self.run(asyncio.sleep(milliseconds / 1000))
 
-    @rule(activity=consumes(activities), turns=st.integers(0, 3))
-    def cancel(self, activity, turns):
+    @rule(activity=consumes(activities), iterations=st.integers(0, 3))
+    def cancel(self, activity, iterations):
         async def cancel():
-            for _ in range(turns):
+            for _ in range(iterations):
                 await asyncio.sleep(0)
             if activity.task.cancel():
-                # What was closed before may still say so.
+                # An activity that was closed before may still raise `ClientStateError`.
                 activity.is_cancelled = True
             await asyncio.sleep(0)
 
@@ -340,7 +341,7 @@ class Machine(RuleBasedStateMachine):
     def close_the_client(self, is_monitor_first):
         for activity in self.running:
             activity.is_closed = True
-            Machine.closed_in_full_swing += self.is_in_full_swing(activity)
+            Machine.closed_while_polling += self.is_polling(activity)
 
         async def reopen():
             if is_monitor_first:
@@ -352,74 +353,75 @@ class Machine(RuleBasedStateMachine):
 
         self.run(reopen())
 
-    def is_in_full_swing(self, activity):
-        """Whether it waits, and not for the response to its first request."""
-        return not (activity.is_question or activity.task.done()) and any(
-            self.asked[job_id] > activity.asked_before[job_id] + 1 for job_id in activity.job_ids
+    def is_polling(self, activity):
+        """Whether it is a wait that has polled more than once."""
+        return not (activity.is_single_call or activity.task.done()) and any(
+            self.request_counts[job_id] > activity.requests_before[job_id] + 1
+            for job_id in activity.job_ids
         )
 
-    # ---- the verdict
+    # ---- checks
 
     @invariant()
-    def no_more_in_flight_than_allowed(self):
+    def max_concurrency_is_respected(self):
         assert self.server.max_in_flight <= MAX_CONCURRENCY
 
     @invariant()
-    def what_has_ended_has_ended_well(self):
+    def finished_activities_are_correct(self):
         for activity in [a for a in self.running if a.task.done()]:
             self.running.remove(activity)
-            self.judge(activity)
+            self.check(activity)
 
     @invariant()
-    def no_job_is_polled_that_nobody_watches(self):
+    def only_watched_jobs_are_polled(self):
         watches = [a.job_ids for a in self.running if a.is_shared and not a.task.done()]
         assert len(self.monitor) <= len({*itertools.chain(*watches)})
 
-    def judge(self, activity):
+    def check(self, activity):
         for job_id in activity.job_ids:
-            self.judge_reports(activity, job_id)
+            self.check_reports(activity, job_id)
         if activity.task.cancelled():
             assert activity.is_cancelled
             return
         error = activity.task.exception()
         if error is not None:
-            self.judge_error(activity, activity.job_ids[0], error)
-        elif activity.is_fed and activity.timeout:
-            assert len(activity.ended) == len(set(activity.ended))
-            assert set(activity.ended) <= set(activity.job_ids)
+            self.check_error(activity, activity.job_ids[0], error)
+        elif activity.has_async_ids and activity.timeout:
+            assert len(activity.finished_ids) == len(set(activity.finished_ids))
+            assert set(activity.finished_ids) <= set(activity.job_ids)
         else:
-            assert sorted(activity.ended) == sorted(activity.job_ids)
+            assert sorted(activity.finished_ids) == sorted(activity.job_ids)
 
-    def judge_reports(self, activity, job_id):
-        """Check that it got the statuses of the job, in order and none twice in a row."""
+    def check_reports(self, activity, job_id):
+        """Check that it received the statuses of the job in order, without repetitions."""
         reports = [report for report in activity.reports if report.job_id == job_id]
-        told = [report.raw_status for report in reports]
-        said = iter(self.histories[job_id][activity.said_before[job_id] :])
-        assert all(word in said for word in told), (told, self.histories[job_id])
+        reported = [report.raw_status for report in reports]
+        sent = iter(self.histories[job_id][activity.statuses_before[job_id] :])
+        assert all(status in sent for status in reported), (reported, self.histories[job_id])
         assert all(one != other for one, other in itertools.pairwise(reports))
 
-    def judge_outcomes(self, activity, outcomes):
+    def check_outcomes(self, activity, outcomes):
         for outcome in outcomes:
-            activity.ended.append(outcome.job_id)
+            activity.finished_ids.append(outcome.job_id)
             if outcome.error is None:
                 assert outcome.value.is_terminal
-                if outcome.value not in activity.reports:  # `on_change` may have had it
+                if outcome.value not in activity.reports:  # `on_change` may have received it
                     activity.reports.append(outcome.value)
             else:
-                self.judge_error(activity, outcome.job_id, outcome.error)
+                self.check_error(activity, outcome.job_id, outcome.error)
 
-    def judge_error(self, activity, job_id, error):
+    def check_error(self, activity, job_id, error):
         assert isinstance(error, SutroError), error
         if isinstance(error, ClientStateError):
             assert activity.is_closed
         elif isinstance(error, JobWaitTimeoutError):
             assert activity.timeout is not None
-            # A job that was added later has waited for less.
-            assert activity.is_fed or error.elapsed >= activity.timeout
+            # The wait for a job that was added later is shorter.
+            assert activity.has_async_ids or error.elapsed >= activity.timeout
         elif isinstance(error, GoneError):
             assert job_id in self.gone
         else:
-            assert activity.is_question
+            assert activity.is_single_call
             injected = self.injected[job_id][activity.injected_before[job_id] :]
             assert type(error) in {fault.error for fault in injected}
 
@@ -427,25 +429,25 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "runner"):
             return
         try:
-            self.let_all_end()
+            self.finish_all()
         finally:
             self.runner.close()
 
-    def let_all_end(self):
+    def finish_all(self):
         self.next_faults.clear()
         for history in self.histories.values():
-            if history[-1] not in ENDS:
+            if history[-1] not in TERMINAL:
                 history.append("succeeded")
 
-        async def end():
+        async def wait_for_tasks():
             tasks = {activity.task for activity in self.running}
             _, pending = await asyncio.wait(tasks, timeout=10)
             assert not pending
 
         try:
             if self.running:
-                self.run(end())
-            self.what_has_ended_has_ended_well()
+                self.run(wait_for_tasks())
+            self.finished_activities_are_correct()
             assert not self.running
             assert len(self.monitor) == 0
             # A monitor stays registered while it is open, even if it polls nothing.
@@ -470,7 +472,7 @@ class TestMachine(Machine.TestCase):
     )
 
     def runTest(self):  # noqa: N802 - of unittest
-        Machine.closed_in_full_swing = 0
+        Machine.closed_while_polling = 0
         super().runTest()
-        # Closing means little where it only ever meets first requests.
-        assert Machine.closed_in_full_swing > 20
+        # Closing is tested only if it happens after the first requests too.
+        assert Machine.closed_while_polling > 20

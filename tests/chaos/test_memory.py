@@ -1,4 +1,4 @@
-"""Memory stays bounded, measured in a process that does nothing else."""
+"""Memory stays bounded, measured in a process of its own."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ from tests.chaos._hostile import FAULTS, HostileServer
 from tests.chaos.conftest import KEY
 
 MAX_MEBIBYTES = 64
-# Just short enough to be read to the end.
+# Slightly below the limit, so that the whole body is read.
 ALLOWED = 2**24 - 100
 BOMBS = (
     "gzip_bomb",
@@ -30,7 +30,7 @@ BOMBS = (
 
 
 def filled(start, filling, end=b""):
-    """As many repetitions as there is room for."""
+    """Repeat `filling` as often as it fits."""
     return start + filling * ((ALLOWED - len(start) - len(end)) // len(filling)) + end
 
 
@@ -55,7 +55,7 @@ LARGE_BODIES = {
 
 
 def large_fault(name):
-    """A fault that is not in the table, since it differs from others there in its size alone."""
+    """A fault that is not in the table, since it differs from others only in size."""
 
     async def inject(x):
         if name == "error_of_lists":
@@ -79,7 +79,7 @@ def mebibytes(name):
 async def main(url, key, bombs):
     policy = RetryPolicy(attempts=1)
     async with SutroClient(key, base_url=url, timeout=2, retry=policy) as client:
-        await client.get_job_status("harmless")
+        await client.get_job_status("warm-up")
         before = mebibytes("VmRSS")
         errors = []
         for bomb in bombs:
@@ -88,14 +88,14 @@ async def main(url, key, bombs):
                 await client.get_job_status(bomb)
             except APIError as error:
                 errors.append(error)
-                met = type(error).__name__
-            print(json.dumps([bomb, met, mebibytes("VmHWM") - before]))
+                name = type(error).__name__
+            print(json.dumps([bomb, name, mebibytes("VmHWM") - before]))
 
 asyncio.run(main(*sys.argv[1:3], sys.argv[3:]))
 """
 
 
-async def test_no_bomb_takes_more_than_64_mib():
+async def test_hostile_response_takes_at_most_64_mib():
     server = HostileServer(lambda _: "running", FAULTS.get, client_timeout=2)
     async with server:
         client = await asyncio.create_subprocess_exec(
@@ -103,28 +103,28 @@ async def test_no_bomb_takes_more_than_64_mib():
         )
         output, _ = await client.communicate()
     assert client.returncode == 0
-    met = [json.loads(line) for line in output.splitlines()]
-    assert [name for name, _, _ in met] == list(BOMBS)
-    for name, error, mebibytes in met:
+    results = [json.loads(line) for line in output.splitlines()]
+    assert [name for name, _, _ in results] == list(BOMBS)
+    for name, error, mebibytes in results:
         assert error == FAULTS[name].error.__name__
         assert mebibytes < MAX_MEBIBYTES, name
 
 
-async def test_no_large_body_takes_more_than_64_mib_or_stays_in_memory():
+async def test_large_body_takes_at_most_64_mib_and_is_released():
     async with HostileServer(lambda _: "running", LARGE_FAULTS.get) as server:
         client = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-c", CLIENT, server.url, KEY, *LARGE_FAULTS),
             stdout=asyncio.subprocess.PIPE,
-            # What is freed is given back at once, so that only what is in use counts.
+            # Freed memory is returned to the system at once, so that only memory in use counts.
             env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"},
         )
         output, _ = await client.communicate()
     assert client.returncode == 0
-    met = [json.loads(line) for line in output.splitlines()]
-    assert [name for name, _, _ in met] == list(LARGE_FAULTS)
-    for name, error, mebibytes in met:
+    results = [json.loads(line) for line in output.splitlines()]
+    assert [name for name, _, _ in results] == list(LARGE_FAULTS)
+    for name, error, mebibytes in results:
         expected = ServerError if name == "error_of_lists" else InvalidResponseError
         assert error == expected.__name__, name
-        # All errors so far are kept, so that it is the sum of what they hold as well.
+        # All errors so far are kept, so this includes the memory that they hold.
         assert mebibytes < MAX_MEBIBYTES, name

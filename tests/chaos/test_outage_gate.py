@@ -1,4 +1,4 @@
-"""A service that is down gets no more requests than a healthy one, and no wait is lost."""
+"""An unavailable service gets no more requests than a healthy one, and no wait is lost."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ from sutro_async import (
 )
 from tests.chaos._hostile import FAULTS
 from tests.chaos._service import OUTAGES, Service, failing, most_in_a_second
-from tests.chaos.conftest import make_client, nothing_left_behind
+from tests.chaos.conftest import assert_no_leaks, make_client
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
 
@@ -40,9 +40,9 @@ ERRORS = {
 }
 assert set(ERRORS) == set(OUTAGES)
 
-# Seconds in which five requests fail, even where each of them lasts until its timeout.
+# Seconds in which five requests fail, even if each of them times out.
 CLOSING = 3.0
-# Seconds; how accurate timeouts and the like are, beside a timer of the same event loop.
+# Seconds; the accuracy of timeouts, compared with a timer of the same event loop.
 TOLERANCE = 0.1
 
 every_outage = pytest.mark.parametrize("form", OUTAGES)
@@ -57,7 +57,7 @@ def now():
 
 
 async def spread(job_ids, seconds):
-    """Give ids over some time, so that the rate of polls is steady from then on."""
+    """Yield ids over some time, so that the rate of polls is steady afterwards."""
     for job_id in job_ids:
         yield job_id
         await asyncio.sleep(seconds / len(job_ids))
@@ -67,7 +67,7 @@ async def collect(stream):
     return [outcome async for outcome in stream]
 
 
-async def end(*tasks):
+async def cancel_all(*tasks):
     """Cancel tasks that are still running, and wait until they have ended."""
     for task in tasks:
         assert not task.done()
@@ -79,14 +79,14 @@ async def end(*tasks):
 @asynccontextmanager
 async def service_and_client(**options):
     options = {"poll": POLL, "timeout": REQUEST_TIMEOUT, "retry": RetryPolicy(), **options}
-    async with nothing_left_behind(), Service() as service:
+    async with assert_no_leaks(), Service() as service:
         async with make_client(service, **options) as client:
             yield service, client
 
 
 @asynccontextmanager
 async def closed_gate(form="status_503", **options):
-    """An outage in which the gate has closed, and that lasts for as long as the block."""
+    """An outage that lasts as long as the block, with the gate closed."""
     async with service_and_client(**options) as (service, client):
         others = asyncio.create_task(client.wait_for_jobs(f"other-{n}" for n in range(20)))
         await asyncio.sleep(1)
@@ -95,16 +95,16 @@ async def closed_gate(form="status_503", **options):
             assert client._manager.throttle.service_is_unavailable
             yield service, client
         if client._manager.lifecycle.is_closed:
-            assert isinstance(await end_of(others), ClientStateError)
+            assert isinstance(await result_of(others), ClientStateError)
         else:
-            await end(others)
+            await cancel_all(others)
 
 
-# ---- what the service sees
+# ---- requests that the service receives
 
 
 @every_outage
-async def test_requests_in_an_outage_and_after_it(form):
+async def test_request_rate_during_and_after_outage(form):
     jobs = ids(30)
     healthy = len(jobs) / POLL.maximum
     async with service_and_client() as (service, client):
@@ -118,7 +118,7 @@ async def test_requests_in_an_outage_and_after_it(form):
             max_in_flight = service.max_in_flight
         ended_at = now()
         await asyncio.sleep(9)
-        await end(task)
+        await cancel_all(task)
     assert most_in_a_second(service.since(began_at, ended_at)) <= 1.25 * healthy
     assert len(service.since(began_at + 8, ended_at)) <= 15
     assert max_in_flight <= 1
@@ -133,7 +133,7 @@ async def test_requests_in_an_outage_and_after_it(form):
     assert most_in_a_second(recovery) <= 1.5 * healthy
 
 
-async def test_reopening_is_no_burst():
+async def test_reopening_causes_no_burst():
     poll = PollPolicy(initial=2, maximum=2)
     jobs = ids(150)
     async with service_and_client(poll=poll) as (service, client):
@@ -143,7 +143,7 @@ async def test_reopening_is_no_burst():
             await asyncio.sleep(2 * poll.maximum)
         ended_at = now()
         await asyncio.sleep(8)
-        await end(task)
+        await cancel_all(task)
     recovery = service.since(ended_at)
     assert {each.job_id for each in recovery} == set(jobs)
     assert most_in_a_second(recovery) <= 1.5 * len(jobs) / poll.maximum
@@ -159,14 +159,14 @@ async def test_few_waits_with_long_intervals_recover_soon():
         ended_at = now()
         await asyncio.sleep(9)
         assert service.since(ended_at)
-        service.word = "succeeded"
+        service.status = "succeeded"
         outcomes = await task
     assert all(outcome.ok for outcome in outcomes.values())
     assert now() - ended_at <= 9 + 1.1 * poll.maximum
 
 
 @pytest.mark.parametrize("fault", ["status_500", "html"])
-async def test_a_job_whose_responses_are_always_broken_does_not_close_the_gate(fault):
+async def test_failures_of_one_job_do_not_close_gate(fault):
     healthy = ids(10)
     poll = attrs.evolve(POLL, max_outage=5)
     async with service_and_client(poll=poll) as (service, client):
@@ -175,7 +175,7 @@ async def test_a_job_whose_responses_are_always_broken_does_not_close_the_gate(f
         began_at = now()
         task = asyncio.create_task(collect(client.as_completed(["broken", *healthy])))
         await asyncio.sleep(12)
-        service.word = "succeeded"
+        service.status = "succeeded"
         first, *others = await task
     assert (first.job_id, type(first.error)) == ("broken", ERRORS.get(fault, ServerError))
     assert {each.job_id for each in others if each.ok} == set(healthy)
@@ -188,22 +188,22 @@ async def test_a_job_whose_responses_are_always_broken_does_not_close_the_gate(f
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_retry_after_is_never_undercut_in_an_outage(status):
+async def test_retry_after_is_honoured_during_outage(status):
     seconds = 3.0
     async with service_and_client(max_concurrency=5) as (service, client):
         task = asyncio.create_task(client.wait_for_jobs(ids(30)))
         await asyncio.sleep(2)
         service.fault = FAULTS["status_500"]
         await asyncio.sleep(CLOSING)
-        service.fault = failing("asks for patience", status=status, retry_after=seconds)
+        service.fault = failing("with Retry-After", status=status, retry_after=seconds)
         began_at = now()
         await asyncio.sleep(16)  # three probes, which are five seconds apart at most
         service.fault = None
         await asyncio.sleep(seconds + 8)
-        await end(task)
+        await cancel_all(task)
     times = [each.at for each in service.since(began_at) if not each.is_good]
     assert len(times) >= 3
-    # Those that are in flight together get their responses together.
+    # Requests in flight together get their responses together.
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert all(gap >= seconds or gap <= 0.05 for gap in gaps)
     good = service.since(times[-1] + 0.05)
@@ -214,7 +214,7 @@ async def test_retry_after_is_never_undercut_in_an_outage(status):
 # ---- how waits end
 
 
-async def end_of(wait):
+async def result_of(wait):
     try:
         return await wait
     except SutroError as error:
@@ -222,19 +222,19 @@ async def end_of(wait):
 
 
 def waits_of(client, monitor, prefix, **options):
-    """Tasks of each kind of wait; each gives its errors."""
+    """Tasks of each kind of wait; each returns its errors."""
 
     async def batch(stream):
-        outcomes = await end_of(collect(stream))
+        outcomes = await result_of(collect(stream))
         if isinstance(outcomes, SutroError):
             return [outcomes]
         return [outcome.error for outcome in outcomes]
 
     async def single(wait):
-        return [await end_of(wait)]
+        return [await result_of(wait)]
 
     async def last(stream):
-        return [await end_of(collect(stream))]
+        return [await result_of(collect(stream))]
 
     def jobs(kind):
         return [f"{prefix}-{kind}-{number}" for number in range(3)]
@@ -252,7 +252,7 @@ def waits_of(client, monitor, prefix, **options):
 
 
 @every_outage
-async def test_max_outage_ends_each_wait_with_an_error_of_its_own(form):
+async def test_max_outage_ends_each_wait_with_its_own_error(form):
     """Waits that failed, that were held back before they failed, and that began in the outage."""
     poll = PollPolicy(initial=2, maximum=2, max_outage=8)
     async with service_and_client(poll=poll) as (service, client), JobMonitor(client) as monitor:
@@ -276,47 +276,47 @@ async def test_max_outage_ends_each_wait_with_an_error_of_its_own(form):
 
 
 @pytest.mark.parametrize("timeout", [0.5, 2.0, 7.0])
-async def test_timeouts_are_accurate_behind_the_closed_gate(timeout):
+async def test_timeouts_are_accurate_while_gate_is_closed(timeout):
     async with closed_gate() as (_, client), JobMonitor(client) as monitor:
         tasks = waits_of(client, monitor, "job", timeout=timeout)
         ended_at = {}
         for task in tasks:
             task.add_done_callback(lambda task: ended_at.setdefault(task, now()))
-        # The same event loop, so that it is late by as much where the machine is.
+        # A timer of the same event loop, which a busy machine delays as much.
         await asyncio.sleep(timeout)
-        right = now()
+        expected_at = now()
         await asyncio.wait(tasks)
     errors = [error for task in tasks for error in task.result()]
     assert {type(error) for error in errors} == {JobWaitTimeoutError}
-    assert all(abs(at - right) <= TOLERANCE for at in ended_at.values())
-    # One last poll just before the end, so that the error has a cause. The polls of a monitor
-    # belong to all who watch the job, and have no end.
+    assert all(abs(at - expected_at) <= TOLERANCE for at in ended_at.values())
+    # A last poll just before the timeout gives the error a cause. The polls of a monitor are shared
+    # by all watchers of the job, so there is no last one.
     causes = [error.__cause__ for error in errors if "monitor" not in error.job_id]
     assert {type(cause) for cause in causes} == {ServerError}
 
 
-async def test_timeout_0_polls_behind_the_closed_gate():
+async def test_timeout_0_polls_while_gate_is_closed():
     async with closed_gate() as (service, client):
         before = len(service.arrivals)
         with pytest.raises(JobWaitTimeoutError) as caught:
-            await client.wait_for_job("asked", timeout=0)
-        outcomes = await client.wait_for_jobs(["asked-1", "asked-2"], timeout=0)
-        asked = [each for each in service.arrivals[before:] if each.job_id.startswith("asked")]
-        assert {each.job_id for each in asked} == {"asked", "asked-1", "asked-2"}
-        assert len(asked) == 3
+            await client.wait_for_job("call", timeout=0)
+        outcomes = await client.wait_for_jobs(["call-1", "call-2"], timeout=0)
+        requests = [each for each in service.arrivals[before:] if each.job_id.startswith("call")]
+        assert {each.job_id for each in requests} == {"call", "call-1", "call-2"}
+        assert len(requests) == 3
     errors = [caught.value, *(outcome.error for outcome in outcomes.values())]
     assert {type(error.__cause__) for error in errors} == {ServerError}
 
 
 @every_outage
-async def test_cancelling_and_closing_work_at_once_behind_the_closed_gate(form):
+async def test_cancellation_and_close_are_immediate_while_gate_is_closed(form):
     async with closed_gate(form) as (_, client), JobMonitor(client) as monitor:
         cancelled = waits_of(client, monitor, "cancelled")
         closed = waits_of(client, monitor, "closed")
-        requests = asyncio.create_task(client.get_job_statuses(ids(5)))
+        fetching = asyncio.create_task(client.get_job_statuses(ids(5)))
         await asyncio.sleep(1.5)
         began_at = now()
-        await end(*cancelled, requests)
+        await cancel_all(*cancelled, fetching)
         assert now() - began_at <= TOLERANCE
         await client.aclose()
         for errors in await asyncio.gather(*closed):
@@ -328,8 +328,8 @@ async def test_cancelling_and_closing_work_at_once_behind_the_closed_gate(form):
 
 
 @pytest.mark.parametrize("form", [None, "status_503", "never_respond"])
-async def test_calls_are_sent_ahead_of_polls(form):
-    """Even where the polls take all slots, and all of them hang."""
+async def test_calls_are_sent_before_polls(form):
+    """Even if polls take all slots and hang."""
     poll = PollPolicy(initial=0.5, maximum=0.5)
     retry = RetryPolicy(attempts=1)
     async with service_and_client(poll=poll, max_concurrency=2, retry=retry) as (service, client):
@@ -342,30 +342,30 @@ async def test_calls_are_sent_ahead_of_polls(form):
             await asyncio.sleep(0.37)
             began_at = now()
             call = client.get_job if number % 2 else client.get_job_status
-            assert (await call(f"asked-{number}")).status == "running"
+            assert (await call(f"call-{number}")).status == "running"
             # Polls that hang may hold all slots.
             longest = REQUEST_TIMEOUT if form == "never_respond" else 0
             assert now() - began_at <= longest + 0.2
-        await end(task)
+        await cancel_all(task)
 
 
-async def test_calls_without_end_do_not_hold_up_polls():
+async def test_endless_calls_do_not_starve_polls():
     async with service_and_client(max_concurrency=2) as (service, client):
 
         async def call():
             while True:
-                await client.get_job_status("asked")
+                await client.get_job_status("call")
 
         calls = [asyncio.create_task(call()) for _ in range(100)]
         task = asyncio.create_task(client.wait_for_jobs(ids(20)))
         await asyncio.sleep(1)
-        service.word = "succeeded"
+        service.status = "succeeded"
         async with asyncio.timeout(2):
             assert all(outcome.ok for outcome in (await task).values())
-        await end(*calls)
+        await cancel_all(*calls)
 
 
-async def test_batch_of_requests_in_an_outage_has_an_error_for_each_job():
+async def test_get_job_statuses_during_outage_returns_error_for_each_job():
     retry = RetryPolicy(attempts=3, initial=0.1, maximum=2)
     async with closed_gate(retry=retry) as (service, client):
         began_at = now()
@@ -378,7 +378,7 @@ async def test_batch_of_requests_in_an_outage_has_an_error_for_each_job():
 # ---- the log
 
 
-async def test_log_has_two_lines_about_an_outage(caplog):
+async def test_outage_is_logged_in_two_lines(caplog):
     logging.getLogger("sutro_async").setLevel(logging.INFO)
     async with service_and_client() as (service, client):
         task = asyncio.create_task(client.wait_for_jobs(ids(50)))
@@ -391,7 +391,7 @@ async def test_log_has_two_lines_about_an_outage(caplog):
         service.fault = None
         await asyncio.sleep(8)
         messages = [(each.levelname, each.getMessage()) for each in caplog.records]
-        await end(task)
+        await cancel_all(task)
     opened = [text for level, text in messages if level == "INFO"]
     closed = [text for level, text in messages if level == "WARNING"]
     # The failures before the gate closes are those of single waits.

@@ -1,4 +1,4 @@
-"""Failures that last: which of them end a wait, and when."""
+"""Lasting failures: which of them end a wait, and when."""
 
 import asyncio
 import time
@@ -13,16 +13,16 @@ from sutro_async import (
     PermissionDeniedError,
 )
 from tests.chaos._hostile import FAULTS, HostileServer
-from tests.chaos.conftest import FAST_POLL, make_client, nothing_left_behind
+from tests.chaos.conftest import FAST_POLL, assert_no_leaks, make_client
 
-# Seconds; the second one is longer than any hiccup of a busy machine.
+# Seconds; the second one is longer than any delay of a busy machine.
 GRACE = 0.3
 TOLERANCE = 0.4
 PAGE = b"<html><title>We are deploying</title></html>"
 
 
 def refusal(status):
-    """Respond as a proxy does during a deployment; it is not in the table, since it may pass."""
+    """The response of a proxy during a deployment; not in the table, since it may be transient."""
 
     async def inject(x):
         x.send(PAGE, status=status)
@@ -59,7 +59,7 @@ async def monitored_batch(client, monitor):
 
 
 every_wait = pytest.mark.parametrize(
-    "follow",
+    "run_wait",
     [
         *(wait, watch, batch, streamed_batch, watched_batch),
         *(monitored_wait, monitored_batch),
@@ -72,7 +72,7 @@ seen_or_not = pytest.mark.parametrize("is_seen", [False, True], ids=["first", "s
 
 
 class Refusals:
-    """Makes a number of requests fail, after a first good response or at once."""
+    """Refuses a number of requests, after a first good response or at once."""
 
     def __init__(self, status, *, is_seen, times):
         self.began_at = None
@@ -94,15 +94,15 @@ class Refusals:
 @every_wait
 @every_refusal
 @seen_or_not
-async def test_refusal_ends_a_wait_once_it_has_lasted(follow, status, error, is_seen):
+async def test_lasting_403_or_404_ends_wait(run_wait, status, error, is_seen):
     script = Refusals(status, is_seen=is_seen, times=-1)
     poll = attrs.evolve(FAST_POLL, not_found_grace=GRACE)
-    async with nothing_left_behind():
+    async with assert_no_leaks():
         server = HostileServer(lambda _: "running", script)
         async with server, make_client(server, poll=poll) as client:
             async with JobMonitor(client) as monitor:
                 with pytest.raises(error) as caught:
-                    await follow(client, monitor)
+                    await run_wait(client, monitor)
                 elapsed = time.monotonic() - script.began_at
     assert GRACE <= elapsed < GRACE + TOLERANCE
     assert caught.value.status_code == status
@@ -112,25 +112,25 @@ async def test_refusal_ends_a_wait_once_it_has_lasted(follow, status, error, is_
 @every_wait
 @every_refusal
 @seen_or_not
-async def test_refusal_that_passes_does_not_end_a_wait(follow, status, error, is_seen):
-    words = iter(["running"] if is_seen else [])
+async def test_transient_403_or_404_does_not_end_wait(run_wait, status, error, is_seen):
+    statuses = iter(["running"] if is_seen else [])
     script = Refusals(status, is_seen=is_seen, times=3)
     poll = attrs.evolve(FAST_POLL, not_found_grace=60)
-    async with nothing_left_behind():
-        server = HostileServer(lambda _: next(words, "succeeded"), script)
+    async with assert_no_leaks():
+        server = HostileServer(lambda _: next(statuses, "succeeded"), script)
         async with server, make_client(server, poll=poll) as client:
             async with JobMonitor(client) as monitor:
-                assert (await follow(client, monitor)).status == "succeeded"
+                assert (await run_wait(client, monitor)).status == "succeeded"
     assert script.began_at is not None
 
 
-async def test_queueing_does_not_count_for_max_outage():
+async def test_queue_time_does_not_count_towards_max_outage():
     """Each job fails once, and then queues for the only slot for longer than an outage may last."""
-    ids = [f"job-{number}" for number in range(4)]  # with five, it would be an outage of all
+    ids = [f"job-{number}" for number in range(4)]  # with five, the gate would close
     failures = iter([FAULTS["never_respond"]] * len(ids))
     request_timeout, max_outage = 0.1, 0.2
     poll = attrs.evolve(FAST_POLL, max_outage=max_outage)
-    async with nothing_left_behind():
+    async with assert_no_leaks():
         server = HostileServer(lambda _: "succeeded", lambda _: next(failures, None))
         async with server:
             client = make_client(server, poll=poll, timeout=request_timeout, max_concurrency=1)
@@ -141,17 +141,17 @@ async def test_queueing_does_not_count_for_max_outage():
                 assert [outcome.ok for outcome in outcomes.values()] == [True] * len(ids)
 
 
-async def test_no_wait_gives_up_before_another_poll_has_failed():
+async def test_wait_fails_only_after_second_failed_poll():
     ids = [f"job-{number}" for number in range(5)]
     polls = dict.fromkeys(ids, 0)
 
-    def choose(job_id):
+    def choose_fault(job_id):
         polls[job_id] += 1
         return FAULTS["never_respond"]
 
     poll = attrs.evolve(FAST_POLL, max_outage=0.3)
-    async with nothing_left_behind():
-        async with HostileServer(lambda _: "succeeded", choose) as server:
+    async with assert_no_leaks():
+        async with HostileServer(lambda _: "succeeded", choose_fault) as server:
             client = make_client(server, poll=poll, timeout=0.1, max_concurrency=1)
             async with client, asyncio.timeout(20):
                 outcomes = await client.wait_for_jobs(ids)

@@ -1,4 +1,4 @@
-"""A service that limits the rate: the client finds the rate, and no job is lost."""
+"""A service with a rate limit: the client adapts to it, and no job is lost."""
 
 import asyncio
 
@@ -7,13 +7,13 @@ import pytest
 from sutro_async import PollPolicy, RetryPolicy, SutroClient
 from sutro_async._http._gate import OutageGate
 from tests.chaos._service import Bucket, Service, most_in_a_second
-from tests.chaos.conftest import nothing_left_behind
+from tests.chaos.conftest import assert_no_leaks
 from tests.virtual_client import (
     FixedWindow,
     Flaky,
     TokenBucket,
     VirtualClient,
-    check_that_it_finds_the_limit,
+    check_that_client_adapts_to_limit,
 )
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -35,7 +35,7 @@ def client_of(service, **options):
 
 
 async def poll_for(seconds, service, client, jobs):
-    """Wait for jobs that do not finish, and return what arrived meanwhile."""
+    """Wait for jobs that do not finish, and return the requests that arrived."""
     began_at = now()
     task = asyncio.create_task(client.wait_for_jobs(ids(jobs)))
     await asyncio.sleep(seconds)
@@ -49,9 +49,9 @@ def share_of_refusals(arrivals):
     return sum(not each.is_good for each in arrivals) / len(arrivals)
 
 
-async def test_client_finds_the_rate_of_the_service_and_loses_no_job():
+async def test_client_adapts_to_rate_limit_and_loses_no_job():
     rate = 10
-    async with nothing_left_behind(), Service() as service:
+    async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(rate, burst=1)
         async with client_of(service, poll=PollPolicy(max_outage=30)) as client:
             began_at = now()
@@ -65,9 +65,9 @@ async def test_client_finds_the_rate_of_the_service_and_loses_no_job():
     assert len(after_a_minute) >= 0.6 * rate * 40
 
 
-async def test_finished_jobs_are_found_in_twice_the_time_that_the_limit_allows():
+async def test_finished_jobs_are_noticed_within_twice_the_minimum_time():
     rate, jobs = 60, 900
-    async with nothing_left_behind(), Service("succeeded") as service:
+    async with assert_no_leaks(), Service("succeeded") as service:
         service.limit = Bucket(rate, burst=6)
         async with client_of(service) as client:
             began_at = now()
@@ -78,16 +78,16 @@ async def test_finished_jobs_are_found_in_twice_the_time_that_the_limit_allows()
 
 
 @pytest.mark.parametrize("jobs", [20, 200])
-async def test_client_that_is_not_limited_is_not_slowed(jobs):
-    async with nothing_left_behind(), Service("succeeded") as service:
+async def test_unlimited_client_is_not_slowed(jobs):
+    async with assert_no_leaks(), Service("succeeded") as service:
         async with client_of(service) as client:
             began_at = now()
             assert all(outcome.ok for outcome in (await client.wait_for_jobs(ids(jobs))).values())
             assert now() - began_at <= 1
 
 
-async def test_client_follows_a_limit_that_is_raised():
-    async with nothing_left_behind(), Service() as service:
+async def test_client_follows_raised_limit():
+    async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(5, burst=1)
         async with client_of(service) as client:
             task = asyncio.create_task(client.wait_for_jobs(ids(300)))
@@ -97,13 +97,13 @@ async def test_client_follows_a_limit_that_is_raised():
             await asyncio.sleep(60)
             task.cancel()
             await asyncio.wait({task})
-    # As many as the default pace makes, or nearly so.
+    # Nearly as many as the default polling interval makes.
     assert len(service.since(raised_at + 50)) / 10 >= 0.8 * 300 / 15
 
 
-async def test_sending_resumes_gradually_after_a_pause():
-    """One refusal pauses the client; what has queued up meanwhile does not leave at once."""
-    async with nothing_left_behind(), Service() as service:
+async def test_requests_resume_gradually_after_pause():
+    """One 429 pauses the client; the queued requests are not sent all at once."""
+    async with assert_no_leaks(), Service() as service:
         async with client_of(service, poll=PollPolicy(initial=1, maximum=1)) as client:
             task = asyncio.create_task(client.wait_for_jobs(ids(60)))
             await asyncio.sleep(3)
@@ -119,15 +119,15 @@ async def test_sending_resumes_gradually_after_a_pause():
     assert most_in_a_second(resumed) <= 1.5 * 60
 
 
-async def test_call_gets_a_response_soon_while_thousands_of_polls_are_limited():
-    async with nothing_left_behind(), Service() as service:
+async def test_call_is_fast_while_polls_are_rate_limited():
+    async with assert_no_leaks(), Service() as service:
         service.limit = Bucket(10, burst=1)
         async with client_of(service, retry=RetryPolicy(attempts=10)) as client:
             task = asyncio.create_task(client.wait_for_jobs(ids(500)))
             await asyncio.sleep(20)
             for number in range(5):
                 began_at = now()
-                await client.get_job_status(f"asked-{number}")
+                await client.get_job_status(f"call-{number}")
                 assert now() - began_at <= 3
             task.cancel()
             await asyncio.wait({task})
@@ -140,13 +140,13 @@ async def test_call_gets_a_response_soon_while_thousands_of_polls_are_limited():
 @pytest.mark.parametrize("limiter", [FixedWindow, TokenBucket])
 @pytest.mark.parametrize("jobs", [100, 1000, 5000])
 @pytest.mark.parametrize("limit", [5, 10, 50, 200])
-async def test_client_finds_every_limit(limit, jobs, limiter, retry_after):
-    check_that_it_finds_the_limit(limiter(limit), jobs, retry_after)
+async def test_client_adapts_to_limit(limit, jobs, limiter, retry_after):
+    check_that_client_adapts_to_limit(limiter(limit), jobs, retry_after)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.5])
 @pytest.mark.parametrize("seed", range(3))
-async def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
+async def test_random_failures_lose_no_wait(share, seed):
     client = VirtualClient(
         Flaky(share, seed), 100, retry_after=None, status_code=503, max_outage=120, seed=seed
     )
@@ -156,7 +156,7 @@ async def test_no_wait_is_lost_when_many_requests_fail_at_random(share, seed):
 
 
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_outage_gate_costs_no_waits_when_most_requests_fail_at_random(seed, monkeypatch):
+def test_outage_gate_loses_no_waits_under_random_failures(seed, monkeypatch):
     """Of 100 waits a few fail by chance for `max_outage` seconds, with and without the gate."""
 
     def run():

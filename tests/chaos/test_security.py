@@ -1,4 +1,4 @@
-"""The key is sent only to the service that it is for, and appears nowhere else."""
+"""The key is sent only to its own service, and appears nowhere else."""
 
 import asyncio
 import copy
@@ -32,7 +32,7 @@ from tests.chaos.conftest import KEY, make_client
 ONCE = RetryPolicy(attempts=1)
 
 
-def honest_server():
+def correct_server():
     return HostileServer(lambda _: "succeeded")
 
 
@@ -50,8 +50,8 @@ TARGETS = (
 
 @pytest.mark.parametrize("method", ["get_job_status", "get_job", "wait_for_job"])
 @pytest.mark.parametrize("status", [300, 301, 302, 303, 305, 307, 308])
-async def test_a_redirect_does_not_send_the_key(status, method):
-    async with honest_server() as evil:
+async def test_redirect_does_not_send_key(status, method):
+    async with correct_server() as evil:
         for target in TARGETS:
             headers = [
                 f"{name}: {target.format(port=evil.port)}"
@@ -59,7 +59,7 @@ async def test_a_redirect_does_not_send_the_key(status, method):
             ]
 
             async def inject(x, headers=headers):
-                x.send(x.truth(), *headers, status=status)
+                x.send(x.correct_body(), *headers, status=status)
 
             fault = Fault(
                 name="redirect",
@@ -82,7 +82,7 @@ async def test_a_redirect_does_not_send_the_key(status, method):
 
 
 class Resolver(AbstractResolver):
-    """Notes which names are resolved, and knows none of them."""
+    """Records the names to resolve, and fails for each."""
 
     def __init__(self):
         self.names = []
@@ -96,7 +96,7 @@ class Resolver(AbstractResolver):
 
 
 async def connect(base_url):
-    """Return the names and ports that a client of this URL resolves."""
+    """Return the names and ports that a client with this URL resolves."""
     resolver = Resolver()
     connector = aiohttp.TCPConnector(resolver=resolver)
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -145,7 +145,7 @@ async def connect(base_url):
         "https://api.sutro.sh//evil.test",
     ],
 )
-def test_a_url_that_can_be_read_in_two_ways_is_rejected(base_url):
+def test_ambiguous_url_is_rejected(base_url):
     with pytest.raises(ConfigurationError) as caught:
         SutroClient(KEY, base_url=base_url)
     assert KEY not in str(caught.value)
@@ -162,7 +162,7 @@ def test_a_url_that_can_be_read_in_two_ways_is_rejected(base_url):
         ("http://localhost.:8000", "localhost", 8000),
     ],
 )
-async def test_any_other_url_leads_where_it_says(base_url, host, port):
+async def test_unambiguous_url_is_resolved_as_written(base_url, host, port):
     assert await connect(base_url) == [(host, port)]
 
 
@@ -182,7 +182,7 @@ CONFUSING = st.lists(
 
 @settings(derandomize=True, max_examples=500, deadline=None)
 @given(CONFUSING | CONFUSING.map("https://".__add__))
-def test_what_is_accepted_is_read_alike_by_all(base_url):
+def test_accepted_url_is_parsed_alike_by_all_parsers(base_url):
     try:
         client = SutroClient(KEY, base_url=base_url)
     except ConfigurationError:
@@ -195,8 +195,8 @@ def test_what_is_accepted_is_read_alike_by_all(base_url):
     assert ours.scheme == "https" or ours.host in {"localhost", "127.0.0.1", "::1"}
 
 
-async def test_the_key_of_the_environment_goes_to_no_other_url(monkeypatch):
-    async with honest_server() as own, honest_server() as other:
+async def test_environment_key_is_not_sent_to_another_url(monkeypatch):
+    async with correct_server() as own, correct_server() as other:
         monkeypatch.setenv("SUTRO_API_KEY", KEY)
         monkeypatch.setenv("SUTRO_API_URL", own.url)
         with pytest.raises(ConfigurationError):
@@ -209,17 +209,17 @@ async def test_the_key_of_the_environment_goes_to_no_other_url(monkeypatch):
 
 # ---- ids
 
-NASTY_IDS = (
+HOSTILE_IDS = (
     *("a/b", "/", "//evil.test/", "../../admin", "..%2f..", "%2e%2e", "%2f", "a?b=c", "a#b"),
     *("a\\b", "@evil.test", ":80", "a;b", "a b", "a%0d%0ab", "%", "%zz", "é", "\u3002", "a+b", "~"),
     *("..", ".", "", "a\r\nX-Evil: 1", "a\nb", "a\0b", "a\tb", "\x7f", "\u2028", "\ud800", "a\x85"),
 )
 
 
-def test_an_id_is_one_segment_of_the_path_or_rejected():
-    """Whatever it is, it changes neither the host, nor the path around it, nor the headers."""
+def test_id_is_one_path_segment_or_rejected():
+    """It never changes the host, the rest of the path, or the headers."""
     with asyncio.Runner() as runner:
-        server = runner.run(honest_server().__aenter__())
+        server = runner.run(correct_server().__aenter__())
         client = make_client(server)
         head = re.compile(
             rb"GET /v1/(?:job-status|jobs)/([A-Za-z0-9._~%%-]+) HTTP/1\.1\r\n"
@@ -228,9 +228,9 @@ def test_an_id_is_one_segment_of_the_path_or_rejected():
 
         async def check(job_id):
             server.requests.clear()
-            for ask in (client.get_job_status, client.get_job, client.wait_for_job):
+            for call in (client.get_job_status, client.get_job, client.wait_for_job):
                 try:
-                    await ask(job_id)
+                    await call(job_id)
                 except ValueError:
                     assert not server.requests
                     assert job_id in {"", ".", ".."} or not job_id.isprintable()
@@ -242,11 +242,13 @@ def test_an_id_is_one_segment_of_the_path_or_rejected():
                 assert request.count(b"Authorization: Key " + KEY.encode()) == 1
 
         @settings(derandomize=True, max_examples=300, deadline=None)
-        @given(st.text(max_size=20) | st.lists(st.sampled_from(NASTY_IDS), max_size=4).map("".join))
+        @given(
+            st.text(max_size=20) | st.lists(st.sampled_from(HOSTILE_IDS), max_size=4).map("".join)
+        )
         def check_many(job_id):
             runner.run(check(job_id))
 
-        for job_id in NASTY_IDS:
+        for job_id in HOSTILE_IDS:
             check_many = example(job_id)(check_many)
         check_many()
         runner.run(client.aclose())
@@ -257,7 +259,7 @@ def test_an_id_is_one_segment_of_the_path_or_rejected():
 
 
 def echoes():
-    """Ways to send back the headers of the request, the key among them."""
+    """Responses that contain the headers of the request, with the key."""
     head = f"Authorization: Key {KEY}"
     return {
         "echo_body": lambda x: x.send(json.dumps({"detail": head}).encode(), status=401),
@@ -288,43 +290,43 @@ def with_echoes():
     return faults
 
 
-async def ask_about_everything(method):
-    """Meet each fault once, and return the errors."""
+async def request_with_every_fault(method):
+    """Request with each fault once, and return the client, the monitor and all results."""
     faults = with_echoes()
     async with HostileServer(lambda _: "succeeded", faults.get) as server:
         options = {"max_concurrency": 20, "retry": RetryPolicy(attempts=2, initial=0)}
         async with make_client(server, **options) as client, JobMonitor(client) as monitor:
-            ask = {
+            call = {
                 "get_job": client.get_job,
                 "get_job_status": client.get_job_status,
                 "wait_for_job": lambda job_id: client.wait_for_job(job_id, timeout=0),
                 "wait": lambda job_id: monitor.wait(job_id, timeout=0),
             }[method]
-            ends = await asyncio.gather(*map(ask, faults), return_exceptions=True)
-            seen = [client, monitor, client.with_options(timeout=1), *ends]
-    return seen
+            results = await asyncio.gather(*map(call, faults), return_exceptions=True)
+            values = [client, monitor, client.with_options(timeout=1), *results]
+    return values
 
 
 @pytest.mark.parametrize("method", ["get_job_status", "get_job", "wait_for_job", "wait"])
-async def test_the_key_is_in_no_log_repr_error_or_pickle(caplog, method):
+async def test_key_is_in_no_log_repr_error_or_pickle(caplog, method):
     logging.getLogger("sutro_async").setLevel(1)
     logging.getLogger("aiohttp").setLevel(1)
     caplog.set_level(1)
     asyncio.get_running_loop().set_debug(True)
-    seen = await ask_about_everything(method)
-    assert sum(isinstance(one, SutroError) for one in seen) > 50
+    values = await request_with_every_fault(method)
+    assert sum(isinstance(value, SutroError) for value in values) > 50
     assert len(caplog.records) > 100
     for record in caplog.records:
         assert KEY not in f"{record.getMessage()} {record.args} {record.exc_text}"
-    for one in seen:
-        assert KEY not in f"{one} {one!r}"
-        if isinstance(one, SutroError):
-            assert_error_is_clean(one)
-        elif not isinstance(one, SutroClient | JobMonitor):
-            assert KEY.encode() not in pickle.dumps(one)
+    for value in values:
+        assert KEY not in f"{value} {value!r}"
+        if isinstance(value, SutroError):
+            assert_error_has_no_key(value)
+        elif not isinstance(value, SutroClient | JobMonitor):
+            assert KEY.encode() not in pickle.dumps(value)
 
 
-def assert_error_is_clean(error):
+def assert_error_has_no_key(error):
     assert KEY not in "".join(traceback.format_exception(error))
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         assert KEY.encode() not in pickle.dumps(error, protocol)
@@ -335,7 +337,7 @@ def assert_error_is_clean(error):
 
 
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
-async def test_a_client_and_its_key_cannot_be_pickled_or_copied(take):
+async def test_client_cannot_be_pickled_or_copied(take):
     client = SutroClient(KEY)
     with pytest.raises(TypeError, match="cannot be pickled"):
         take(client)

@@ -1,4 +1,4 @@
-"""Timeouts of waits expire on time, while the server does nothing to end anything."""
+"""Timeouts of waits expire on time, whatever the server does."""
 
 import asyncio
 import time
@@ -8,9 +8,9 @@ import pytest
 
 from sutro_async import JobMonitor, JobWaitTimeoutError, SutroClient
 from tests.chaos._hostile import FAULTS, HostileServer
-from tests.chaos.conftest import KEY, make_client, nothing_left_behind
+from tests.chaos.conftest import KEY, assert_no_leaks, make_client
 
-# Seconds; the second one is longer than any hiccup of a busy machine.
+# Seconds; the second one is longer than any delay of a busy machine.
 TIMEOUT = 0.3
 TOLERANCE = 0.4
 
@@ -39,19 +39,19 @@ async def streamed_batch(client, monitor):
 
 
 async def watched_batch(client, monitor):
-    await end_of(client.watch_jobs(["job-1", "job-2"], timeout=TIMEOUT))
+    await drain(client.watch_jobs(["job-1", "job-2"], timeout=TIMEOUT))
 
 
 async def monitored_batch(client, monitor):
-    await end_of(monitor.watch_jobs(["job-1", "job-2"], timeout=TIMEOUT))
+    await drain(monitor.watch_jobs(["job-1", "job-2"], timeout=TIMEOUT))
 
 
-async def end_of(stream):
-    """Read a stream of changes to its end, and raise the error of a job that has one."""
+async def drain(stream):
+    """Read all changes of a stream, and raise the error of the first job."""
     async with stream as outcomes:
-        ends = {outcome.job_id: outcome async for outcome in outcomes}
-    assert {type(outcome.error) for outcome in ends.values()} == {JobWaitTimeoutError}
-    ends["job-1"].result()
+        outcomes_by_job = {outcome.job_id: outcome async for outcome in outcomes}
+    assert {type(outcome.error) for outcome in outcomes_by_job.values()} == {JobWaitTimeoutError}
+    outcomes_by_job["job-1"].result()
 
 
 async def monitored_wait(client, monitor):
@@ -66,19 +66,19 @@ async def monitored_watch(client, monitor):
 
 @pytest.mark.parametrize("fault", [None, "never_respond", "status_503", "html"])
 @pytest.mark.parametrize(
-    "follow",
+    "run_wait",
     [
         *(wait, watch, batch, streamed_batch, watched_batch),
         *(monitored_wait, monitored_watch, monitored_batch),
     ],
 )
-async def test_timeout_expires_on_time(follow, fault):
-    async with nothing_left_behind():
+async def test_timeout_expires_on_time(run_wait, fault):
+    async with assert_no_leaks():
         server = HostileServer(lambda _: "running", lambda _: FAULTS.get(fault))
         async with server, make_client(server) as client, JobMonitor(client) as monitor:
             began = time.monotonic()
             with pytest.raises(JobWaitTimeoutError) as caught:
-                await follow(client, monitor)
+                await run_wait(client, monitor)
             elapsed = time.monotonic() - began
     assert TIMEOUT <= elapsed < TIMEOUT + TOLERANCE
     assert TIMEOUT <= caught.value.elapsed < TIMEOUT + TOLERANCE
@@ -99,16 +99,16 @@ async def stream_changes(client):
 
 
 @pytest.mark.parametrize("read", [collect, stream, stream_changes])
-async def test_timeout_of_a_batch_expires_for_all_jobs_together_after_the_event_loop_was_busy(read):
-    """The responses arrive together with the timeout, and say that the jobs have finished."""
+async def test_batch_timeout_expires_for_all_jobs_together_on_busy_loop(read):
+    """The responses arrive as the timeout expires, with terminal statuses."""
     began_at = time.monotonic()
 
-    def tell(_):
+    def status_of(_):
         time.sleep(max(0, began_at + TIMEOUT + 0.2 - time.monotonic()))
         return "succeeded"
 
-    async with nothing_left_behind():
-        server = HostileServer(tell)
+    async with assert_no_leaks():
+        server = HostileServer(status_of)
         async with server, make_client(server, max_concurrency=len(MANY)) as client:
             began_at = time.monotonic()
             outcomes = await read(client)
@@ -117,18 +117,18 @@ async def test_timeout_of_a_batch_expires_for_all_jobs_together_after_the_event_
     assert len({outcome.error.elapsed for outcome in outcomes}) == 1
 
 
-async def test_slow_name_lookup_does_not_delay_a_timeout(monkeypatch):
-    asked = asyncio.Event()
+async def test_slow_dns_lookup_does_not_delay_timeout(monkeypatch):
+    lookup_started = asyncio.Event()
 
     async def look_up(*_, **__):
-        asked.set()
+        lookup_started.set()
         await asyncio.sleep(60)
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
-    async with nothing_left_behind():
+    async with assert_no_leaks():
         async with SutroClient(KEY, base_url="https://sutro.test") as client:
             began = time.monotonic()
             with pytest.raises(JobWaitTimeoutError):
                 await client.wait_for_job("job-1", timeout=TIMEOUT)
             assert time.monotonic() - began < TIMEOUT + TOLERANCE
-            assert asked.is_set()
+            assert lookup_started.is_set()

@@ -22,7 +22,7 @@ def run(*arguments, command=COMMAND, **options):
 
 
 def run_all(*calls):
-    """Run commands, each given as a callable, two at a time; most of it is their start."""
+    """Run commands, each given as a callable, two at a time, since most of the time is startup."""
     with ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda call: call(), calls))
 
@@ -35,7 +35,7 @@ def run_all(*calls):
     [([SCRIPT], "aiohttp"), (COMMAND, "aiohttp"), ([SCRIPT], "click")],
     ids=["script", "python -m", "the extra"],
 )
-def test_ctrl_c_while_it_imports_exits_at_once(command, module, tmp_path):
+def test_ctrl_c_during_import_exits_at_once(command, module, tmp_path):
     (tmp_path / f"{module}.py").write_text(
         "import time\nprint('importing', flush=True)\ntime.sleep(60)\n"
     )
@@ -52,7 +52,7 @@ def test_ctrl_c_while_it_imports_exits_at_once(command, module, tmp_path):
     assert process.returncode == 130
 
 
-def test_a_second_ctrl_c_ends_a_wait_as_the_first_does(service):
+def test_second_ctrl_c_ends_wait_like_the_first(service):
     ids = [f"job-{number}" for number in range(300)]
     for job_id in ids:
         service.add_job(job_id, ["running"])
@@ -79,7 +79,7 @@ def test_a_second_ctrl_c_ends_a_wait_as_the_first_does(service):
 # ---- pipes and closed streams
 
 
-def test_head_takes_the_first_line_and_there_is_no_error(service):
+def test_head_closes_pipe_without_error(service):
     for number in range(500):
         service.add_job(f"job-{number}")
     ids = "\n".join(f"job-{number}" for number in range(500))
@@ -115,7 +115,7 @@ def recipe(heading):
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="needs jq")
-def test_the_recipes_run_as_they_are_written(service, tmp_path):
+def test_documented_recipes_run(service, tmp_path):
     service.add_job("good", job_cost=0.5)
     service.add_job("bad", ["failed"], failure_reason="no GPU")
     service.add_job("dear", job_cost=1.5)

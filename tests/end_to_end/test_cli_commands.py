@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("fast_command")
 
 @contextmanager
 def once(condition, action):
-    """Act from another thread as soon as the condition holds; gives the moments that it did."""
+    """Act from another thread as soon as the condition holds; return the times when it did."""
     moments = []
 
     def watch():
@@ -64,7 +64,7 @@ def press_ctrl_c():
 # ---- status
 
 
-def test_status_is_a_line_a_job(service, run):
+def test_status_prints_one_line_per_job(service, run):
     service.add_job("job-1", ["running"])
     service.add_job("another job", ["failed"], failure_reason="no\nGPU")
     service.add_job("job-3", ["preempted"], allow_unknown=True)
@@ -78,7 +78,7 @@ def test_status_is_a_line_a_job(service, run):
     assert run("status", "job-3", "--raw") == (0, "job-3  PREEMPTED\n", "")
 
 
-def test_each_status_is_printed_before_the_errors(service, monkeypatch):
+def test_each_status_is_printed_before_errors(service, monkeypatch):
     service.add_job("slow", ["running"])
     service.fail_next(9, status=410, job_id="gone")
     both = io.StringIO()
@@ -88,7 +88,7 @@ def test_each_status_is_printed_before_the_errors(service, monkeypatch):
     assert both.getvalue().startswith("slow  running\nError: job 'gone': HTTP 410")
 
 
-def test_status_of_a_missing_job_says_what_to_do(service, run):
+def test_status_of_missing_job_prints_advice(service, run):
     service.add_job("job-1", ["running"])
     status, output, errors = run("status", "job-1", "nope")
     assert (status, output) == (3, "job-1  running\n")
@@ -99,7 +99,7 @@ def test_status_of_a_missing_job_says_what_to_do(service, run):
     assert run("status", "nope")[1] == ""
 
 
-def test_status_as_json_is_an_object_a_job(service, run_json):
+def test_status_json_is_one_object_per_job(service, run_json):
     service.add_job("job-1", ["failed"], failure_reason="no GPU")
     status, (first, second), _ = run_json("status", "job-1", "nope")
     assert status == 3
@@ -121,35 +121,35 @@ def silent_failure(service):
     service.add_job("job-2", ["failed"], metadata={"failure_reason": {}})
 
 
-def test_status_shows_the_reason_of_the_record(run, silent_failure):
+def test_status_shows_reason_from_record(run, silent_failure):
     assert run("status", "job-1", "job-2")[1] == "job-1  failed  no GPU\njob-2  failed\n"
 
 
-def test_status_as_json_shows_the_reason_of_the_record(run_json, silent_failure):
+def test_status_json_shows_reason_from_record(run_json, silent_failure):
     _, (first, second), _ = run_json("status", "job-1", "job-2")
     assert first["failure"]["message"] == "no GPU"
     assert (second["failure"]["message"], second["failure"]["details"]) == (None, {})
 
 
-def test_wait_shows_the_reason_of_the_record(run, silent_failure):
+def test_wait_shows_reason_from_record(run, silent_failure):
     output = run("wait", "job-1", "job-2")[1]
     assert "\njob-1 failed: no GPU\n" in output
     assert "job-2 failed:" not in output
     assert "retrieved" not in output
 
 
-def test_wait_as_json_shows_the_reason_of_the_record(run_json, silent_failure):
-    ends = [each for each in run_json("wait", "job-1")[1] if each["event"] == "end"]
-    assert [end["failure"]["message"] for end in ends] == ["no GPU"]
+def test_wait_json_shows_reason_from_record(run_json, silent_failure):
+    end_events = [each for each in run_json("wait", "job-1")[1] if each["event"] == "end"]
+    assert [end["failure"]["message"] for end in end_events] == ["no GPU"]
 
 
-def test_an_unreadable_record_does_not_affect_status(service, run, silent_failure, monkeypatch):
+def test_unreadable_record_does_not_affect_status(service, run, silent_failure, monkeypatch):
     service.fail_next(100, endpoint="jobs", status=404)
     assert run("status", "job-1") == (1, "job-1  failed\n", "")
     assert run("wait", "job-1")[0] == 1
 
 
-def test_a_wrong_key_is_reported_once_and_not_shown(service, run, monkeypatch):
+def test_wrong_key_is_reported_once_and_not_shown(service, run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     status, output, errors = run("status", "a", "b")
     assert (status, output) == (3, "")
@@ -158,7 +158,7 @@ def test_a_wrong_key_is_reported_once_and_not_shown(service, run, monkeypatch):
     )
 
 
-def test_no_key_is_an_error_of_configuration(run):
+def test_missing_key_is_configuration_error(run):
     status, output, errors = run("status", "a")
     assert (status, output) == (2, "")
     assert errors == (
@@ -167,10 +167,10 @@ def test_no_key_is_an_error_of_configuration(run):
     )
 
 
-def test_messages_name_options_in_place_of_arguments(service, run, monkeypatch):
+def test_messages_name_options_instead_of_arguments(service, run, monkeypatch):
     _, _, errors = run("status", "a", "--base-url", "https://elsewhere.example")
     assert errors.endswith("pass the --key-file that belongs to this --base-url\n")
-    for option, value, complaint in (
+    for option, value, message in (
         ("--base-url", "ftp://example.com", "--base-url must begin with https://"),
         ("--proxy", "socks5://a.test", "--proxy must be the URL of an HTTP proxy"),
         ("--max-rate", "0", "--max-rate must be above 0"),
@@ -178,7 +178,7 @@ def test_messages_name_options_in_place_of_arguments(service, run, monkeypatch):
     ):
         status, _, errors = run("wait", "a", option, value)
         assert status == 2
-        assert errors.startswith(f"Error: {complaint}")
+        assert errors.startswith(f"Error: {message}")
     monkeypatch.delenv("SUTRO_API_KEY")
     assert "set SUTRO_API_KEY too, or pass --key-file" in run("status", "a")[2]
 
@@ -186,14 +186,14 @@ def test_messages_name_options_in_place_of_arguments(service, run, monkeypatch):
 # ---- the service
 
 
-def test_a_base_url_must_be_that_of_the_key(service, run, monkeypatch):
+def test_base_url_must_match_key(service, run, monkeypatch):
     assert run("status", "a", "--base-url", "https://elsewhere.example")[0] == 2
     monkeypatch.delenv("SUTRO_API_URL")
     service.add_job("job-1")
     assert run("status", "job-1", "--base-url", service.url)[0] == 0
 
 
-def test_max_concurrency_is_kept(service, run):
+def test_max_concurrency_is_respected(service, run):
     for number in range(8):
         service.add_job(f"job-{number}")
     service.fail_next(8, delay=0.01)
@@ -204,7 +204,7 @@ def test_max_concurrency_is_kept(service, run):
     assert "'--max-concurrency': 0 is not in the range x>=1" in errors
 
 
-def test_the_key_can_be_in_a_file(service, run, monkeypatch, tmp_path):
+def test_key_is_read_from_file(service, run, monkeypatch, tmp_path):
     service.add_job("a")
     monkeypatch.delenv("SUTRO_API_KEY")
     key_file = tmp_path / "key"
@@ -213,7 +213,7 @@ def test_the_key_can_be_in_a_file(service, run, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (None, "Invalid value for '--key-file': '.*key': No such file or directory"),
         (b" \n", "--key-file must be a non-empty string"),
@@ -221,16 +221,16 @@ def test_the_key_can_be_in_a_file(service, run, monkeypatch, tmp_path):
         (b"sk_secret sk_wrong", "--key-file has white space or a control character inside"),
     ],
 )
-def test_a_file_without_a_key_is_rejected(run, tmp_path, content, complaint):
+def test_file_without_key_is_rejected(run, tmp_path, content, message):
     key_file = tmp_path / "key"
     if content is not None:
         key_file.write_bytes(content)
     status, output, errors = run("status", "a", "--key-file", str(key_file))
     assert (status, output) == (2, "")
-    assert re.match(f"Error: {complaint}", errors)
+    assert re.match(f"Error: {message}", errors)
 
 
-def test_the_options_of_the_service_reach_the_client(run, monkeypatch, tmp_path):
+def test_service_options_reach_client(run, monkeypatch, tmp_path):
     made = []
 
     def client(*args, **options):
@@ -255,7 +255,7 @@ def test_the_options_of_the_service_reach_the_client(run, monkeypatch, tmp_path)
         )
 
 
-def test_max_rate_spaces_the_requests(service, run):
+def test_max_rate_spaces_requests(service, run):
     for number in range(4):
         service.add_job(f"job-{number}")
     assert run("status", *(f"job-{number}" for number in range(4)), "--max-rate", "20")[0] == 0
@@ -263,7 +263,7 @@ def test_max_rate_spaces_the_requests(service, run):
     assert times[-1] - times[0] > 0.1
 
 
-def test_interval_spaces_the_polls(service, run):
+def test_interval_spaces_polls(service, run):
     service.add_job("a", ["queued", "running", "running", "running", "succeeded"])
     assert run("wait", "a", "--interval", "0.05")[0] == 0
     times = [request.time for request in service.requests if "status" in request.path]
@@ -275,7 +275,7 @@ def test_interval_spaces_the_polls(service, run):
 # ---- ids
 
 
-def test_ids_come_from_arguments_and_from_standard_input_once(service, run, monkeypatch):
+def test_ids_from_arguments_and_stdin_are_deduplicated(service, run, monkeypatch):
     for job_id in ("a", "b b", "c"):
         service.add_job(job_id)
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n  b b \r\n\na\n"))
@@ -285,7 +285,7 @@ def test_ids_come_from_arguments_and_from_standard_input_once(service, run, monk
     assert len(service.requests) == 3
 
 
-def test_10_000_ids_on_standard_input(run, monkeypatch):
+def test_10_000_ids_on_stdin(run, monkeypatch):
     requested = []
 
     class Client:
@@ -333,7 +333,7 @@ def test_10_000_ids_on_standard_input(run, monkeypatch):
         assert requested == ids
 
 
-def test_no_request_follows_a_403(service, run, monkeypatch):
+def test_no_request_follows_403(service, run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(f"job-{n}" for n in range(5000))))
     service.fail_next(5000, status=403)
     status, output, errors = run("status", "-", "--json")
@@ -342,13 +342,13 @@ def test_no_request_follows_a_403(service, run, monkeypatch):
     assert len(service.requests) <= 25  # those in flight when the third job was refused
 
 
-def test_a_byte_order_mark_is_no_part_of_an_id(service, run, monkeypatch):
+def test_byte_order_mark_is_stripped_from_ids(service, run, monkeypatch):
     service.add_job("a")
     monkeypatch.setattr(sys, "stdin", io.StringIO("\ufeffa\n"))
     assert run("status", "-") == (0, "a  succeeded\n", "")
 
 
-def test_a_terminal_as_standard_input_is_prompted_for_ids(service, run, monkeypatch):
+def test_terminal_on_stdin_is_prompted_for_ids(service, run, monkeypatch):
     class Keyboard(io.StringIO):
         def isatty(self):
             return True
@@ -361,7 +361,7 @@ def test_a_terminal_as_standard_input_is_prompted_for_ids(service, run, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("argument", "stdin", "complaint"),
+    ("argument", "stdin", "message"),
     [
         ("", "", "invalid job id '' as an argument: it must not be empty"),
         ("..", "", "invalid job id '..' as an argument: .* names another path"),
@@ -371,15 +371,15 @@ def test_a_terminal_as_standard_input_is_prompted_for_ids(service, run, monkeypa
         ("-", None, "standard input is closed"),
     ],
 )
-def test_an_invalid_id_is_rejected(run, monkeypatch, argument, stdin, complaint):
+def test_invalid_id_is_rejected(run, monkeypatch, argument, stdin, message):
     monkeypatch.setattr(sys, "stdin", None if stdin is None else io.StringIO(stdin))
     status, output, errors = run("status", argument)
     assert (status, output) == (2, "")
-    assert re.search(complaint, errors)
+    assert re.search(message, errors)
     assert errors.count("\n") <= 2
 
 
-def test_ids_come_from_files_without_blank_lines_and_comments(service, run, monkeypatch, tmp_path):
+def test_blank_lines_and_comments_in_id_files_are_ignored(service, run, monkeypatch, tmp_path):
     for job_id in ("a", "b b", "c"):
         service.add_job(job_id)
     (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbf# nightly\na\r\n\n  # failed once\n b b\n")
@@ -391,7 +391,7 @@ def test_ids_come_from_files_without_blank_lines_and_comments(service, run, monk
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "message"),
     [
         (None, "'.*ids.txt' cannot be read: No such file or directory"),
         (b"# none today\n", "there are no job ids: write one per line"),
@@ -399,17 +399,17 @@ def test_ids_come_from_files_without_blank_lines_and_comments(service, run, monk
         (b"a\nb\x07\n", r"invalid job id 'b\\x07' on line 2 of '.*ids.txt'"),
     ],
 )
-def test_a_file_without_job_ids_is_rejected(run, tmp_path, content, complaint):
+def test_file_without_job_ids_is_rejected(run, tmp_path, content, message):
     path = tmp_path / "ids.txt"
     if content is not None:
         path.write_bytes(content)
     status, output, errors = run("wait", f"@{path}")
     assert (status, output) == (2, "")
-    assert re.match(f"Error: {complaint}", errors)
+    assert re.match(f"Error: {message}", errors)
     assert errors.endswith("See `sutro-async wait --help`.\n")
 
 
-def test_a_file_named_as_a_job_gets_a_hint_before_any_request(run, tmp_path, monkeypatch):
+def test_file_name_as_job_id_gets_hint_before_any_request(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ids.txt").touch()
     (tmp_path / "job-1").mkdir()
@@ -421,12 +421,12 @@ def test_a_file_named_as_a_job_gets_a_hint_before_any_request(run, tmp_path, mon
     assert errors.count("Hint") == 1
 
 
-def test_a_standard_input_that_is_not_text_is_rejected(run, monkeypatch):
+def test_binary_stdin_is_rejected(run, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff\n"), encoding="utf-8"))
     assert run("status", "-")[2].startswith("Error: standard input is not text")
 
 
-def test_a_standard_input_that_cannot_be_read_is_rejected(run, monkeypatch, tmp_path):
+def test_unreadable_stdin_is_rejected(run, monkeypatch, tmp_path):
     class Directory(io.StringIO):
         def __next__(self):
             raise OSError(errno.EISDIR, "Is a directory")
@@ -438,7 +438,7 @@ def test_a_standard_input_that_cannot_be_read_is_rejected(run, monkeypatch, tmp_
 # ---- job
 
 
-def test_job_shows_what_is_known(service, run):
+def test_job_shows_record(service, run):
     service.add_job("job-1", name="Reviews", num_rows=1200, system_prompt="One\nword.")
     service.add_job("job-2", ["failed"], failure_reason="no GPU")
     status, output, errors = run("job", "job-1", "job-2", "nope")
@@ -455,7 +455,7 @@ def test_job_shows_what_is_known(service, run):
     assert run("job", "job-1", "--full")[1].count("\n               word.\n") == 1
 
 
-def test_job_as_json_is_the_record(service, run_json):
+def test_job_json_is_record(service, run_json):
     service.add_job("job-1", run_type="batch")
     status, (first, second), _ = run_json("job", "job-1", "nope")
     assert status == 3
@@ -468,23 +468,23 @@ def test_job_as_json_is_the_record(service, run_json):
 # ---- wait
 
 
-def test_wait_prints_a_line_a_change_and_what_it_cost(service, run):
+def test_wait_prints_line_per_change_and_cost(service, run):
     service.add_job("job-1", ["queued", "running", "running", "succeeded"])
     service.add_job("b", ["running", "failed"], failure_reason="no GPU")
     service.fail_next(1, status=503, headers={"Retry-After": "0.05"}, job_id="job-1")
     status, output, errors = run("wait", "job-1", "b")
     assert (status, errors) == (1, "")
     lines, summary = output.split("\n\n", 1)
-    news = [
+    changes = [
         line.split("  ", 1)
         for line in (re.sub(r"^ *[\d.]+s  ", "", line) for line in lines.splitlines())
     ]
-    assert [text.strip() for job_id, text in news if job_id == "job-1"] == [
+    assert [text.strip() for job_id, text in changes if job_id == "job-1"] == [
         "queued",
         "running",
         "succeeded",
     ]
-    assert [text.strip() for job_id, text in news if job_id != "job-1"] == [
+    assert [text.strip() for job_id, text in changes if job_id != "job-1"] == [
         "running",
         "failed: no GPU",
     ]
@@ -502,7 +502,7 @@ def test_wait_prints_a_line_a_change_and_what_it_cost(service, run):
     assert sum("/jobs/" in request.path for request in service.requests) == 2
 
 
-def test_wait_as_json_ends_each_job_once(service, run_json):
+def test_wait_json_has_one_end_event_per_job(service, run_json):
     service.add_job("job-1", ["queued", "running", "succeeded"])
     service.add_job("job-2", ["running"])
     status, events, errors = run_json("wait", "job-1", "job-2", "nope", "--timeout", "0.4")
@@ -514,13 +514,13 @@ def test_wait_as_json_ends_each_job_once(service, run_json):
         ("end", "succeeded"),
         ("summary", "succeeded"),
     ]
-    ends = {event["job_id"]: event for event in events if event["event"] == "end"}
-    assert ends["job-1"]["error"] is None
-    assert ends["job-2"]["error"]["type"] == "JobWaitTimeoutError"
-    assert ends["job-2"]["status"] == "running"
-    assert ends["nope"]["error"]["type"] == "JobNotFoundError"
-    assert len(ends) == sum(event["event"] == "end" for event in events) == 3
-    assert ends["job-2"]["error"]["message"] == "timed out after 0.4s (last status: running)"
+    end_events = {event["job_id"]: event for event in events if event["event"] == "end"}
+    assert end_events["job-1"]["error"] is None
+    assert end_events["job-2"]["error"]["type"] == "JobWaitTimeoutError"
+    assert end_events["job-2"]["status"] == "running"
+    assert end_events["nope"]["error"]["type"] == "JobNotFoundError"
+    assert len(end_events) == sum(event["event"] == "end" for event in events) == 3
+    assert end_events["job-2"]["error"]["message"] == "timed out after 0.4s (last status: running)"
     summaries = [event for event in events if event["event"] == "summary"]
     assert events[-3:] == summaries
     assert [(event["job_id"], event["status"], event["total_tokens"]) for event in summaries] == [
@@ -537,7 +537,7 @@ def test_wait_as_json_ends_each_job_once(service, run_json):
     assert "timed out after 0.4s: 1 of 3 jobs had not finished\n" in errors
 
 
-def test_a_timeout_is_accurate_and_reported(service, run):
+def test_timeout_is_accurate_and_reported(service, run):
     service.add_job("job-1", ["running"])
     began_at = time.monotonic()
     status, output, errors = run("wait", "job-1", "--raw", "--timeout", "0.2s")
@@ -553,7 +553,7 @@ def test_a_timeout_is_accurate_and_reported(service, run):
     )
 
 
-def test_a_timeout_reports_why_jobs_were_never_seen(service, run):
+def test_timeout_reports_why_jobs_have_no_status(service, run):
     for job_id in ("a", "b"):
         service.add_job(job_id)
         service.fail_next(9999, status=503, job_id=job_id, body="Down for repairs")
@@ -566,7 +566,7 @@ def test_a_timeout_reports_why_jobs_were_never_seen(service, run):
     ]
 
 
-def test_a_timeout_before_any_response_says_so(service, run):
+def test_timeout_before_first_response_is_reported(service, run):
     service.fail_next(1, delay=60)
     status, _, errors = run("wait", "a", "--timeout", "0.1")
     assert status == 124
@@ -576,7 +576,7 @@ def test_a_timeout_before_any_response_says_so(service, run):
     )
 
 
-def test_a_timeout_reports_the_last_failed_poll_of_a_job_that_was_seen(service, run):
+def test_timeout_reports_last_failed_poll_of_job_with_status(service, run):
     service.add_job("a", ["running"])
     with once(
         lambda: len(service.requests) > 2, lambda: service.fail_next(9999, status=502, body="Down")
@@ -588,7 +588,7 @@ def test_a_timeout_reports_the_last_failed_poll_of_a_job_that_was_seen(service, 
     assert errors.endswith("or with a longer --timeout.\n")
 
 
-def test_a_job_that_disappears_is_shown_in_its_line(service, run):
+def test_disappearing_job_is_shown_in_its_line(service, run):
     service.add_job("job-1", ["running"])
     service.fail_next(1, status=410, job_id="gone")
     status, output, _ = run("wait", "gone", "job-1", "--timeout", "0.1")
@@ -598,19 +598,19 @@ def test_a_job_that_disappears_is_shown_in_its_line(service, run):
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan", "1d", "", "٣"])
-def test_an_invalid_timeout_text_is_rejected(text, run):
+def test_invalid_timeout_text_is_rejected(text, run):
     status, _, errors = run("wait", "job-1", "--timeout", text)
     assert status == 2
     assert "is not a duration such as 90, 10m or 1.5h" in errors
 
 
-def test_a_timeout_may_have_a_unit(service, run):
+def test_timeout_accepts_unit(service, run):
     service.add_job("job-1")
     for text in ("0", "90", "10m", "1.5h"):
         assert run("wait", "job-1", "--timeout", text)[0] == 0
 
 
-def test_a_summary_does_without_records_that_cannot_be_read(service, run, monkeypatch):
+def test_summary_skips_unreadable_records(service, run, monkeypatch):
     service.add_job("a")
     service.add_job("b")
     service.fail_next(100, endpoint="jobs", job_id="a", status=410)
@@ -619,21 +619,21 @@ def test_a_summary_does_without_records_that_cannot_be_read(service, run, monkey
     assert "without 1 job whose record could not be read" in output
 
 
-def hang_up_records(service, monkeypatch):
+def hang_record_requests(service, monkeypatch):
     """Let requests for records hang as soon as a status has been sent."""
     service.fail_next(100, endpoint="jobs", delay=60)
 
 
-def test_a_service_that_falls_silent_does_not_hold_up_the_summary(service, run, monkeypatch):
+def test_unresponsive_service_does_not_delay_summary(service, run, monkeypatch):
     monkeypatch.setattr(_wait, "_BATCH_TIMEOUT", 0.1)
     service.add_job("a")
-    hang_up_records(service, monkeypatch)
+    hang_record_requests(service, monkeypatch)
     status, output, _ = run("wait", "a")
     assert status == 0
     assert re.search(r"^1 job in 0\.\ds: 1 succeeded$", output, re.MULTILINE)
 
 
-def test_a_key_that_is_revoked_on_the_way_ends_the_wait_with_what_is_known(service, run):
+def test_revoked_key_ends_wait_with_known_statuses(service, run):
     service.add_job("job-1", ["running"])
     with once(lambda: len(service.requests) > 2, lambda: service.fail_next(99, status=401)):
         status, output, errors = run("wait", "job-1")
@@ -643,15 +643,13 @@ def test_a_key_that_is_revoked_on_the_way_ends_the_wait_with_what_is_known(servi
     assert "HTTP 401" in errors
 
 
-def test_with_a_wrong_key_nothing_is_shown(service, run, monkeypatch):
+def test_wrong_key_shows_no_jobs(service, run, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     assert run("wait", "job-1")[:2] == (3, "")
 
 
 @pytest.mark.parametrize("code", [401])
-def test_an_error_that_ends_the_wait_is_that_of_its_job_and_the_others_are_abandoned(
-    service, run_json, code
-):
+def test_batch_fatal_error_is_shown_for_its_job_and_others_are_abandoned(service, run_json, code):
     for job_id in ("a", "b", "c"):
         service.add_job(job_id, ["running"] if job_id != "c" else ["succeeded"])
 
@@ -662,18 +660,18 @@ def test_an_error_that_ends_the_wait_is_that_of_its_job_and_the_others_are_aband
         status, events, errors = run_json("wait", "a", "b", "c")
     assert status == 3
     assert errors.startswith(f"Error: job 'b': HTTP {code}: ")
-    ends = {event["job_id"]: event for event in events if event["event"] == "end"}
-    assert len(ends) == sum(event["event"] == "end" for event in events) == 3
-    assert ends["a"]["error"] == {
+    end_events = {event["job_id"]: event for event in events if event["event"] == "end"}
+    assert len(end_events) == sum(event["event"] == "end" for event in events) == 3
+    assert end_events["a"]["error"] == {
         "type": "Abandoned",
         "message": "an error of another job ended the wait",
     }
-    assert ends["a"]["status"] == "running"
-    assert ends["b"]["error"]["status_code"] == code
-    assert ends["c"]["error"] is None
+    assert end_events["a"]["status"] == "running"
+    assert end_events["b"]["error"]["status_code"] == code
+    assert end_events["c"]["error"] is None
 
 
-def test_each_job_has_its_end_though_none_was_seen(service, run_json, monkeypatch):
+def test_each_job_has_end_event_without_any_status(service, run_json, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     _, events, _ = run_json("wait", "a", "b")
     for kind in ("end", "summary"):
@@ -683,7 +681,7 @@ def test_each_job_has_its_end_though_none_was_seen(service, run_json, monkeypatc
         ]
 
 
-async def test_changes_that_have_arrived_are_shown_after_an_interrupt(client, monkeypatch, capsys):
+async def test_received_changes_are_shown_after_interrupt(client, monkeypatch, capsys):
     arrived = []
 
     async def step():
@@ -713,7 +711,7 @@ async def test_changes_that_have_arrived_are_shown_after_an_interrupt(client, mo
     ]
 
 
-async def test_a_timeout_of_a_request_is_not_taken_for_a_tick(client, monkeypatch):
+async def test_request_timeout_is_not_mistaken_for_refresh_tick(client, monkeypatch):
     async def step():
         raise APITimeoutError("no response", job_id="a")
 
@@ -723,7 +721,7 @@ async def test_a_timeout_of_a_request_is_not_taken_for_a_tick(client, monkeypatc
         await _wait.wait_for_all(client, Board(["a"]), output, timeout=None)
 
 
-async def test_the_progress_is_refreshed_while_nothing_happens(fake, client):
+async def test_progress_is_refreshed_while_idle(fake, client):
     refreshed = []
 
     class Ticking(JSONProgress):
@@ -745,7 +743,7 @@ async def test_the_progress_is_refreshed_while_nothing_happens(fake, client):
     ("as_json", "number", "exit_status"),
     [(False, signal.SIGINT, 130), (True, signal.SIGINT, 130), (False, signal.SIGTERM, 143)],
 )
-def test_an_interrupt_shows_what_is_known(service, run, as_json, number, exit_status):
+def test_interrupt_shows_known_statuses(service, run, as_json, number, exit_status):
     service.add_job("a", ["succeeded"])
     service.add_job("b", ["running"])
     with once(lambda: len(service.requests) > 8, lambda: os.kill(os.getpid(), number)) as moments:
@@ -757,8 +755,8 @@ def test_an_interrupt_shows_what_is_known(service, run, as_json, number, exit_st
         " unfinished jobs are still running on the service.\n"
     )
     if as_json:
-        ends = [e for e in map(json.loads, output.splitlines()) if e["event"] == "end"]
-        assert {end["job_id"]: end["error"] and end["error"]["type"] for end in ends} == {
+        end_events = [e for e in map(json.loads, output.splitlines()) if e["event"] == "end"]
+        assert {end["job_id"]: end["error"] and end["error"]["type"] for end in end_events} == {
             "a": None,
             "b": "Interrupted",
         }
@@ -766,16 +764,16 @@ def test_an_interrupt_shows_what_is_known(service, run, as_json, number, exit_st
         assert re.search(r"^a    succeeded\nb    running\n\n2 jobs in", output, re.MULTILINE)
 
 
-def test_an_interrupt_after_all_jobs_have_finished_shows_them(service, run, monkeypatch):
+def test_interrupt_after_completion_shows_finished_jobs(service, run, monkeypatch):
     service.add_job("a", ["failed"], failure_reason="no GPU")
-    hang_up_records(service, monkeypatch)
+    hang_record_requests(service, monkeypatch)
     with once(lambda: any("/jobs/" in r.path for r in service.requests), press_ctrl_c):
         status, output, errors = run("wait", "a")
     assert (status, errors) == (130, "")
     assert ": 1 failed\n" in output
 
 
-def test_a_change_that_does_not_show_is_no_line(service, run, monkeypatch):
+def test_invisible_change_prints_no_line(service, run, monkeypatch):
     service.add_job("a", ["running", "running", "succeeded"])
     correct_response = service._correct_response
 
@@ -799,7 +797,7 @@ def port():
 
 
 def responds(port):
-    """Whether there is a server at the port; it responds once it has said that it runs."""
+    """Whether a server listens on the port."""
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1)
     except urllib.error.HTTPError as error:
@@ -809,7 +807,7 @@ def responds(port):
         return False
 
 
-def test_fake_says_how_to_reach_it(run, port):
+def test_fake_prints_its_url(run, port):
     with once(lambda: responds(port), press_ctrl_c):
         status, output, errors = run("fake", "--port", str(port), "--dialect", "flat")
     assert status == 130
@@ -821,7 +819,7 @@ def test_fake_says_how_to_reach_it(run, port):
     assert errors.endswith("\n1 request served.\n")
 
 
-def test_fake_says_how_to_reach_it_as_json(run_json, port):
+def test_fake_prints_its_url_as_json(run_json, port):
     with once(lambda: responds(port), press_ctrl_c):
         status, objects, _ = run_json("fake", "--port", str(port), "--job", "a=running:9,failed")
     assert status == 130
@@ -830,19 +828,19 @@ def test_fake_says_how_to_reach_it_as_json(run_json, port):
     ]
 
 
-def test_a_fake_with_a_job_twice_is_rejected(run):
+def test_duplicate_fake_job_is_rejected(run):
     status, _, errors = run("fake", "--job", "a=failed", "--job", "a=running")
     assert status == 2
     assert "there are two jobs 'a'" in errors
 
 
-def test_an_empty_failure_reason_is_rejected(run):
+def test_empty_failure_reason_is_rejected(run):
     status, output, errors = run("fake", "--failure-reason", " ")
     assert (status, output) == (2, "")
     assert "--failure-reason must not be empty" in errors
 
 
-def test_a_port_in_use_is_rejected(service, run):
+def test_port_in_use_is_rejected(service, run):
     port = service.url.rpartition(":")[2]
     status, output, errors = run("fake", "--port", port)
     assert (status, output) == (2, "")
@@ -862,7 +860,7 @@ def quick_demo(monkeypatch):
     monkeypatch.setattr(_fake, "_POLL", FAST_POLL)
 
 
-def test_the_demo_runs_without_key_and_network(run, quick_demo):
+def test_demo_runs_without_key_and_network(run, quick_demo):
     status, output, errors = run("demo")
     assert (status, errors) == (0, "")
     assert re.search(r"^ +[\d.]+s  rewrite    cancelled$", output, re.MULTILINE)
@@ -876,13 +874,13 @@ def test_the_demo_runs_without_key_and_network(run, quick_demo):
     compile("async def main():\n" + code, "demo", "exec")
 
 
-def test_the_demo_as_json_is_nothing_but_json(run_json, quick_demo):
+def test_demo_json_prints_only_json(run_json, quick_demo):
     status, events, errors = run_json("demo")
     assert (status, errors) == (0, "")
     assert sum(event["event"] == "end" for event in events) == 6
 
 
-def test_the_help_has_an_example_for_each_command(run):
+def test_help_has_example_for_each_command(run):
     status, output, _ = run("--help")
     assert status == 0
     commands = re.findall(r"^  (\w+) ", output.partition("Commands:")[2], re.MULTILINE)
@@ -893,14 +891,14 @@ def test_the_help_has_an_example_for_each_command(run):
         assert f"sutro-async {command}" in output.partition("Example:")[2]
 
 
-def test_no_command_is_wrong_usage_and_shows_the_help(run):
+def test_missing_command_is_usage_error_and_shows_help(run):
     status, output, errors = run()
     assert (status, output) == (2, "")
     assert "Usage: sutro-async" in errors
 
 
 @pytest.mark.parametrize("arguments", [["dance"], ["status"], ["status", "a", "--fast"]])
-def test_wrong_usage_is_reported_in_two_lines(arguments, run):
+def test_usage_error_is_reported_in_two_lines(arguments, run):
     status, output, errors = run(*arguments)
     assert (status, output) == (2, "")
     assert re.fullmatch(r"Error: .*\nSee `sutro-async.* --help`\.\n", errors)
@@ -913,7 +911,7 @@ def complete(capsys):
     return capsys.readouterr().out
 
 
-def test_completion_is_clicks_own(capsys, monkeypatch):
+def test_completion_uses_click(capsys, monkeypatch):
     monkeypatch.setenv("_SUTRO_ASYNC_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", "sutro-async st")
     monkeypatch.setenv("COMP_CWORD", "1")
@@ -925,7 +923,7 @@ def test_completion_is_clicks_own(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_of_each_shell_is_printed(capsys, monkeypatch, shell):
+def test_completion_is_printed_for_each_shell(capsys, monkeypatch, shell):
     monkeypatch.setenv("_SUTRO_ASYNC_COMPLETE", f"{shell}_source")
     assert f"_SUTRO_ASYNC_COMPLETE={shell}_complete" in complete(capsys)
 
@@ -948,25 +946,25 @@ class BrokenOutput(io.StringIO):
 @pytest.mark.parametrize(
     "arguments", [["--version"], ["--help"], ["wait", "a"], ["status", "a", "--json"], ["fake"]]
 )
-def test_a_closed_output_ends_the_command(service, monkeypatch, capsys, arguments):
+def test_closed_output_ends_command(service, monkeypatch, capsys, arguments):
     service.add_job("a", ["running"])
     monkeypatch.setattr(sys, "stdout", BrokenOutput(BrokenPipeError()))
     assert cli.main(arguments) == 141
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_an_output_that_cannot_be_written_is_reported(monkeypatch, capsys):
+def test_write_error_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", BrokenOutput(OSError(errno.ENOSPC, "No space left")))
     assert cli.main(["--version"]) == 2
     assert capsys.readouterr().err == "Error: the output cannot be written: No space left\n"
 
 
-def test_errors_to_a_closed_stream_are_dropped(monkeypatch):
+def test_errors_to_closed_stream_are_dropped(monkeypatch):
     monkeypatch.setattr(sys, "stderr", BrokenOutput(BrokenPipeError()))
     assert cli.main(["dance"]) == 2
 
 
-def test_what_the_encoding_lacks_is_escaped(service, monkeypatch):
+def test_unencodable_characters_are_escaped(service, monkeypatch):
     service.add_job("job-1", ["failed"], failure_reason="pas de GPU à Orléans")
     output = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
@@ -974,7 +972,7 @@ def test_what_the_encoding_lacks_is_escaped(service, monkeypatch):
     assert output.getvalue() == b"job-1  failed  pas de GPU \\xe0 Orl\\xe9ans\n"
 
 
-def test_streams_that_are_closed_are_done_without(monkeypatch, service):
+def test_closed_standard_streams_are_tolerated(monkeypatch, service):
     service.add_job("job-1", ["failed"])
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "stderr", None)
@@ -986,7 +984,7 @@ def test_streams_that_are_closed_are_done_without(monkeypatch, service):
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
-def test_without_the_extra_it_says_what_to_install(run, monkeypatch, missing):
+def test_missing_extra_is_named(run, monkeypatch, missing):
     loaded = [name for name in sys.modules if name.startswith("sutro_async.cli._")]
     for name in loaded:
         monkeypatch.delitem(sys.modules, name)
@@ -1003,7 +1001,7 @@ def test_without_the_extra_it_says_what_to_install(run, monkeypatch, missing):
         )
 
 
-def test_another_module_that_is_missing_is_not_taken_for_the_extra(monkeypatch):
+def test_other_missing_module_is_not_reported_as_missing_extra(monkeypatch):
     monkeypatch.delitem(sys.modules, "sutro_async.cli._commands")
     monkeypatch.delattr(cli, "_commands")
     monkeypatch.setitem(sys.modules, "sutro_async.cli._fake", None)
@@ -1023,7 +1021,7 @@ def account(service):
     return service
 
 
-def test_list_is_a_table_of_all_jobs_newest_first(account, run):
+def test_list_prints_table_of_jobs_newest_first(account, run):
     status, output, errors = run("list")
     assert (status, errors) == (0, "")
     assert [line.split()[:2] for line in output.splitlines()] == [
@@ -1035,7 +1033,7 @@ def test_list_is_a_table_of_all_jobs_newest_first(account, run):
     assert "$0.5000" in output
 
 
-def test_list_of_an_empty_account_prints_nothing(service, run):
+def test_list_of_empty_account_prints_nothing(service, run):
     assert run("list") == (0, "", "")
 
 
@@ -1054,7 +1052,7 @@ def test_list_of_ids(account, run, options, ids):
 
 
 @pytest.mark.parametrize("data", [["--json"], ["--format", "csv"]])
-def test_ids_alone_are_no_data(service, run, data):
+def test_ids_option_excludes_data_formats(service, run, data):
     status, _, errors = run("list", "--ids", *data)
     assert status == 2
     assert "exclude each other" in errors
@@ -1069,7 +1067,7 @@ def test_listed_ids_can_be_waited_for(account, run, monkeypatch):
     assert output.splitlines()[1].startswith("middle,succeeded,")
 
 
-def test_list_as_json_is_a_record_a_line(account, run_json):
+def test_list_json_is_one_record_per_line(account, run_json):
     status, records, _ = run_json("list")
     assert status == 0
     assert [record["job_id"] for record in records] == ["new", "middle", "old"]
@@ -1083,7 +1081,7 @@ def test_list_as_csv(account, run):
     assert lines[1].endswith(",no GPU")
 
 
-def test_list_that_cannot_be_read_is_an_api_error(account, run):
+def test_unreadable_list_is_api_error(account, run):
     account.fail_next(99, status=403, endpoint="list-jobs")
     status, output, errors = run("list")
     assert (status, output) == (3, "")
@@ -1093,7 +1091,7 @@ def test_list_that_cannot_be_read_is_an_api_error(account, run):
 # ---- bulk
 
 
-def test_bulk_reads_the_list_from_ten_jobs_on(service, run):
+def test_bulk_reads_list_for_ten_or_more_jobs(service, run):
     ids = [f"job-{number}" for number in range(10)]
     for job_id in ids:
         service.add_job(job_id)

@@ -22,7 +22,7 @@ from sutro_async.cli._show import open_output
 
 
 class Terminal(io.StringIO):
-    """A terminal of which the screen can be read."""
+    """A terminal with a readable screen."""
 
     encoding = "utf-8"
 
@@ -58,11 +58,11 @@ def make_terminal(monkeypatch):
 
 MIDNIGHT = "2024-01-15T00:00:00Z"
 REAL_ID = "job-5f3a9c1e-77aa-4b0e-9d7c-0123456789ab"
-LONG_ID = "an-id-of-66-characters-that-somebody-has-written-by-hand-for-a-job"
+LONG_ID = "an-id-of-66-characters-that-a-person-has-written-by-hand-for-a-job"
 
 
 class Clock:
-    """A clock that goes where it is set."""
+    """A clock that is set by tests."""
 
     now = 0.0
 
@@ -79,7 +79,7 @@ def report(job_id, status="running", **fields):
 
 @pytest.fixture
 def watch(make_terminal):
-    """Open a live table of jobs; gives a function that notes outcomes and returns the screen."""
+    """Open a live table of jobs; return a function that notes outcomes and returns the screen."""
 
     opened = []
 
@@ -126,16 +126,16 @@ def test_one_job_at_80_columns(watch):
     assert note(record, at=71)[3].endswith("  1 of 1 finished, 1 record read")
 
 
-def test_what_ends_badly_has_its_reason(watch):
+def test_failed_job_shows_reason(watch):
     note = watch(["a", "b", "c", "d"], columns=120)
     missing = JobNotFoundError(job_id="b", status_code=404, message="No job")
     late = JobWaitTimeoutError(job_id="c", last_report=None, elapsed=1, timeout=1)
-    odd = JobStatusReport(job_id="d", status=JobStatus.UNKNOWN, raw_status="IDLE")
+    unknown = JobStatusReport(job_id="d", status=JobStatus.UNKNOWN, raw_status="IDLE")
     lines = note(
         report("a", "failed", message="no\x1b[2J GPU"),
         JobOutcome(job_id="b", error=missing),
         JobOutcome(job_id="c", error=late),
-        JobOutcome(job_id="d", value=odd),
+        JobOutcome(job_id="d", value=unknown),
         at=1,
     )
     assert lines[1].endswith("  no [2J GPU")
@@ -146,7 +146,7 @@ def test_what_ends_badly_has_its_reason(watch):
     assert lines[6].endswith("  3 of 4 finished, 1 failed, 1 error")
 
 
-def test_500_jobs_fit_the_screen_and_the_moving_ones_are_shown(watch):
+def test_500_jobs_fit_screen_and_changing_ones_are_shown(watch):
     ids = [f"job-{number:08}-77aa-4b0e-9d7c-0123456789ab" for number in range(500)]
     note = watch(ids)
     note(*(report(job_id, "queued") for job_id in ids), at=10)
@@ -161,13 +161,13 @@ def test_500_jobs_fit_the_screen_and_the_moving_ones_are_shown(watch):
     assert "483 more: 283 queued, 200 succeeded" in lines
     assert any(line.endswith("  200 of 500 finished") for line in lines)
     lines = note(*(report(job_id, "succeeded") for job_id in ids[10:]), at=40)
-    # As fewer are unfinished than there is room for, those that finished last fill it up.
+    # The remaining lines show the jobs that finished last.
     assert sum("  queued  " in line or "  running  " in line for line in lines) == 10
     assert sum("  succeeded  " in line for line in lines) == 7
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
-def test_a_long_id_is_folded_and_costs_no_other_job_a_column(watch, columns):
+def test_long_id_is_folded_without_hiding_columns(watch, columns):
     short = watch(["a", "b"], columns=columns)(report("a"), at=1)
     lines = watch(["a", LONG_ID], columns=columns)(report("a"), at=1)
     titles = ["Job", "Status", "Elapsed"] + (["Reason"] if columns > 60 else [])
@@ -180,7 +180,7 @@ def test_a_long_id_is_folded_and_costs_no_other_job_a_column(watch, columns):
 
 
 @pytest.mark.parametrize("columns", [40, 80, 120])
-def test_the_bar_and_its_text_are_whole(watch, columns):
+def test_progress_bar_and_text_are_complete(watch, columns):
     events = (report("a", "failed"), report("b", "cancelled"), report("c"))
     lines = watch(["a", "b", "c"], columns=columns)(*events, at=1)
     text = "2 of 3 finished, 1 failed, 1 cancelled"
@@ -193,7 +193,7 @@ def test_the_bar_and_its_text_are_whole(watch, columns):
 
 
 @pytest.mark.parametrize("size", [{"columns": 40, "lines": 10}, {"columns": 200, "lines": 50}])
-def test_the_table_never_outgrows_the_screen(watch, size):
+def test_table_never_exceeds_screen(watch, size):
     note = watch([f"job-{number}-{LONG_ID[:40]}" for number in range(60)], **size)
     lines = note(*(report(f"job-{n}-{LONG_ID[:40]}") for n in range(60)), at=1)
     assert lines[0].startswith("Job ")
@@ -201,25 +201,25 @@ def test_the_table_never_outgrows_the_screen(watch, size):
     assert lines[-1] == ""
 
 
-def test_a_terminal_that_is_too_narrow_for_anything_does_no_harm(watch):
+def test_very_narrow_terminal_raises_no_error(watch):
     assert watch(["job-1"], columns=8, lines=5)(report("job-1"), at=1)
 
 
-def test_it_is_drawn_a_few_times_a_second_however_much_happens(watch):
+def test_redraw_rate_is_limited(watch):
     note = watch(["a"])
     note(report("a", "queued"), at=1)
     assert "running" not in note(report("a"), at=1.01)[1]
     assert "running" in note(at=1.2)[1]
 
 
-def test_the_raw_status_is_shown_on_request(watch):
+def test_raw_status_is_shown_on_request(watch):
     assert "  RUNNING  " in watch(["a"], raw=True)(report("a"), at=1)[1]
 
 
 # ---- whether it is a terminal
 
 
-def test_no_color_takes_the_colours_and_leaves_the_table(
+def test_no_color_removes_colours_and_keeps_table(
     service, fast_command, make_terminal, monkeypatch
 ):
     for has_colours in (True, False):
@@ -235,7 +235,7 @@ def test_no_color_takes_the_colours_and_leaves_the_table(
 
 
 @pytest.mark.parametrize("term", ["dumb", "unknown"])
-def test_a_dumb_terminal_gets_lines_and_a_table_without_colours(
+def test_dumb_terminal_gets_plain_lines_and_table(
     service, fast_command, make_terminal, monkeypatch, term
 ):
     service.add_job("job-1", ["running", "succeeded"])
@@ -247,7 +247,7 @@ def test_a_dumb_terminal_gets_lines_and_a_table_without_colours(
     assert terminal.lines[3].split() == ["Job", "Status", "Rows", "Tokens", "Cost", "Time"]
 
 
-def test_force_color_makes_a_pipe_a_terminal_that_is_not_redrawn(service, run, monkeypatch):
+def test_force_color_colours_pipe_without_redrawing(service, run, monkeypatch):
     service.add_job("job-1", ["failed"], failure_reason="no GPU")
     assert run("status", "job-1")[1] == "job-1  failed  no GPU\n"
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -259,16 +259,14 @@ def test_force_color_makes_a_pipe_a_terminal_that_is_not_redrawn(service, run, m
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_without_the_characters_of_the_bar_is_not_redrawn(
-    make_terminal, monkeypatch, encoding
-):
+def test_terminal_without_bar_characters_is_not_redrawn(make_terminal, monkeypatch, encoding):
     terminal = make_terminal()
     monkeypatch.setattr(terminal, "encoding", encoding)
     assert not open_output(None, raw=False).is_live
 
 
 @pytest.mark.parametrize("wanted", ["plain", "json", "csv"])
-def test_other_formats_are_not_redrawn_on_a_terminal(service, make_terminal, wanted):
+def test_other_formats_are_not_redrawn_on_terminal(service, make_terminal, wanted):
     service.add_job("job-1")
     terminal = make_terminal()
     assert cli.main(["wait", "job-1", "--format", wanted]) == 0
@@ -278,7 +276,7 @@ def test_other_formats_are_not_redrawn_on_a_terminal(service, make_terminal, wan
 # ---- the commands on a terminal
 
 
-def test_wait_leaves_a_summary_on_the_terminal(service, fast_command, make_terminal):
+def test_wait_prints_summary_on_terminal(service, fast_command, make_terminal):
     service.add_job("job-1", [("running", 0.4), "succeeded"])
     service.add_job("[b]job-2[/b]", ["failed"], failure_reason="no [red]GPU[/red]")
     terminal = make_terminal()
@@ -301,7 +299,7 @@ def test_wait_leaves_a_summary_on_the_terminal(service, fast_command, make_termi
     assert len(records) == 2  # one for each job, at the end
 
 
-def test_a_wrong_key_leaves_no_table(service, make_terminal, monkeypatch):
+def test_wrong_key_prints_no_table(service, make_terminal, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", "sk_wrong")
     terminal = make_terminal()
     assert cli.main(["wait", "job-1"]) == 3
@@ -318,9 +316,7 @@ def test_a_wrong_key_leaves_no_table(service, make_terminal, monkeypatch):
         (40, ["Job", "Status", "Time"]),
     ],
 )
-def test_a_summary_keeps_half_of_the_width_for_ids(
-    service, fast_command, make_terminal, columns, titles
-):
+def test_summary_reserves_half_width_for_ids(service, fast_command, make_terminal, columns, titles):
     service.add_job(REAL_ID, datetime_started=MIDNIGHT, datetime_completed=MIDNIGHT)
     service.add_job("b")
     terminal = make_terminal(columns=columns)
@@ -332,9 +328,7 @@ def test_a_summary_keeps_half_of_the_width_for_ids(
     assert table[-1].split()[:2] == ["b", "succeeded"]
 
 
-def test_an_id_that_is_too_long_for_the_terminal_is_folded_and_not_cut(
-    service, fast_command, make_terminal
-):
+def test_id_longer_than_terminal_is_folded_not_truncated(service, fast_command, make_terminal):
     job_id = "x" * 150
     service.add_job(job_id)
     terminal = make_terminal()
@@ -343,7 +337,7 @@ def test_an_id_that_is_too_long_for_the_terminal_is_folded_and_not_cut(
     assert table.count("x") == 150
 
 
-def test_a_reason_is_folded_rather_than_the_id(service, make_terminal):
+def test_reason_is_folded_before_id(service, make_terminal):
     service.add_job(REAL_ID, ["failed"], failure_reason="no GPU was free " * 4)
     terminal = make_terminal()
     assert cli.main(["status", REAL_ID]) == 1
@@ -351,7 +345,7 @@ def test_a_reason_is_folded_rather_than_the_id(service, make_terminal):
     assert terminal.lines[2].startswith(" " * 50 + "free no GPU")
 
 
-def test_many_jobs_are_printed_as_lines_which_takes_no_seconds(service, make_terminal):
+def test_printing_many_jobs_as_lines_is_fast(service, make_terminal):
     ids = [f"job-{number}" for number in range(300)]
     for job_id in ids:
         service.add_job(job_id)
@@ -360,7 +354,7 @@ def test_many_jobs_are_printed_as_lines_which_takes_no_seconds(service, make_ter
     assert terminal.getvalue().splitlines() == [f"{job_id:<7}  succeeded" for job_id in ids]
 
 
-def test_status_and_job_have_colours_on_a_terminal(service, make_terminal):
+def test_status_and_job_have_colours_on_terminal(service, make_terminal):
     service.add_job("job-1", ["failed"], failure_reason="no GPU " * 20)
     service.add_job("job-2")
     terminal = make_terminal()
@@ -378,7 +372,7 @@ def test_status_and_job_have_colours_on_a_terminal(service, make_terminal):
     assert "Job            job-2" in terminal.lines
 
 
-def test_a_closed_output_ends_the_live_table(service, make_terminal, monkeypatch):
+def test_closed_output_ends_live_table(service, make_terminal, monkeypatch):
     service.add_job("job-1")
     terminal = make_terminal()
 

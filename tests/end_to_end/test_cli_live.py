@@ -86,16 +86,16 @@ def environment(**changes):
     return kept | {"TERM": "xterm-256color"} | changes
 
 
-def test_ctrl_c_typed_into_a_wait_for_500_jobs(service):
+def test_ctrl_c_during_wait_for_500_jobs(service):
     ids = [f"job-{number}" for number in range(500)]
     for job_id in ids:
         service.add_job(job_id, ["running"])
-    # In the best of three attempts, since the machine may be busy with other things.
-    assert any(seconds_to_end(service, ids) < 1 for _ in range(3))
+    # The best of three attempts, since the machine may be busy.
+    assert any(seconds_until_exit(service, ids) < 1 for _ in range(3))
 
 
-def seconds_to_end(service, ids):
-    """Interrupt a wait in the midst of its requests, and see that it ends as it should."""
+def seconds_until_exit(service, ids):
+    """Interrupt a wait during its requests, and check how it exits."""
     service.clear_faults()
     with Session("wait", *ids) as session:
         session.read_until(lambda: any("483 more: 483 running" in line for line in session.lines))

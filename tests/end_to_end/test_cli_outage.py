@@ -22,7 +22,7 @@ async def client(fake):
 
 
 async def start(fake, client, wanted):
-    """Start a wait for two jobs, one of which ends after a minute."""
+    """Start a wait for two jobs, one of which finishes after a minute."""
     loop = asyncio.get_running_loop()
     fake.add_job("job-1", [("running", 60), "succeeded"])
     fake.add_job("job-2", [("running", 1), "succeeded"])
@@ -33,7 +33,7 @@ async def start(fake, client, wanted):
     return waiting, board
 
 
-async def test_plain_lines_say_it_once_and_once_when_it_is_over(fake, client, capsys):
+async def test_plain_output_reports_begin_and_end_of_outage_once(fake, client, capsys):
     waiting, _ = await start(fake, client, "plain")
     fake.fail_next(10_000, status=503)
     await asyncio.sleep(16)
@@ -51,7 +51,7 @@ async def test_plain_lines_say_it_once_and_once_when_it_is_over(fake, client, ca
     assert 26 <= ended < 32
 
 
-async def test_the_live_table_has_a_line_while_it_lasts(fake, client, make_terminal):  # noqa: F811
+async def test_live_table_shows_line_during_outage(fake, client, make_terminal):  # noqa: F811
     terminal = make_terminal()
     waiting, board = await start(fake, client, "table")
     fake.fail_next(10_000, disconnect=True)
@@ -73,7 +73,7 @@ async def test_the_live_table_has_a_line_while_it_lasts(fake, client, make_termi
     await waiting
 
 
-async def test_a_service_that_hangs_is_shown_before_the_first_timeout(fake, client, capsys):
+async def test_hanging_service_is_shown_before_first_timeout(fake, client, capsys):
     waiting, board = await start(fake, client, "plain")
     fake.fail_next(10_000, delay=3600)
     await asyncio.sleep(15)
@@ -83,7 +83,7 @@ async def test_a_service_that_hangs_is_shown_before_the_first_timeout(fake, clie
 
 
 @pytest.mark.parametrize("wanted", ["json", "csv"])
-async def test_data_has_no_such_line(fake, client, capsys, wanted):
+async def test_data_formats_do_not_report_outage(fake, client, capsys, wanted):
     waiting, _ = await start(fake, client, wanted)
     fake.fail_next(10_000, status=503)
     await asyncio.sleep(16)

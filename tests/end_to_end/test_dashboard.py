@@ -19,14 +19,14 @@ from playwright.async_api import async_playwright, expect
 
 from sutro_async.testing import FakeSutro
 
-# One process and one browser for all, since each takes a second to start; so each test has jobs
-# of its own.
+# One process and one browser for all tests, since each takes a second to start. Each test has its
+# own jobs.
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROGRAM = Path(__file__).parents[2] / "docs/examples/fastapi_dashboard/app.py"
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
-# The program at a pace that spares the tests the waiting: polls, and browsers that connect again.
+# The program with short intervals for polls and for browsers that reconnect.
 AT_A_QUICK_PACE = """
 import functools, runpy, sys
 import sutro_async.fastapi
@@ -44,7 +44,7 @@ runpy.run_path(sys.argv[1] + "/app.py", run_name="__main__")
 AS_IT_IS = [PROGRAM]
 QUICK = ["-c", AT_A_QUICK_PACE, PROGRAM.parent]
 
-# Milliseconds; the page waits for three seconds before it connects again.
+# Milliseconds; the page waits three seconds before it reconnects.
 expect.set_options(timeout=15_000)
 
 DESKTOP = {"width": 1280, "height": 900}
@@ -73,7 +73,7 @@ class Dashboard:
         self.url = found[1]
 
     async def stop(self, number=signal.SIGTERM):
-        """Stop it, and give what it has logged."""
+        """Stop it, and return its log."""
         if self._process.returncode is None:
             self._process.send_signal(number)
         async with asyncio.timeout(5):
@@ -95,14 +95,14 @@ async def running(environment, command=AS_IT_IS):
         assert "Traceback" not in log
 
 
-def of_the_jobs_of(fake):
+def job_requests(fake):
     return {"SUTRO_API_KEY": fake.api_key, "SUTRO_API_URL": fake.url}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def dashboard():
-    """The dashboard, with the jobs of a fake that runs longer than it."""
-    async with FakeSutro() as fake, running(of_the_jobs_of(fake), QUICK) as started:
+    """The dashboard, with the jobs of a fake that outlives it."""
+    async with FakeSutro() as fake, running(job_requests(fake), QUICK) as started:
         started.fake = fake
         yield started
 
@@ -125,7 +125,7 @@ async def browser():
 
 
 @asynccontextmanager
-async def visiting(browser, url, *, viewport=DESKTOP, scheme="light"):
+async def open_page(browser, url, *, viewport=DESKTOP, scheme="light"):
     """A page whose scripts run without an error."""
     context = await browser.new_context(viewport=viewport, color_scheme=scheme)
     page = await context.new_page()
@@ -149,7 +149,7 @@ def job(page, job_id):
 # ---- the program
 
 
-async def test_without_a_key_it_shows_jobs_of_a_fake_service():
+async def test_dashboard_without_key_shows_fake_jobs():
     async with running({}) as dashboard, httpx.AsyncClient(base_url=dashboard.url) as visitor:
         assert "<h1>Sutro jobs</h1>" in (await visitor.get("/")).text
         assert (await visitor.get("/settings")).json() == {"demo": True}
@@ -159,7 +159,7 @@ async def test_without_a_key_it_shows_jobs_of_a_fake_service():
         assert all(outcome["report"] for outcome in outcomes.json()["outcomes"])
 
 
-async def test_with_a_key_it_shows_the_jobs_of_the_service(dashboard):
+async def test_dashboard_with_key_shows_jobs_of_service(dashboard):
     dashboard.fake.add_job("job-1")
     async with httpx.AsyncClient(base_url=dashboard.url) as visitor:
         assert (await visitor.get("/settings")).json() == {"demo": False}
@@ -171,14 +171,14 @@ async def test_with_a_key_it_shows_the_jobs_of_the_service(dashboard):
 
 
 @pytest.mark.browser
-async def test_jobs_move_live_to_their_ends(browser, dashboard):
+async def test_jobs_change_live_until_terminal(browser, dashboard):
     fake = dashboard.fake
     fake.add_job("good-1", ["queued"], num_rows=50)
     fake.add_job(
         "bad-1", ["queued"], failure_reason="no GPU", additional_context="<b>0 of 8</b> are free"
     )
     fake.add_job("over-1", ["running"])
-    async with visiting(browser, dashboard.url) as page:
+    async with open_page(browser, dashboard.url) as page:
         await page.get_by_label("Job ids").fill("good-1, bad-1\nover-1 missing-1")
         await page.get_by_role("button", name="Watch", exact=True).click()
         await expect(page.get_by_role("status")).to_have_text("Live")
@@ -208,7 +208,7 @@ async def test_jobs_move_live_to_their_ends(browser, dashboard):
         address = page.url.replace("&job_id=missing-1", "")  # each look would take its grace
 
     async def look_at(name, **look):
-        async with visiting(browser, address, **look) as page:
+        async with open_page(browser, address, **look) as page:
             await expect(page.get_by_text("3 of 3 finished")).to_be_visible()
             await expect(job(page, "good-1")).to_contain_text("Cost$0.0185")
             await picture(page, name)
@@ -225,8 +225,8 @@ async def test_jobs_move_live_to_their_ends(browser, dashboard):
 
 
 @pytest.mark.browser
-async def test_an_empty_page_says_what_to_do_and_the_demo_shows_it(browser):
-    async with running({}) as dashboard, visiting(browser, dashboard.url) as page:
+async def test_empty_page_shows_instructions_and_demo(browser):
+    async with running({}) as dashboard, open_page(browser, dashboard.url) as page:
         await expect(page.get_by_text("Paste the ids of your jobs")).to_be_visible()
         await expect(page.get_by_text("press “Start six demo jobs”")).to_be_visible()
         await picture(page, "empty")
@@ -247,12 +247,12 @@ async def test_an_empty_page_says_what_to_do_and_the_demo_shows_it(browser):
 
 
 @pytest.mark.browser
-async def test_failures_come_first_on_demand_and_running_jobs_are_counted(browser, dashboard):
+async def test_failures_can_be_sorted_first_and_running_jobs_are_counted(browser, dashboard):
     ids = [f"order-{number}" for number in range(6)]
     for job_id in ids:
         dashboard.fake.add_job(job_id, ["running"])
     query = "&".join(f"job_id={job_id}" for job_id in ids)
-    async with visiting(browser, f"{dashboard.url}?{query}") as page:
+    async with open_page(browser, f"{dashboard.url}?{query}") as page:
 
         async def check(totals, order):
             await expect(page.locator("#totals")).to_have_text(totals)
@@ -269,10 +269,10 @@ async def test_failures_come_first_on_demand_and_running_jobs_are_counted(browse
 
 
 @pytest.mark.browser
-async def test_ids_beyond_the_limit_stay_in_the_box(browser, dashboard):
+async def test_ids_beyond_limit_stay_in_input(browser, dashboard):
     dashboard.fake.add_job("kept-0", ["running"])
     ids = [f"kept-{number}" for number in range(103)]
-    async with visiting(browser, dashboard.url) as page:
+    async with open_page(browser, dashboard.url) as page:
         box = page.get_by_label("Job ids")
         await box.fill(" ".join([*ids, "kept-0"]))
         await box.press("Control+Enter")
@@ -290,9 +290,9 @@ async def test_ids_beyond_the_limit_stay_in_the_box(browser, dashboard):
 
 
 @pytest.mark.browser
-async def test_the_page_can_be_used_with_the_keyboard_and_refuses_what_is_no_id(browser, dashboard):
+async def test_page_works_with_keyboard_and_rejects_invalid_ids(browser, dashboard):
     dashboard.fake.add_job("job-3", ["running"])
-    async with visiting(browser, dashboard.url) as page:
+    async with open_page(browser, dashboard.url) as page:
         await expect(page.get_by_role("button", name="demo")).to_be_hidden()
         await page.keyboard.press("Tab")
         await page.keyboard.type("job-3 ..")
@@ -310,21 +310,21 @@ async def test_the_page_can_be_used_with_the_keyboard_and_refuses_what_is_no_id(
 
 
 @pytest.mark.browser
-async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(browser, dashboard):
+async def test_id_rejected_by_backend_is_shown_and_can_be_removed(browser, dashboard):
     dashboard.fake.add_job("job-4", ["running"])
     dashboard.fake.add_job("with/slash", ["succeeded"])
 
-    async def serve_credulous_script(route):
+    async def serve_script_without_validation(route):
         response = await route.fetch()
         line = re.compile("(?m)^const isInvalidId = .*$")
         script, found = line.subn("const isInvalidId = () => false;", await response.text())
         assert found == 1
         await route.fulfill(response=response, body=script)
 
-    async with visiting(browser, dashboard.url) as page:
-        asked = []
-        page.on("request", lambda request: asked.append(request.url))
-        await page.route("**/app.js", serve_credulous_script)
+    async with open_page(browser, dashboard.url) as page:
+        requested = []
+        page.on("request", lambda request: requested.append(request.url))
+        await page.route("**/app.js", serve_script_without_validation)
         await page.goto(f"{dashboard.url}?job_id=..&job_id=job-4&job_id=with/slash")
         await expect(page.get_by_role("status")).to_contain_text("Refused")
         await expect(page.get_by_text("invalid job id '..'")).to_be_visible()
@@ -332,14 +332,14 @@ async def test_an_id_that_only_the_backend_refuses_is_named_and_can_be_removed(b
         await expect(page.get_by_role("status")).to_have_text("Live")
         await expect(job(page, "job-4")).to_contain_text("running")
         await expect(job(page, "with/slash")).to_contain_text("succeeded")
-        assert [url.rpartition("/")[2] for url in asked if "/api/jobs/" in url] == ["job-4"]
+        assert [url.rpartition("/")[2] for url in requested if "/api/jobs/" in url] == ["job-4"]
 
 
 @pytest.mark.browser
-async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(browser, dashboard):
+async def test_page_recovers_after_backend_restart(browser, dashboard):
     fake = dashboard.fake
     fake.add_job("job-2", ["running"])
-    async with visiting(browser, f"{dashboard.url}?job_id=job-2") as page:
+    async with open_page(browser, f"{dashboard.url}?job_id=job-2") as page:
         await expect(job(page, "job-2")).to_contain_text("running")
         await dashboard.stop(signal.SIGKILL)
         await expect(page.get_by_role("status")).to_contain_text("Connection lost")
@@ -363,13 +363,13 @@ async def test_the_page_recovers_when_the_backend_is_killed_and_comes_back(brows
 
 
 @pytest.mark.browser
-async def test_while_the_service_does_not_respond_one_banner_says_so(browser, dashboard):
+async def test_unresponsive_service_shows_one_banner(browser, dashboard):
     fake = dashboard.fake
     ids = ["silent-1", "silent-2", "silent-3"]
     for job_id in ids:
         fake.add_job(job_id, ["running"])
     query = "&".join(f"job_id={job_id}" for job_id in ids)
-    async with visiting(browser, f"{dashboard.url}?{query}") as page:
+    async with open_page(browser, f"{dashboard.url}?{query}") as page:
         banner = page.get_by_role("alert")
         for job_id in ids:
             await expect(job(page, job_id)).to_contain_text("running")

@@ -47,7 +47,7 @@ FILE = re.compile(
 
 
 def start(example):
-    """Start a snippet; what it awaits at its top level is left for the test to await."""
+    """Start a snippet; return its top-level coroutine for the test to await."""
     source = "\n" * (example.line + example.parsed.line_offset) + str(example.parsed)
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     code = compile(source, example.path, "exec", flags, dont_inherit=True)
@@ -77,7 +77,7 @@ def files(how):
     [path for path in PAGES + MODULES if has_snippets(path)],
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
-def test_the_snippets_run(path, monkeypatch, tmp_path):
+def test_snippets_run(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with asyncio.Runner(loop_factory=FastLoop) as runner:
         runner.run(run_snippets(path, monkeypatch))
@@ -120,7 +120,7 @@ async def run_snippets(path, monkeypatch):
 
 
 def official_sdk(fake):
-    """What the pages use of the official SDK; `test_official_sdk` has the real one."""
+    """The part of the official SDK that the pages use; `test_official_sdk` uses the real one."""
     return SimpleNamespace(
         infer=lambda rows, *, system_prompt, stay_attached: JOB_IDS[0],
         await_job_completion=lambda job_id, timeout=7200: [job_id],
@@ -143,7 +143,7 @@ def test_programs_run(name, service, tmp_path):
 def test_tests_run(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # others take seconds to load
     for name, text in files("with pytest").items():
-        # Aiohttp 3.13 has no need of it.
+        # aiohttp 3.13 does not need it.
         is_shim = name == "aioresponses/conftest.py"
         if name.startswith(f"{folder}/") and not (is_shim and AIOHTTP < (3, 14)):
             (tmp_path / Path(name).name).write_text(text, encoding="utf-8")
@@ -157,7 +157,7 @@ def test_tests_run(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", ["1 / 0", "await client.get_job('nope')", "nobody_knows"])
-async def test_a_snippet_that_fails_is_noticed(code, tmp_path, client):
+async def test_failing_snippet_is_detected(code, tmp_path, client):
     page = tmp_path / "page.md"
     page.write_text(f"# A page\n\n```python\n{code}\n```\n", encoding="utf-8")
     (example,) = parse(page).examples()
@@ -167,7 +167,7 @@ async def test_a_snippet_that_fails_is_noticed(code, tmp_path, client):
         await example.namespace["__started__"]
 
 
-def test_the_table_of_defaults_is_that_of_the_code():
+def test_table_of_defaults_matches_code():
     options = inspect.signature(SutroClient).parameters
     expected = {name: options[name].default for name in ("timeout", "max_concurrency", "max_rate")}
     for policy in (RetryPolicy, PollPolicy):
@@ -182,12 +182,12 @@ def test_the_table_of_defaults_is_that_of_the_code():
     assert shown == expected
 
 
-def test_what_does_not_run_says_why():
+def test_skipped_snippets_give_reason():
     for path in PAGES:
         for skip in re.findall(r"<!-+ *;? *skip:.*", path.read_text(encoding="utf-8")):
             assert re.fullmatch(r'<!--- skip: next "[^"]{10,}" -->', skip), path
 
 
-def test_each_page_is_looked_at():
+def test_each_page_is_collected():
     assert len(PAGES) > 10
     assert all(has_snippets(ROOT / "docs" / name) for name in ("waiting.md", "many-jobs.md"))

@@ -63,7 +63,7 @@ def run(dag, job_id):
     return task
 
 
-def test_a_job_that_succeeds_ends_the_task_with_its_report(dag, fake):
+def test_successful_job_completes_task_with_report(dag, fake):
     fake.add_job("job-1", timeline=["queued", "running", "succeeded"])
     task = run(dag, "job-1")
     assert task.state == "success"
@@ -71,7 +71,7 @@ def test_a_job_that_succeeds_ends_the_task_with_its_report(dag, fake):
     assert len(fake.requests) == 3
 
 
-def test_a_job_that_fails_fails_the_task(dag, fake):
+def test_failed_job_fails_task(dag, fake):
     fake.add_job("job-2", timeline=["queued", "failed"], failure_reason="no GPU")
     assert run(dag, "job-2").state == "failed"
 
@@ -80,13 +80,13 @@ async def events(trigger):
     return [event.payload async for event in trigger.run()]
 
 
-def remade(trigger):
+def restored(trigger):
     path, arguments = trigger.serialize()
     module, _, name = path.rpartition(".")
     return getattr(sys.modules[module], name)(**arguments)
 
 
-def test_transient_failures_are_distinguished_from_final_ones(dag, fake):
+def test_transient_failures_are_distinguished_from_permanent_ones(dag, fake):
     from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
     from sutro_jobs import SutroJob, SutroJobTrigger
@@ -97,13 +97,13 @@ def test_transient_failures_are_distinguished_from_final_ones(dag, fake):
         (SutroJobTrigger(job_id="job-3", seconds=0), AirflowException),
         (SutroJobTrigger(job_id="nope", seconds=0), AirflowFailException),
     ):
-        (event,) = asyncio.run(events(remade(trigger)))
+        (event,) = asyncio.run(events(restored(trigger)))
         with pytest.raises(AirflowException, match=trigger.job_id) as caught:
             operator.resume({}, event)
         assert type(caught.value) is kind
 
 
-def test_triggers_share_one_client_which_ends_with_the_last(dag, fake):
+def test_triggers_share_one_client_closed_by_the_last(dag, fake):
     import sutro_jobs
 
     async def together():

@@ -20,7 +20,7 @@ DIRECTORY = Path(__file__).parents[2] / "docs" / "examples"
 
 @pytest.fixture
 def example(monkeypatch):
-    """Imports a module of an example, and forgets it afterwards."""
+    """Imports a module of an example, and unloads it afterwards."""
 
     def import_example(path):
         module = DIRECTORY / path
@@ -78,17 +78,17 @@ async def run(worker):
 
 
 @with_arq
-async def test_waits_cross_a_queue(example, queue, fake, capsys, monkeypatch):
+async def test_waits_run_through_queue(example, queue, fake, capsys, monkeypatch):
     worker, enqueue = example("arq_worker/worker.py"), example("arq_worker/enqueue.py")
     quick = PollPolicy(initial=0.01, maximum=0.02, not_found_grace=0)
     monkeypatch.setattr(worker, "SutroClient", lambda: fake.client(poll=quick))
     fake.add_job("job-1", timeline=["queued", "running", "succeeded"])
     fake.add_job("job-2", timeline=["running", "failed"], failure_reason="no GPU")
-    asking = asyncio.create_task(enqueue.main(["job-1", "job-2", "nope"]))
+    enqueuing = asyncio.create_task(enqueue.main(["job-1", "job-2", "nope"]))
     while await queue.zcard(arq.constants.default_queue_name) < 3:
         await asyncio.sleep(0.01)
     await run(make_worker(worker))
-    await asking
+    await enqueuing
     assert capsys.readouterr().out.splitlines() == [
         "job-1 succeeded ",
         "job-2 failed no GPU",
@@ -97,7 +97,7 @@ async def test_waits_cross_a_queue(example, queue, fake, capsys, monkeypatch):
 
 
 @with_arq
-async def test_a_long_wait_is_made_of_slices(example, queue, fake, monkeypatch):
+async def test_long_wait_is_split_into_slices(example, queue, fake, monkeypatch):
     worker = example("arq_worker/worker.py")
     monkeypatch.setattr(worker, "SLICE", 0.1)
     fake.add_job("job-1", timeline=[("running", 0.5), "succeeded"])
@@ -108,7 +108,7 @@ async def test_a_long_wait_is_made_of_slices(example, queue, fake, monkeypatch):
 
 
 @with_arq
-async def test_a_wait_continues_in_another_worker(example, queue, fake):
+async def test_wait_continues_in_another_worker(example, queue, fake):
     worker = example("arq_worker/worker.py")
     fake.add_job("job-1", timeline=["running"])
     job = await queue.enqueue_job("wait_for_job", "job-1")

@@ -54,16 +54,16 @@ async def running(program, *arguments):
         await process.communicate()
 
 
-async def test_a_signal_ends_streams_and_long_polls_at_once(fake, program):
+async def test_signal_ends_streams_and_long_polls_at_once(fake, program):
     fake.add_job("job-1", ["running"])
     # Side by side, since most of the time goes into starting the processes.
     await asyncio.gather(
-        check_that_it_ends_at_once(fake, program, signal.SIGTERM, "middleware"),
-        check_that_it_ends_at_once(fake, program, signal.SIGINT),
+        check_immediate_shutdown(fake, program, signal.SIGTERM, "middleware"),
+        check_immediate_shutdown(fake, program, signal.SIGINT),
     )
 
 
-async def check_that_it_ends_at_once(fake, program, number, *arguments):
+async def check_immediate_shutdown(fake, program, number, *arguments):
     missing = f"missing-{number}"
     async with (
         running(program, *arguments) as (process, log, url),

@@ -30,7 +30,7 @@ def snippet(language, needle):
 # ---- users
 
 
-async def test_each_user_sees_the_jobs_of_a_dict(fake, monkeypatch):
+async def test_each_user_sees_jobs_of_dict(fake, monkeypatch):
     monkeypatch.setenv("SUTRO_API_KEY", fake.api_key)
     monkeypatch.setenv("SUTRO_API_URL", fake.url)
     names = {"FastAPI": FastAPI, "jobs_router": jobs_router, "sutro_lifespan": sutro_lifespan}
@@ -71,7 +71,7 @@ async def recipe(fake, monkeypatch, tmp_path):
 async def test_each_user_sees_their_own_jobs(recipe, fake):
     async with browser_of(recipe) as browser:
         assert (await browser.get("/api/jobs/job-ann")).status_code == 401
-        browser.cookies.set("login", "secret-nobody")
+        browser.cookies.set("login", "secret-unknown")
         assert (await browser.get("/api/jobs/job-ann")).status_code == 401
         assert not fake.requests
         for me, other in (("ann", "bob"), ("bob", "ann")):
@@ -93,7 +93,7 @@ async def test_each_user_sees_their_own_jobs(recipe, fake):
             assert stream.count("event: status") == stream.count("event: problem") == 1
 
 
-async def test_the_guard_that_the_page_warns_of_shows_jobs_of_others(fake):
+async def test_documented_insecure_guard_shows_jobs_of_others(fake):
     """If this fails because the jobs are hidden, the warning can go."""
     fake.add_job("theirs")
     fake.add_job("mine")
@@ -129,10 +129,10 @@ def make_app(fake):
         return "ann"
 
     async def visible(user: Annotated[str, Depends(user)]):
-        async def ask(job_ids):
+        async def visible_jobs(job_ids):
             return {job_id for job_id in job_ids if job_id.startswith(user)}
 
-        return ask
+        return visible_jobs
 
     app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(poll=FAST_POLL)))
     app.include_router(jobs_router(visible), prefix="/api")
@@ -157,7 +157,7 @@ async def chromium():
 
 
 @asynccontextmanager
-async def visiting(chromium, url):
+async def open_page(chromium, url):
     context = await chromium.new_context()
     page = await context.new_page()
     await page.goto(url)
@@ -197,10 +197,10 @@ SHOWN = [["problem", "bob-1", 404], ["status", "ann-1", "succeeded"]]
 
 
 @pytest.mark.browser
-async def test_an_event_source_logs_in_by_a_cookie(chromium, fake):
+async def test_event_source_authenticates_by_cookie(chromium, fake):
     for job_id in ("ann-1", "bob-1"):
         fake.add_job(job_id)
-    async with serve(make_app(fake)) as server, visiting(chromium, server.url) as page:
+    async with serve(make_app(fake)) as server, open_page(chromium, server.url) as page:
         assert await page.evaluate(BY_EVENT_SOURCE, [STREAM, {}]) == "refused"
         await page.evaluate("fetch('/login')")
         assert await page.evaluate("document.cookie") == ""
@@ -208,9 +208,9 @@ async def test_an_event_source_logs_in_by_a_cookie(chromium, fake):
 
 
 @pytest.mark.browser
-async def test_the_reader_of_the_page_logs_in_by_a_header(chromium, fake):
+async def test_documented_reader_authenticates_by_header(chromium, fake):
     fake.add_job("ann-1", ["queued", "running", "succeeded"])
-    async with serve(make_app(fake)) as server, visiting(chromium, server.url) as page:
+    async with serve(make_app(fake)) as server, open_page(chromium, server.url) as page:
         await page.add_script_tag(content=snippet("javascript", "readEvents"))
         assert await page.evaluate(BY_FETCH, [STREAM, "wrong"]) == "HTTP 401"
         assert await page.evaluate(BY_FETCH, [STREAM, TOKEN]) == [
@@ -236,7 +236,7 @@ async def test_another_origin_needs_cors(chromium, fake):
         async with (
             serve(closed) as refusing,
             serve(opened) as allowing,
-            visiting(chromium, elsewhere.url) as page,
+            open_page(chromium, elsewhere.url) as page,
         ):
             await page.add_script_tag(content=snippet("javascript", "readEvents"))
             refused = await page.evaluate(BY_FETCH, [refusing.url + STREAM, TOKEN])
@@ -250,7 +250,7 @@ async def test_another_origin_needs_cors(chromium, fake):
             assert await page.evaluate(BY_EVENT_SOURCE, without) == "refused"
 
 
-async def test_a_problem_says_when_to_come_again_to_another_origin_too(fake):
+async def test_retry_after_is_exposed_to_another_origin(fake):
     app = make_app(fake)
     names = {"app": app}
     exec(compile(snippet("python", "CORSMiddleware"), "docs/fastapi.md", "exec"), names)

@@ -37,7 +37,7 @@ FAULTS = [
 ]
 
 
-# Fewer than of other properties: each is a request or more.
+# Fewer examples than elsewhere: each makes at least one request.
 EXAMPLES = hypothesis.settings().max_examples // 5
 
 EXCLUDED = [
@@ -55,10 +55,10 @@ async def serve_until(stopped, fake, started):
         )
 
     async def visible():
-        async def ask(job_ids):
+        async def visible_jobs(job_ids):
             return {job_id for job_id in job_ids if "hidden" not in job_id}
 
-        return ask
+        return visible_jobs
 
     app = FastAPI(lifespan=sutro_lifespan(client))
     app.include_router(jobs_router(visible))
@@ -99,7 +99,7 @@ def backend():
         ("GET", "/jobs"),
     ],
 )
-def test_it_keeps_what_its_document_promises(backend, method, path):
+def test_responses_match_openapi_schema(backend, method, path):
     fake = backend.fake
     operation = schemathesis.openapi.from_url(backend.url)[path][method]
 

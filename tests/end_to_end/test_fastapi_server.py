@@ -41,7 +41,7 @@ def app(request, fake):
 
 @pytest.fixture(autouse=True)
 def no_tracebacks(caplog):
-    """Check that the server has logged no traceback, up to its end."""
+    """Check that the server has logged no traceback until it stopped."""
     yield
     records = caplog.get_records("call") + caplog.get_records("teardown")
     assert not [record.exc_info for record in records if record.exc_info]
@@ -67,7 +67,7 @@ async def until(condition, seconds=1.0):
 # ---- event streams
 
 
-async def test_a_stream_shows_each_change_and_ends_with_the_job(fake, server):
+async def test_stream_sends_each_change_and_ends_with_job(fake, server):
     fake.add_job("job-1", ["queued", "queued", "running", "failed"], failure_reason="no GPU")
     stream = await EventStream.open(server, "/jobs/job-1/events")
     assert b"content-type: text/event-stream" in stream.head
@@ -100,7 +100,7 @@ async def test_one_stream_carries_many_jobs(fake, server):
     await stream.close()
 
 
-async def test_a_browser_that_reconnects_after_the_end_gets_204(fake, server):
+async def test_reconnect_after_end_gets_204(fake, server):
     fake.add_job("job-1")
     for path in ("/jobs/job-1/events", "/job-events?job_id=job-1"):
         stream = await EventStream.open(server, path, "Last-Event-ID: end\r\n")
@@ -109,7 +109,7 @@ async def test_a_browser_that_reconnects_after_the_end_gets_204(fake, server):
     assert not fake.requests
 
 
-async def test_a_missing_job_ends_its_stream_with_the_id_end(fake, server):
+async def test_missing_job_ends_stream_with_id_end(fake, server):
     stream = await EventStream.open(server, "/jobs/job-1/events")
     [event] = await stream.events()
     assert event["event"] == "problem"
@@ -119,7 +119,7 @@ async def test_a_missing_job_ends_its_stream_with_the_id_end(fake, server):
     await stream.close()
 
 
-async def test_a_transient_failure_ends_a_stream_that_may_be_reopened(fake):
+async def test_transient_failure_ends_stream_that_can_be_reopened(fake):
     fake.fail_next(1000, status=500, body=b"secret inner thoughts")
     app = make_app(fake, poll=PollPolicy(initial=0.01, max_outage=0.02))
     async with serve(app) as server:
@@ -132,7 +132,7 @@ async def test_a_transient_failure_ends_a_stream_that_may_be_reopened(fake):
         await stream.close()
 
 
-async def test_an_idle_stream_is_kept_alive(fake, server, monkeypatch):
+async def test_idle_stream_is_kept_alive(fake, server, monkeypatch):
     monkeypatch.setattr("fastapi.routing._PING_INTERVAL", 0.05)
     assert fastapi_sse.KEEPALIVE_COMMENT == b": ping\n\n"
     fake.add_job("job-1", ["running"])
@@ -146,7 +146,7 @@ async def test_an_idle_stream_is_kept_alive(fake, server, monkeypatch):
 
 
 @with_and_without_middleware
-async def test_100_visitors_of_10_jobs_are_10_poll_loops_and_leave_none_behind(fake, app, server):
+async def test_100_visitors_of_10_jobs_share_10_poll_loops_and_leak_none(fake, app, server):
     job_ids = [f"job-{number}" for number in range(10)]
     for job_id in job_ids:
         fake.add_job(job_id, ["running"])
@@ -167,7 +167,7 @@ async def test_100_visitors_of_10_jobs_are_10_poll_loops_and_leave_none_behind(f
 
 
 @with_and_without_middleware
-async def test_a_visitor_who_leaves_ends_the_polling_in_whichever_way(fake, app, server):
+async def test_disconnect_in_any_way_stops_polling(fake, app, server):
     for job_id in ("job-1", "job-2"):
         fake.add_job(job_id, ["running"])
     monitor = app.state.sutro_monitor
@@ -185,7 +185,7 @@ async def test_a_visitor_who_leaves_ends_the_polling_in_whichever_way(fake, app,
 
 
 @with_and_without_middleware
-async def test_a_client_that_loses_patience_ends_the_polling(fake, app, server):
+async def test_client_timeout_stops_polling(fake, app, server):
     fake.add_job("job-1", ["running"])
     async with httpx.AsyncClient(base_url=server.url, timeout=0.2) as browser:
         for path in ("/jobs/job-1/events", "/jobs/job-1/wait"):
@@ -196,7 +196,7 @@ async def test_a_client_that_loses_patience_ends_the_polling(fake, app, server):
 
 @with_and_without_middleware
 @pytest.mark.parametrize("path", ["/jobs/job-1", "/jobs/job-1/status"])
-async def test_a_visitor_who_disconnects_does_not_affect_the_others(fake, server, path):
+async def test_disconnect_does_not_affect_other_visitors(fake, server, path):
     fake.add_job("job-1", ["running"])
     fake.fail_next(1, delay=0.3)
     leaving = []
@@ -216,8 +216,8 @@ async def test_a_visitor_who_disconnects_does_not_affect_the_others(fake, server
 
 
 @with_and_without_middleware
-async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, server):
-    # Small buffers, which its connections inherit: a few events are more than all of them hold.
+async def test_disconnect_of_visitor_who_never_reads_stops_polling(fake, app, server):
+    # Small buffers, inherited by its connections: a few events fill all of them.
     server.servers[0].sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
     words = [f"step {number} {'x' * 200_000}" for number in range(50)]
     fake.add_job("job-1", words, allow_unknown=True)
@@ -225,8 +225,8 @@ async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, 
     for leave in (EventStream.close, EventStream.reset):
         stream = await EventStream.open(server, "/jobs/job-1/events")
         await until(lambda: any(each.flow.write_paused for each in connections), seconds=10)
-        asked = len(fake.requests)
-        await until(lambda: len(fake.requests) > asked + 3)  # noqa: B023 - an event waits
+        requests_before = len(fake.requests)
+        await until(lambda: len(fake.requests) > requests_before + 3)  # noqa: B023 - an event waits
         await leave(stream)
         await until(lambda: len(app.state.sutro_monitor) == 0)
 
@@ -234,7 +234,7 @@ async def test_a_visitor_who_never_reads_and_leaves_ends_the_polling(fake, app, 
 # ---- graceful shutdown
 
 
-async def test_a_server_that_gets_no_signal_ends_them_when_its_patience_ends(fake, caplog):
+async def test_server_without_signal_ends_streams_after_graceful_timeout(fake, caplog):
     fake.add_job("job-1", ["running"])
     app = make_app(fake)
     async with asyncio.timeout(4):
@@ -251,7 +251,7 @@ async def test_a_server_that_gets_no_signal_ends_them_when_its_patience_ends(fak
     assert not [record for record in caplog.records if "without" in record.getMessage()]
 
 
-async def test_the_message_of_the_servers_cancellation_is_the_one_that_the_router_expects():
+async def test_server_cancellation_message_matches_router():
     """If this fails with a new uvicorn, see `sutro_async/fastapi/_workarounds.py`."""
     messages = []
     is_open = asyncio.Event()
@@ -267,17 +267,17 @@ async def test_the_message_of_the_servers_cancellation_is_the_one_that_the_route
             await send({"type": "http.response.body", "body": b""})
 
     async with serve(hang, lifespan="off") as server, httpx.AsyncClient() as browser:
-        asking = asyncio.create_task(browser.get(server.url, timeout=10))
+        requesting = asyncio.create_task(browser.get(server.url, timeout=10))
         await is_open.wait()
         server.should_exit = True
-        assert (await asking).status_code == 204
+        assert (await requesting).status_code == 204
     [cancellation] = messages
     assert str(cancellation) == f"Task cancelled, {UVICORN_CANCELLATION}"
     assert is_cancelled_by_server(cancellation)
     assert not is_cancelled_by_server(asyncio.CancelledError("a timeout of the app"))
 
 
-async def test_without_problem_details_the_app_responds_to_what_the_server_cancels(fake):
+async def test_without_problem_details_app_handles_server_cancellation(fake):
     fake.fail_next(9, delay=math.inf)
     app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(poll=FAST_POLL)))
     app.include_router(jobs_router(problem_details=False))
@@ -298,7 +298,7 @@ async def test_without_problem_details_the_app_responds_to_what_the_server_cance
     }
 
 
-async def test_a_stopped_app_leaves_no_task_behind(fake):
+async def test_stopped_app_leaks_no_task(fake):
     fake.add_job("job-1", ["running"])
     before = asyncio.all_tasks()
     async with serve(make_app(fake)) as server:
@@ -326,7 +326,7 @@ DETAILS = {
 
 
 @pytest.mark.parametrize("kind", OUTAGES)
-async def test_a_stream_reports_an_outage_and_its_end(fake, kind):
+async def test_stream_reports_begin_and_end_of_outage(fake, kind):
     loop = asyncio.get_running_loop()
     for job_id in "abcdef":
         fake.add_job(job_id, ["running"])
@@ -345,10 +345,10 @@ async def test_a_stream_reports_an_outage_and_its_end(fake, kind):
         assert trouble["data"]["detail"] == DETAILS[kind]
         since = datetime.fromisoformat(trouble["data"]["since"])
         assert since.utcoffset() == timedelta(0)
-        # The clock of the loop is fast: so long ago it was by that clock.
+        # The clock of the loop runs fast, so the time is as measured by it.
         since_it_fell_silent = loop.time() - fell_silent_at
         assert silent_from - timedelta(seconds=since_it_fell_silent) <= since
-        # Once, however long it takes.
+        # Only once, however long the outage lasts.
         waiting = asyncio.ensure_future(stream.next_event())
         await asyncio.sleep(20)
         assert not waiting.done()
@@ -369,7 +369,7 @@ async def test_a_stream_reports_an_outage_and_its_end(fake, kind):
         await stream.close()
 
 
-async def test_an_outage_before_the_first_report_ends_with_the_report(fake):
+async def test_outage_before_first_report_ends_with_report(fake):
     fake.add_job("job-1", ["running", "succeeded"])
     fake.fail_next(10_000, status=503)
     async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
@@ -381,7 +381,7 @@ async def test_an_outage_before_the_first_report_ends_with_the_report(fake):
         await stream.close()
 
 
-async def test_a_single_slow_or_failed_request_is_no_outage(fake):
+async def test_single_slow_or_failed_request_is_not_an_outage(fake):
     fake.add_job("job-1", [("running", 60), "succeeded"])
     async with serve(make_app(fake, poll=PollPolicy(maximum=5))) as server:
         stream = await EventStream.open(server, "/jobs/job-1/events")

@@ -54,14 +54,14 @@ def sdk(fake):
     return Sutro(api_key=fake.api_key, api_url=fake.url)
 
 
-def test_it_has_what_the_documentation_uses(sdk):
+def test_sdk_has_documented_api(sdk):
     signature(sdk.infer).bind(["row"], system_prompt="Classify.", stay_attached=False)
     signature(sdk.await_job_completion).bind("job-1", timeout=7200)
     signature(sdk.get_job_results).bind("job-1")
     signature(sdk.cancel_job).bind("job-1")
 
 
-def test_it_lists_the_jobs(fake, sdk):
+def test_sdk_lists_jobs_of_fake(fake, sdk):
     for number in range(120):
         fake.add_job(f"job-{number}", ["running"])
     fake.add_job("newest", ["failed"], failure_reason="no GPU")
@@ -72,12 +72,12 @@ def test_it_lists_the_jobs(fake, sdk):
     assert [request.path for request in fake.requests] == ["/v1/list-jobs"]
 
 
-def test_it_reports_a_list_that_fails(fake, sdk):
+def test_sdk_reports_failing_list(fake, sdk):
     fake.fail_next(status=403, endpoint="list-jobs")
     assert sdk.list_jobs() is None
     assert fake.faults_left == 0
 
 
-def test_it_reads_statuses(fake, sdk):
+def test_sdk_reads_statuses_of_fake(fake, sdk):
     fake.add_job("job-1", ["running", "succeeded"])
     assert [sdk.get_job_status("job-1") for _ in range(2)] == ["RUNNING", "SUCCEEDED"]

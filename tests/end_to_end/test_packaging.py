@@ -1,4 +1,4 @@
-"""The wheel and the sdist have all files that they should have, and no others."""
+"""The wheel and the sdist contain exactly the expected files."""
 
 import email
 import re
@@ -50,14 +50,14 @@ def files_below(*directories):
     }
 
 
-def test_the_wheel_is_the_package_and_nothing_else(wheel):
+def test_wheel_contains_only_the_package(wheel):
     info = f"sutro_async-{sutro_async.__version__}.dist-info"
     names = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
     assert set(wheel.namelist()) == files_below("sutro_async") | {f"{info}/{n}" for n in names}
     assert "sutro_async/py.typed" in wheel.namelist()
 
 
-def test_the_sdist_has_the_files_of_the_project(dist):
+def test_sdist_contains_project_files(dist):
     (path,) = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
@@ -71,7 +71,7 @@ def test_the_sdist_has_the_files_of_the_project(dist):
     }
 
 
-def test_the_wheel_runs_on_what_it_says_and_needs_no_more(wheel):
+def test_wheel_metadata_matches_requirements(wheel):
     fields = metadata(wheel)
     assert fields["Requires-Python"] == ">=3.11"
     required = [text for text in fields.get_all("Requires-Dist") if "extra ==" not in text]
@@ -81,33 +81,33 @@ def test_the_wheel_runs_on_what_it_says_and_needs_no_more(wheel):
     assert set(fields.get_all("Provides-Extra")) == {"cli", "dev", "fastapi"}
 
 
-def test_each_supported_python_is_said_to_be_so(wheel):
+def test_classifiers_list_each_supported_python(wheel):
     classifiers = metadata(wheel).get_all("Classifier")
     for version in ("3.11", "3.12", "3.13", "3.14", "3.15"):
         assert f"Programming Language :: Python :: {version}" in classifiers
     assert "Typing :: Typed" in classifiers
 
 
-def test_the_urls_lead_to_what_exists(wheel):
+def test_project_urls_exist(wheel):
     for text in metadata(wheel).get_all("Project-URL"):
         _, _, path = text.partition("/main/")
         assert (ROOT / path).exists(), text
 
 
-def test_the_newest_entry_of_the_changelog_is_this_version_or_unreleased():
+def test_newest_changelog_entry_is_this_version_or_unreleased():
     headings = re.findall(
         r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE
     )
     assert headings[0] in {"Unreleased", sutro_async.__version__}
 
 
-def test_every_tool_of_the_checks_comes_with_the_dev_extra():
+def test_dev_extra_has_every_tool_of_the_checks():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     dev = {re.match(r"[\w-]+", text)[0] for text in project["optional-dependencies"]["dev"]}
     assert dev >= {"build", "check-wheel-contents", "mypy", "pyright", "ruff", "sphinx", "twine"}
 
 
-def test_the_readme_of_the_package_has_absolute_links(wheel):
+def test_package_readme_has_absolute_links(wheel):
     readme = metadata(wheel).get_payload()
     assert "](docs/" not in readme
     assert "](CHANGELOG" not in readme

@@ -1,4 +1,4 @@
-"""What whole programs load and print, from their start to their end."""
+"""What whole programs import and print, from start to exit."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ from sutro_async.testing import FakeSutro
 from tests.conftest import served
 
 
-def test_importing_it_loads_no_extra_and_no_server():
+def test_import_loads_no_extra_and_no_server():
     code = "import sys, json, sutro_async; print(json.dumps(sorted(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     loaded = set(json.loads(result.stdout))
@@ -19,18 +19,18 @@ def test_importing_it_loads_no_extra_and_no_server():
     assert not {name for name in loaded if name.startswith("sutro_async.testing")}
 
 
-def test_a_log_without_a_handler_prints_nothing():
+def test_logging_without_handler_prints_nothing():
     code = "import logging, sutro_async;logging.getLogger('sutro_async').error('a failure')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert result.stderr == b""
 
 
-def test_the_fake_needs_no_pytest():
+def test_fake_does_not_need_pytest():
     code = "import sys, sutro_async.testing; sys.exit('pytest' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_leaving_the_fake_is_silent_in_development_mode():
+def test_closing_fake_is_silent_in_development_mode():
     code = """
 import asyncio, math
 from sutro_async.testing import FakeSutro
@@ -62,7 +62,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("is_closed", [False, True])
-def test_a_program_with_open_streams_exits_silently(is_closed):
+def test_program_with_open_streams_exits_silently(is_closed):
     program = """
 import asyncio, sys
 from sutro_async import JobMonitor, PollPolicy, SutroClient

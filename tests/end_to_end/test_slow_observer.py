@@ -13,7 +13,7 @@ JOB_IDS = [f"job-{number}" for number in range(12)]
 
 
 async def outcomes_with(observer):
-    """What a wait for jobs comes to that fail, succeed, are missing, or do not finish in time."""
+    """The results of waits for jobs that fail, succeed, are missing, or time out."""
     async with FakeSutro() as fake:
         for job_id in JOB_IDS[:4]:
             fake.add_job(job_id, ["queued", "running", "succeeded"])
@@ -30,7 +30,7 @@ async def outcomes_with(observer):
             }
 
 
-async def test_an_observer_that_blocks_changes_no_result():
+async def test_blocking_observer_changes_no_result():
     calls = 0
 
     def observer(event):
@@ -43,7 +43,7 @@ async def test_an_observer_that_blocks_changes_no_result():
 
 
 @pytest.mark.parametrize("timeout", [0.3, 1.0])
-async def test_timeouts_are_accurate_with_an_observer_that_blocks(fake, timeout):
+async def test_timeouts_are_accurate_with_blocking_observer(fake, timeout):
     fake.add_job("job-1", ["running"])
     async with fake.client(
         poll=PollPolicy(initial=0.1), observer=lambda event: time.sleep(0.01)
@@ -55,7 +55,7 @@ async def test_timeouts_are_accurate_with_an_observer_that_blocks(fake, timeout)
         assert raised.value.elapsed == pytest.approx(timeout, abs=0.1)
 
 
-async def test_an_observer_whose_first_call_takes_long_changes_no_result(fake):
+async def test_slow_first_observer_call_changes_no_result(fake):
     is_loaded = False
 
     def observer(event):

@@ -15,7 +15,7 @@ from tests.conftest import FAST_POLL
 KEY = "sk_secret_of_the_tests"
 
 
-async def test_each_poll_is_a_span_below_the_current_one_without_the_key():
+async def test_each_poll_is_child_span_without_key():
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -38,7 +38,7 @@ async def test_each_poll_is_a_span_below_the_current_one_without_the_key():
     assert len(fake.requests) == 3
 
 
-async def test_a_wait_of_an_hour_is_one_span_with_few_events(fast_clock):
+async def test_hour_long_wait_is_one_span_with_few_events(fast_clock):
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -54,9 +54,9 @@ async def test_a_wait_of_an_hour_is_one_span_with_few_events(fast_clock):
         fake.client(session=session, observer=observe) as client,
     ):
 
-        async def spans_of(wait, **ends):
-            """Wait for jobs of an hour; give the spans, and how many requests it took."""
-            for job_id, end in ends.items():
+        async def spans_of(wait, **statuses):
+            """Wait for hour-long jobs; return the spans and the number of requests."""
+            for job_id, end in statuses.items():
                 fake.add_job(job_id, [("queued", 300), ("running", 3300), end])
             exporter.clear()
             before = len(fake.requests)

@@ -3,10 +3,10 @@
     python -m tests.soak --jobs 10000 --minutes 30
 
 Jobs begin evenly spread over the time, each waited for by a wait, a watch, a batch or a monitor,
-and the record of each is read at its end. Client and hostile server share a process, and it is
-sampled all along: memory, file descriptors, tasks, timers. The exit status is 1 if a job ended
-wrongly, if something was left behind, or if the last quarter of the time needed more than the
-second one.
+and the record of each is read when it has finished. Client and hostile server share a process, of
+which memory, file descriptors, tasks and timers are sampled. The exit status is 1 if a job has a
+wrong result, if a task, timer or file descriptor leaks, or if the last quarter of the time needs
+more than the second one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sutro_async import (
 )
 from tests.chaos._campaign import Campaign
 from tests.chaos._hostile import HostileServer
-from tests.chaos.conftest import nothing_left_behind, open_files
+from tests.chaos.conftest import assert_no_leaks, open_files
 
 # Seconds.
 TIMEOUT = 5.0
@@ -44,14 +44,14 @@ SHARE = 0.1
 
 SAMPLES = 180
 
-# The share by which the last quarter may need more than the second one; how many jobs wait, and so
-# all but the memory, is a matter of chance.
+# The share by which the last quarter may need more than the second one. The number of waiting jobs
+# is random, and with it everything but the memory.
 MAX_GROWTH = {"mebibytes": 0.05, "files": 0.25, "tasks": 0.25, "timers": 0.25}
 
 
 @attrs.frozen
 class Sample:
-    """What the process holds at one moment, while jobs come and go."""
+    """The resources of the process at one moment."""
 
     seconds: float
     waiting: int
@@ -62,7 +62,7 @@ class Sample:
 
 
 class Soak:
-    """The jobs, and who waits for them."""
+    """The jobs and their waits."""
 
     def __init__(self, client: SutroClient, monitor: JobMonitor, campaign: Campaign) -> None:
         self.waiting = 0
@@ -71,19 +71,19 @@ class Soak:
         self._campaign = campaign
 
     async def follow(self, number: int) -> None:
-        """Wait for one job, in one of the ways that there are, and read its record."""
+        """Wait for one job, in one of the possible ways, and read its record."""
         job_id = f"job-{number}"
-        way = [self._wait, self._watch, self._batch, self._share][number % 4]
+        wait = [self._wait, self._watch, self._batch, self._share][number % 4]
         self.waiting += 1
         try:
-            end: JobStatusReport | SutroError = await way(job_id)
+            result: JobStatusReport | SutroError = await wait(job_id)
         except SutroError as error:
-            end = error
+            result = error
         self.waiting -= 1
-        self._campaign.judge_wait(job_id, end)
-        if self._campaign.has_ended(job_id):
+        self._campaign.check_wait(job_id, result)
+        if self._campaign.has_finished(job_id):
             outcome = (await self._client.get_jobs([job_id]))[job_id]
-            self._campaign.judge_record(job_id, outcome.value or outcome.error)
+            self._campaign.check_record(job_id, outcome.value or outcome.error)
         self._campaign.forget(job_id)
 
     async def _wait(self, job_id: str) -> JobStatusReport:
@@ -99,19 +99,21 @@ class Soak:
             return (await anext(outcomes)).result()
 
     async def _share(self, job_id: str) -> JobStatusReport:
-        """Wait together with two that leave early."""
+        """Wait together with two waits that time out earlier."""
         others = [self._monitor.wait(job_id, timeout=seconds) for seconds in (0.5, 5)]
-        end, *_ = await asyncio.gather(self._monitor.wait(job_id), *others, return_exceptions=True)
-        if isinstance(end, BaseException):
-            raise end
-        return end
+        result, *_ = await asyncio.gather(
+            self._monitor.wait(job_id), *others, return_exceptions=True
+        )
+        if isinstance(result, BaseException):
+            raise result
+        return result
 
 
 async def soak(jobs: int, seconds: float, campaign: Campaign) -> list[Sample]:
-    """Run the jobs, and return what was sampled meanwhile."""
+    """Run the jobs, and return the samples."""
     samples = []
     loop = asyncio.get_running_loop()
-    server = HostileServer(campaign.tell, campaign.choose, client_timeout=TIMEOUT)
+    server = HostileServer(campaign.next_status, campaign.choose_fault, client_timeout=TIMEOUT)
     server.keeps_requests = False
     async with (
         server,
@@ -123,7 +125,7 @@ async def soak(jobs: int, seconds: float, campaign: Campaign) -> list[Sample]:
         began_at = loop.time()
         run = Soak(client, monitor, campaign)
 
-        async def sample_all_along() -> None:
+        async def sample_periodically() -> None:
             for _ in range(SAMPLES):
                 await asyncio.sleep(seconds / SAMPLES)
                 samples.append(
@@ -138,7 +140,7 @@ async def soak(jobs: int, seconds: float, campaign: Campaign) -> list[Sample]:
                 )
                 print(json.dumps(attrs.asdict(samples[-1])), flush=True)
 
-        sampling = asyncio.create_task(sample_all_along())
+        sampling = asyncio.create_task(sample_periodically())
         async with asyncio.TaskGroup() as group:
             for number in range(jobs):
                 await asyncio.sleep(began_at + seconds * number / jobs - loop.time())
@@ -148,7 +150,7 @@ async def soak(jobs: int, seconds: float, campaign: Campaign) -> list[Sample]:
 
 
 def resident_mebibytes() -> float:
-    # What the allocator merely keeps for later comes and goes with each bomb that was met.
+    # Memory that the allocator keeps for reuse varies with each decompression bomb.
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     with open("/proc/self/statm") as statm:  # noqa: PTH123 - Linux only, as the numbers
@@ -163,27 +165,27 @@ def medians(samples: list[Sample], name: str) -> tuple[float, float]:
 
 
 async def run(jobs: int, seconds: float, seed: int) -> bool:
-    """Run the soak, print the results, and return whether all of them are good."""
+    """Run the soak, print the results, and return whether all are as expected."""
     campaign = Campaign(seed, steps=STEPS, share=SHARE)
-    async with nothing_left_behind():
+    async with assert_no_leaks():
         samples = await soak(jobs, seconds, campaign)
     growth = {name: medians(samples, name) for name in ("mebibytes", "files", "tasks", "timers")}
     result = {
-        "jobs": sum(campaign.ends.values()),
+        "jobs": sum(campaign.results.values()),
         "seconds": seconds,
         "requests": campaign.requests,
         "broken": sum(campaign.faults.values()),
         "kinds": len(campaign.faults),
-        "ends": campaign.ends,
-        "wrong": len(campaign.wrong),
+        "results": campaign.results,
+        "wrong": len(campaign.wrong_results),
         **growth,
     }
     print(json.dumps(result))
-    print(*campaign.wrong, sep="\n", file=sys.stderr)
+    print(*campaign.wrong_results, sep="\n", file=sys.stderr)
     is_flat = all(
         last <= second * (1 + MAX_GROWTH[name]) for name, (second, last) in growth.items()
     )
-    return is_flat and not campaign.wrong and result["jobs"] == jobs
+    return is_flat and not campaign.wrong_results and result["jobs"] == jobs
 
 
 def main() -> None:
