@@ -206,7 +206,8 @@ class ClientStats:
             response in between; None while the service responds. In a healthy client it is the time
             of the request in flight. If several jobs are waited for, requests about one of them are
             not enough.
-        unresponsive_seconds: Seconds since then; 0 while the service responds.
+        unresponsive_seconds: Seconds since then, and in an outage since the last good response;
+            0 while the service responds.
     """
 
     in_flight: int

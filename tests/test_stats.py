@@ -159,6 +159,27 @@ async def test_outage_is_pause_without_end_time(fake):
 
 
 @on_the_fast_clock
+async def test_in_outage_seconds_count_from_last_good_response(fake):
+    job_ids = [f"job-{number}" for number in range(6)]
+    for job_id in job_ids:
+        fake.add_job(job_id, ["running", "succeeded"])
+    poll = PollPolicy(initial=15, maximum=15, jitter=0)
+    async with fake.client(poll=poll) as client:
+        waits = asyncio.create_task(client.wait_for_jobs(job_ids))
+        await asyncio.sleep(1)
+        fake.fail_next(1000, status=503)
+        await asyncio.sleep(13)
+        assert client.stats().unresponsive_seconds == 0
+        await asyncio.sleep(2)
+        stats = client.stats()
+        assert stats.unresponsive_seconds == pytest.approx(16, abs=0.2)
+        assert stats.unresponsive_since == now(-1)
+        fake.clear_faults()
+        await waits
+        assert client.stats().unresponsive_seconds == 0
+
+
+@on_the_fast_clock
 async def test_consecutive_failures_without_response_are_counted(fake):
     fake.add_job("job-1")
     fake.fail_next(3, status=500)

@@ -25,6 +25,11 @@ def client_stats(manager: SessionManager) -> ClientStats:
     elif now < throttle.paused_until:
         pause_reason = "retry_after"
         paused_since, paused_until = throttle.paused_since, throttle.paused_until
+    unresponsive_seconds = 0.0
+    if unresponsive_since is not None:
+        # In an outage, the requests that failed may have been the first ones for a while.
+        is_silent = pause_reason == "outage" and health.last_response_at > -math.inf
+        unresponsive_seconds = now - (health.last_response_at if is_silent else unresponsive_since)
     return ClientStats(
         in_flight=throttle.in_flight,
         queued=throttle.queued,
@@ -36,7 +41,7 @@ def client_stats(manager: SessionManager) -> ClientStats:
         last_failure=health.last_failure,
         last_failure_at=datetime_of(health.last_failure_at, now, utc_now),
         unresponsive_since=datetime_of(unresponsive_since, now, utc_now),
-        unresponsive_seconds=0.0 if unresponsive_since is None else now - unresponsive_since,
+        unresponsive_seconds=unresponsive_seconds,
     )
 
 
