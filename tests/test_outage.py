@@ -65,7 +65,7 @@ def close_gate(client, failures=5):
     now = asyncio.get_running_loop().time()
     for job_id in itertools.islice(itertools.cycle(["other-1", "other-2"]), failures):
         error = APITimeoutError("no response", job_id=job_id)
-        permit = Permit(now, is_probe=False)
+        permit = Permit(now, 0)
         client._manager.throttle.note_error(now, error, permit, max_pause=60)
     assert client._manager.throttle.service_is_unavailable
 

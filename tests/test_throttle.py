@@ -62,7 +62,7 @@ async def steps(count=5):
 
 
 def fail(throttle, error, permit=None):
-    throttle.note_error(now(), error, permit or Permit(now(), is_probe=False), max_pause=60)
+    throttle.note_error(now(), error, permit or Permit(now(), 0), max_pause=60)
 
 
 def pause(throttle, seconds):
@@ -428,9 +428,7 @@ async def test_resumption_after_outage_is_gradual():
     close_gate(throttle)
     async with slot(throttle, POLL):
         throttle.note_success(now())
-        polls = start(throttle, POLL, 10)
-        await steps()
-        assert throttle.in_flight == 1
+    polls = start(throttle, POLL, 10)
     await steps()
     assert throttle.in_flight == 1
     throttle.note_success(now())
@@ -438,6 +436,36 @@ async def test_resumption_after_outage_is_gradual():
     await steps()
     assert throttle.in_flight == 2
     await cancel(*polls)
+
+
+@pytest.mark.parametrize("cause", ["pause", "outage"])
+async def test_hanging_requests_do_not_delay_resumption(cause):
+    throttle = throttle_at_once(max_concurrency=5)
+    hanging = [await throttle.acquire(POLL) for _ in range(3)]
+    if cause == "pause":
+        pause(throttle, 0.02)
+        await asyncio.sleep(0.03)
+    else:
+        close_gate(throttle)
+        throttle.note_success(now())
+    polls = start(throttle, POLL, 10)
+    in_flight = []
+    for number in range(3):
+        await steps()
+        in_flight.append(throttle.in_flight)
+        throttle.note_success(now())
+        throttle.release(await polls[number])
+    assert in_flight == [4, 5, 5]
+    for permit in hanging:
+        throttle.release(permit)
+    await steps()
+    assert throttle.in_flight == 5
+    await cancel(*polls)
+    assert throttle.in_flight == 5
+    for poll in polls[3:8]:
+        throttle.release(poll.result())
+    assert throttle.in_flight == 0
+    assert throttle._pacer.in_window == 0
 
 
 @pytest.mark.parametrize("moment", ["in flight", "waiting for a slot", "in a pause"])

@@ -35,8 +35,11 @@ class Pacer:
 
     Attributes:
         max_concurrency: Requests in flight at most.
-        window: Requests in flight now at most: after a pause or an outage it starts at one, and
-            doubles with each success, so that resuming causes no burst.
+        window: Requests in flight now at most: after a pause or an outage it restarts at one, and
+            doubles with each success, so that resuming causes no burst. Those sent before it
+            restarted do not count: they may get no response until their timeout.
+        in_window: Requests in flight that count.
+        restarts: How often the window has restarted.
         paused_until: The end of the pause after a `Retry-After`; minus infinity before the first.
         next_slot_at: When the rate allows the next request.
         gate: Whether the service is available.
@@ -55,6 +58,8 @@ class Pacer:
             "max_concurrency", max_concurrency, minimum=1
         )
         self.window = self.max_concurrency
+        self.in_window = 0
+        self.restarts = 0
         self.paused_until = -math.inf
         self.next_slot_at = -math.inf
         self.gate = OutageGate(uniform)
@@ -68,12 +73,18 @@ class Pacer:
 
     def note_sent(self, now: float) -> None:
         """Note a request that is sent."""
+        self.in_window += 1
         self._rate.note_sent(now)
         rate = min(self._rate.limit, self._max_rate)
         if rate == math.inf:
             return
         self._even_slot_at = max(self._even_slot_at, now) + 1 / rate
         self.next_slot_at = self._even_slot_at - (_burst(rate) - 1) / rate
+
+    def note_ended(self, restarts: int) -> None:
+        """Note that a request has ended; `restarts` is that of when it was sent."""
+        if restarts == self.restarts:
+            self.in_window -= 1
 
     def note_success(self, now: float) -> None:
         """Note a good response."""
@@ -97,7 +108,7 @@ class Pacer:
         if status_code in {429, 503} and retry_after > 0:
             # It applies to the whole account, not to this request alone.
             self.paused_until = max(self.paused_until, now + pause)
-            self.window = 1
+            self._restart_window()
         if status_code == 429 and retry_after > 0:
             return  # the service is available, and has said when to continue
         if error.retryable or isinstance(error, InvalidResponseError):
@@ -107,11 +118,16 @@ class Pacer:
 
     def _note_response(self, now: float) -> None:
         if self.gate.is_closed:
-            self.window = 1
+            self._restart_window()
         elif now >= self.paused_until:
             # Earlier responses belong to requests sent before the pause.
             self.window = min(2 * self.window, self.max_concurrency)
         self.gate.note_success(now)
+
+    def _restart_window(self) -> None:
+        self.window = 1
+        self.in_window = 0
+        self.restarts += 1
 
 
 def _burst(rate: float) -> float:

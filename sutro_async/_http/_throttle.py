@@ -45,14 +45,19 @@ class Permit(NamedTuple):
 
     Attributes:
         sent_at: When it was given; seconds of the loop's clock.
+        restarts: How often the window of the pacer had restarted by then.
         is_probe: Whether it finds out if the service is available again.
     """
 
     sent_at: float
-    is_probe: bool
+    restarts: int
+    is_probe: bool = False
 
 
-_Waiters = OrderedDict["asyncio.Future[bool]", None]
+_Waiter = asyncio.Future["Permit | None"]
+"""Gets a permit, or None if the poll is held back."""
+
+_Waiters = OrderedDict[_Waiter, None]
 
 
 class Throttle:
@@ -140,24 +145,25 @@ class Throttle:
             pacer.gate.begin_probe()
             is_probe = True
         if (
-            self.in_flight < pacer.window
+            self.in_flight < pacer.max_concurrency
+            and pacer.in_window < pacer.window
             and now >= pacer.next_slot_at
             and now >= pacer.paused_until
             and not self._has_waiters()
         ):
-            self._take_slot(now)
-            return Permit(now, is_probe)
+            return self._take_slot(now, is_probe=is_probe)
         try:
-            await self._wait(priority, send_by)
+            permit = await self._wait(priority, send_by)
         except BaseException:
             if is_probe:
                 pacer.gate.end_probe(_now())
             raise
-        return Permit(_now(), is_probe)
+        return permit._replace(is_probe=is_probe)
 
     def release(self, permit: Permit) -> None:
         """End a request; its outcome is noted before."""
         self.in_flight -= 1
+        self._pacer.note_ended(permit.restarts)
         if permit.is_probe:
             self._pacer.gate.end_probe(_now())
         if self._has_waiters():
@@ -181,7 +187,7 @@ class Throttle:
             _log.warning("the service is unavailable, polls are held back: %s", error)
             for waiter in self._polls:
                 if not waiter.done():
-                    waiter.set_result(False)
+                    waiter.set_result(None)
             self._polls.clear()
             self._dispatch()
             if self.observer is not None:
@@ -235,9 +241,9 @@ class Throttle:
     def _has_waiters(self) -> bool:
         return bool(self._polls or self._calls or self._overdue)
 
-    async def _wait(self, priority: Priority, send_by: float) -> None:
+    async def _wait(self, priority: Priority, send_by: float) -> Permit:
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[bool] = loop.create_future()
+        waiter: _Waiter = loop.create_future()
         promotion: asyncio.TimerHandle | None = None
         if send_by <= loop.time():
             self._overdue[waiter] = None
@@ -249,26 +255,27 @@ class Throttle:
                 promotion = loop.call_at(send_by, self._promote, waiter)
         self._dispatch()
         try:
-            is_sent = await waiter
+            permit = await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
                 self._forget(waiter)
-            elif waiter.result():  # the slot came just before the cancellation
-                self.release(Permit(loop.time(), is_probe=False))
+            elif unused := waiter.result():  # the slot came just before the cancellation
+                self.release(unused)
             raise
         finally:
             if promotion is not None:
                 promotion.cancel()
-        if not is_sent:
+        if permit is None:
             raise HeldBack
+        return permit
 
-    def _promote(self, waiter: asyncio.Future[bool]) -> None:
+    def _promote(self, waiter: _Waiter) -> None:
         if waiter in self._polls:
             del self._polls[waiter]
             self._overdue[waiter] = None
             self._dispatch()
 
-    def _forget(self, waiter: asyncio.Future[bool]) -> None:
+    def _forget(self, waiter: _Waiter) -> None:
         for waiters in (self._overdue, self._calls, self._polls):
             waiters.pop(waiter, None)
         if not self._has_waiters():
@@ -292,24 +299,24 @@ class Throttle:
             waiter, _ = waiters.popitem(last=False)
             if not waiter.done():  # one that was cancelled just now has not removed itself yet
                 self._calls_in_a_row = self._calls_in_a_row + 1 if waiters is self._calls else 0
-                self._take_slot(now)
-                waiter.set_result(True)
+                waiter.set_result(self._take_slot(now))
 
     def _next_waiters(self) -> _Waiters | None:
         """Choose between calls and polls; None while the window allows neither."""
-        window = self._pacer.window
+        pacer = self._pacer
         # One more than polls, so that a poll without a response does not hold up a call.
-        may_call = self.in_flight <= window
+        may_call = pacer.in_window <= pacer.window
         if self._polls and self._calls_in_a_row >= _CALLS_IN_A_ROW:
             # By the same rule: otherwise overlapping calls would leave no slot for a poll.
             return self._polls if may_call else None
         if self._calls and may_call:
             return self._calls
-        return self._polls if self._polls and self.in_flight < window else None
+        return self._polls if self._polls and pacer.in_window < pacer.window else None
 
-    def _take_slot(self, now: float) -> None:
+    def _take_slot(self, now: float, *, is_probe: bool = False) -> Permit:
         self.in_flight += 1
         self._pacer.note_sent(now)
+        return Permit(now, self._pacer.restarts, is_probe)
 
     def _on_timer(self) -> None:
         self._timer = None
