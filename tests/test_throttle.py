@@ -438,6 +438,17 @@ async def test_resumption_after_outage_is_gradual():
     await cancel(*polls)
 
 
+async def test_hanging_request_after_pause_delays_others_by_two_seconds(fast_clock):
+    throttle = make_throttle(5)
+    pause(throttle, 0.02)
+    began = now()
+    hanging, *polls = start(throttle, POLL, 4)
+    await hanging
+    times = [(await poll).sent_at - began for poll in polls]
+    assert times == pytest.approx([2.02, 4.02, 6.02], abs=0.1)
+    assert throttle.in_flight == 4
+
+
 @pytest.mark.parametrize("cause", ["pause", "outage"])
 async def test_hanging_requests_do_not_delay_resumption(cause):
     throttle = throttle_at_once(max_concurrency=5)

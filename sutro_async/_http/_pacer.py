@@ -24,6 +24,9 @@ __all__ = ["Pacer"]
 _BURST_SECONDS: Final = 0.01
 _MAX_RATE: Final = 1e6
 
+# Seconds after which another request may be sent, as those in the window may never get a response.
+_PATIENCE: Final = 2.0
+
 
 class Pacer:
     """Says when the next request may be sent, and how many may be in flight.
@@ -60,6 +63,7 @@ class Pacer:
         self.window = self.max_concurrency
         self.in_window = 0
         self.restarts = 0
+        self._last_sent_at = -math.inf
         self.paused_until = -math.inf
         self.next_slot_at = -math.inf
         self.gate = OutageGate(uniform)
@@ -71,9 +75,15 @@ class Pacer:
             self._max_rate = max_rate - _burst(max_rate) + 1
         self._even_slot_at = -math.inf
 
+    @property
+    def patient_until(self) -> float:
+        """When a request may be sent although the window is full."""
+        return self._last_sent_at + _PATIENCE
+
     def note_sent(self, now: float) -> None:
         """Note a request that is sent."""
         self.in_window += 1
+        self._last_sent_at = now
         self._rate.note_sent(now)
         rate = min(self._rate.limit, self._max_rate)
         if rate == math.inf:

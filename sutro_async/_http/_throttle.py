@@ -291,32 +291,37 @@ class Throttle:
             if not self._overdue:
                 when = max(when, self._pacer.paused_until)
             if now < when:
-                self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
+                self._call_at(when)
                 return
-            waiters = self._overdue or self._next_waiters()
+            waiters = self._overdue or self._next_waiters(now)
             if not waiters:
+                self._call_at(self._pacer.patient_until)
                 return
             waiter, _ = waiters.popitem(last=False)
             if not waiter.done():  # one that was cancelled just now has not removed itself yet
                 self._calls_in_a_row = self._calls_in_a_row + 1 if waiters is self._calls else 0
                 waiter.set_result(self._take_slot(now))
 
-    def _next_waiters(self) -> _Waiters | None:
+    def _next_waiters(self, now: float) -> _Waiters | None:
         """Choose between calls and polls; None while the window allows neither."""
         pacer = self._pacer
+        may_poll = pacer.in_window < pacer.window or now >= pacer.patient_until
         # One more than polls, so that a poll without a response does not hold up a call.
-        may_call = pacer.in_window <= pacer.window
+        may_call = may_poll or pacer.in_window == pacer.window
         if self._polls and self._calls_in_a_row >= _CALLS_IN_A_ROW:
             # By the same rule: otherwise overlapping calls would leave no slot for a poll.
             return self._polls if may_call else None
         if self._calls and may_call:
             return self._calls
-        return self._polls if self._polls and pacer.in_window < pacer.window else None
+        return self._polls if self._polls and may_poll else None
 
     def _take_slot(self, now: float, *, is_probe: bool = False) -> Permit:
         self.in_flight += 1
         self._pacer.note_sent(now)
         return Permit(now, self._pacer.restarts, is_probe)
+
+    def _call_at(self, when: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
