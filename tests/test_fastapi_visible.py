@@ -591,6 +591,20 @@ async def test_list_cursor_must_be_job_of_caller(fake, many, owner, browser, acc
     assert (await browser.get("/jobs?before=mine-absent")).status_code == 404
 
 
+@pytest.mark.parametrize("others", [0, 98, 99, 250])
+async def test_next_page_does_not_depend_on_jobs_of_others(fake, owner, browser, others):
+    for number in range(others):
+        fake.add_job(f"other-{number}")
+    fake.add_job("mine-newest")
+    response = await browser.get("/jobs?limit=2")
+    assert ids_of(response) == ["mine-newest", "mine-job"]
+    assert response.json()["next"] is None
+    assert response.json()["is_truncated"] is False
+    response = await browser.get("/jobs?limit=1")
+    assert ids_of(response) == ["mine-newest"]
+    assert response.json()["next"] == "mine-newest"
+
+
 async def test_list_scans_newest_thousand_jobs(fake, owner, browser, access):
     for number in range(1000):
         fake.add_job(f"other-{number}")

@@ -40,7 +40,8 @@ async def list_visible_jobs(
     is_ended = False
     count = 0
     async with client.list_jobs() as jobs:
-        while not is_ended and len(shown) < limit and count < _MOST_JOBS:
+        # One more than is returned, so that `next` does not depend on the jobs of others.
+        while not is_ended and len(shown) <= limit and count < _MOST_JOBS:
             page = await _next_page(jobs)
             is_ended = len(page) < _PAGE_SIZE
             count += len(page)
@@ -52,12 +53,11 @@ async def list_visible_jobs(
             shown += [job for job in page if job.job_id in seen]
     if is_ended and not is_found:
         raise job_not_found(before)
-    is_last = is_ended and len(shown) <= limit
-    is_cut = not is_ended and len(shown) < limit
+    has_more = len(shown) > limit
     return JobListModel(
         jobs=[JobModel.model_validate(job.to_dict()) for job in shown[:limit]],
-        next=None if is_last or is_cut else shown[limit - 1].job_id,
-        is_truncated=is_cut,
+        next=shown[limit - 1].job_id if has_more else None,
+        is_truncated=not is_ended and not has_more,
     )
 
 
