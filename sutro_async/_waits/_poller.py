@@ -95,7 +95,7 @@ class JobPoller:
         self._options = options
         self._settings = settings
         self._began_at = now
-        self._body = b""
+        self._body: bytes | None = None
         self._completed_at: datetime | None = None
         self._is_ended = False
         self._polls = 0
@@ -247,7 +247,7 @@ class JobPoller:
         """Read a response; most are the same as the one before, byte for byte."""
         if self.report is not None and body == self._body:
             return self.report
-        self._body = b""
+        self._body = None
         report = parse_report(job_id, body, on_mismatch)
         if len(body) <= _LONGEST_KEPT_BODY:
             self._body = body
