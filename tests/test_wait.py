@@ -787,7 +787,7 @@ async def test_return_to_an_earlier_status_is_a_change(fake, client, message):
 async def test_empty_responses_after_good_one_are_failures(fake, message):
     fake.add_job("job-1", ["running"], message=message)
     async with fake.client(poll=attrs.evolve(FAST_POLL, max_outage=0.5)) as client:
-        async with client.watch_job("job-1") as reports:
+        async with client.watch_job("job-1", timeout=5) as reports:
             await anext(reports)
             fake.fail_next(10_000, status=200, body=b"")
             with takes(0.5, tolerance=0.2), pytest.raises(InvalidResponseError):

@@ -1,7 +1,7 @@
 """When the next request of a client may be sent: concurrency, rate, pause and outage.
 
 Pure decisions from the outcome of each request and from times that are passed in, in seconds of
-one monotonic clock. `_throttle.py` counts the requests in flight, and waits. When the poll of a job
+one monotonic clock. `_throttle.py` counts all requests in flight, and waits. When the poll of a job
 is due is decided by `_waits/_pace.py`.
 """
 

@@ -8,7 +8,7 @@ __all__ = ["close_listener"]
 
 
 async def close_listener(listener: asyncio.Server) -> None:
-    """Stop to listen, once the connections that are already accepted have reached their protocol.
+    """Stop listening, once the connections that are already accepted have reached their protocol.
 
     `asyncio.Server.close` alone leaves a connection that is accepted in the same turn of the event
     loop open for ever, and Python then warns of an unclosed transport in whatever runs next:
