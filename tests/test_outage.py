@@ -17,7 +17,7 @@ from sutro_async import (
     RetryPolicy,
     ServerError,
 )
-from sutro_async._http._throttle import Permit
+from sutro_async._http._pacer import Permit
 from tests.conftest import FAST_POLL, FAST_RETRY, assert_no_leaks, now
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -202,7 +202,8 @@ async def test_every_kind_of_wait_survives_outage(fake, kind):
 @pytest.mark.usefixtures("no_probes")
 @pytest.mark.parametrize("ending", ["cancel", "close", "timeout"])
 @pytest.mark.parametrize("kind", ["wait", "batch", "statuses"])
-async def test_held_back_requests_end_at_once_and_leak_nothing(fake, kind, ending):
+async def test_held_back_requests_end_at_once_and_leak_nothing(fake, kind, ending, monkeypatch):
+    monkeypatch.setattr("sutro_async._http._fetch._HELD_BACK_SECONDS", 60)
     add_jobs(fake, ENDLESS)
     async with make_client(fake, retry=RetryPolicy(maximum=60)) as client:
         close_gate(client)

@@ -14,7 +14,7 @@ from sutro_async import (
     ConfigurationError,
     InvalidResponseError,
 )
-from sutro_async._http._pacer import Pacer
+from sutro_async._http._pacer import Pacer, Permit
 from sutro_async._wire import parse_error
 
 # Any time except 0, which would hide a missing time.
@@ -56,8 +56,18 @@ def with_status(status, **headers):
 
 def fail(pacer, error, seconds=0.0, *, sent=None, max_pause=60.0):
     """Note an error at a time in seconds after the start."""
-    sent_at = START + (seconds if sent is None else sent)
-    pacer.note_error(START + seconds, error, sent_at=sent_at, max_pause=max_pause)
+    permit = permit_of(pacer, START + (seconds if sent is None else sent))
+    pacer.note_error(START + seconds, error, permit, max_pause=max_pause)
+
+
+def succeed(pacer, seconds=0.0):
+    """Note a good response to a request sent just before."""
+    pacer.note_success(START + seconds, permit_of(pacer, START + seconds))
+
+
+def permit_of(pacer, now):
+    """Make the permit of a request that was sent since the window has restarted."""
+    return Permit(now, pacer._restarts)
 
 
 def fail_for_two_jobs(pacer, make_error, seconds=0.0):
@@ -102,7 +112,7 @@ def test_unlimited_client_is_not_slowed():
     for _ in range(1000):
         assert pacer.next_slot_at <= START
         pacer.note_sent(START)
-        pacer.note_success(START)
+        succeed(pacer)
     assert pacer.paused_until <= START
     assert pacer.window == 20
     assert not pacer.gate.is_closed
@@ -208,7 +218,7 @@ def test_no_other_error_lowers_rate(status):
 
 def test_429_of_request_sent_before_rate_was_lowered_is_ignored():
     pacer = refused_pacer()
-    pacer.note_success(START)
+    succeed(pacer)
     fail(pacer, http_error(429), seconds=2, sent=0)
     assert gap(pacer, 3) == pytest.approx(1 / 70.7)
 
@@ -216,7 +226,7 @@ def test_429_of_request_sent_before_rate_was_lowered_is_ignored():
 def test_good_responses_raise_rate():
     pacer = refused_pacer()
     for _ in range(100):
-        pacer.note_success(START + 0.5)
+        succeed(pacer, 0.5)
     assert gap(pacer, 1) == pytest.approx(1 / 140 - 0.4 / 140, abs=0.001)
 
 
@@ -247,7 +257,7 @@ def test_max_rate_holds_for_any_responses(max_rate, responses):
         times.append(now)
         response = next(responses)
         if response == "succeed":
-            pacer.note_success(now)
+            pacer.note_success(now, permit_of(pacer, now))
         else:
             retry_after = {"retry_after": "0.1"} if response.endswith("1") else {}
             fail(pacer, http_error(429, **retry_after), now - START)
@@ -315,7 +325,7 @@ def test_pause_ends_neither_before_retry_after_nor_after_max_pause(responses, ma
     for seconds, retry_after, status in responses:
         now += seconds
         error = http_error(status, retry_after=str(retry_after))
-        pacer.note_error(now, error, sent_at=now, max_pause=max_pause)
+        pacer.note_error(now, error, permit_of(pacer, now), max_pause=max_pause)
         if retry_after:
             allowed_at = max(allowed_at, now + min(retry_after, max_pause))
         assert pacer.paused_until == allowed_at
@@ -337,10 +347,10 @@ def test_window_starts_at_one_and_doubles_with_each_good_response(max_concurrenc
     else:
         pacer = closed_pacer(max_concurrency=max_concurrency)
         assert pacer.window == max_concurrency
-        pacer.note_success(START + 1)
+        succeed(pacer, 1)
     for window in windows:
         assert pacer.window == window
-        pacer.note_success(START + 1)
+        succeed(pacer, 1)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 501])
@@ -355,7 +365,7 @@ def test_final_status_doubles_window(status):
 def test_failure_does_not_change_window(make_error):
     pacer = make_pacer()
     fail(pacer, http_error(429, retry_after="1"))
-    pacer.note_success(START + 1)
+    succeed(pacer, 1)
     fail(pacer, make_error("a"), 1)
     assert pacer.window == 2
 
@@ -365,10 +375,10 @@ def test_responses_during_pause_do_not_change_window():
     pacer = make_pacer()
     fail(pacer, http_error(503, retry_after="1"))
     for _ in range(19):
-        pacer.note_success(START + 0.5)
+        succeed(pacer, 0.5)
     fail(pacer, http_error(404), 0.5)
     assert pacer.window == 1
-    pacer.note_success(START + 1)
+    succeed(pacer, 1)
     assert pacer.window == 2
 
 
@@ -376,7 +386,7 @@ def test_second_pause_resets_window_to_one():
     pacer = make_pacer()
     fail(pacer, http_error(429, retry_after="1"))
     for _ in range(3):
-        pacer.note_success(START + 1)
+        succeed(pacer, 1)
     fail(pacer, http_error(429, retry_after="1"), 2)
     assert pacer.window == 1
 
@@ -434,7 +444,7 @@ def test_single_job_does_not_close_gate(make_error):
 @each(SOME_UNAVAILABLE)
 def test_failure_of_request_sent_before_gate_opened_does_not_count(make_error):
     pacer = closed_pacer()
-    pacer.note_success(START + 10)
+    succeed(pacer, 10)
     for job_id in "ababab":
         fail(pacer, make_error(job_id), 11, sent=9)
     assert not pacer.gate.is_closed
@@ -455,7 +465,7 @@ def test_final_status_opens_gate(make_error):
 
 def test_good_response_opens_gate():
     pacer = closed_pacer()
-    pacer.note_success(START + 3)
+    succeed(pacer, 3)
     assert pacer.gate.opened_at == START + 3
 
 
@@ -499,10 +509,10 @@ def test_next_slot_is_never_far_in_the_future(events, max_concurrency, max_rate)
         now += seconds
         pacer.note_sent(now)
         if make_error is None:
-            pacer.note_success(now)
+            pacer.note_success(now, permit_of(pacer, now))
             assert not pacer.gate.is_closed
         else:
-            pacer.note_error(now, make_error(job_id), sent_at=now, max_pause=2.0)
+            pacer.note_error(now, make_error(job_id), permit_of(pacer, now), max_pause=2.0)
         assert 1 <= pacer.window <= max_concurrency
         assert pacer.paused_until <= now + 2
         if pacer.gate.is_closed:
@@ -520,9 +530,9 @@ def test_window_grows_only_with_responses_and_at_most_doubles(events):
         window, paused_until = pacer.window, pacer.paused_until
         error = make_error and make_error(job_id)
         if error is None:
-            pacer.note_success(now)
+            pacer.note_success(now, permit_of(pacer, now))
         else:
-            pacer.note_error(now, error, sent_at=now, max_pause=2.0)
+            pacer.note_error(now, error, permit_of(pacer, now), max_pause=2.0)
         is_response = error is None or getattr(error, "status_code", None) == 404
         if pacer.window > window:
             assert is_response

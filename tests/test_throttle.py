@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from sutro_async import APITimeoutError
-from sutro_async._http._pacer import Pacer
-from sutro_async._http._throttle import HeldBack, Permit, Priority, Throttle
+from sutro_async._http._pacer import Pacer, Permit
+from sutro_async._http._throttle import HeldBack, Priority, Throttle
 from sutro_async._wire import parse_error
 
 CALL = Priority.CALL
@@ -26,9 +26,9 @@ class RecordingPacer(Pacer):
         super().__init__(*args)
         self.sent = []
 
-    def note_sent(self, now):
+    def note_sent(self, now, **options):
         self.sent.append(now)
-        super().note_sent(now)
+        return super().note_sent(now, **options)
 
 
 def make_throttle(max_concurrency=20, max_rate=None, uniform=max):
@@ -63,6 +63,11 @@ async def steps(count=5):
 
 def fail(throttle, error, permit=None):
     throttle.note_error(now(), error, permit or Permit(now(), 0), max_pause=60)
+
+
+def succeed(throttle, permit=None):
+    """Note a good response to a request, by default to one sent just before."""
+    throttle.note_success(now(), permit or Permit(now(), throttle._pacer._restarts))
 
 
 def pause(throttle, seconds):
@@ -284,7 +289,7 @@ async def test_resumption_after_pause_is_gradual():
     while not all(poll.done() for poll in polls):
         permit = next(poll.result() for poll in polls if poll.done() and poll not in sent)
         sent.append(next(poll for poll in polls if poll.done() and poll not in sent))
-        throttle.note_success(now())
+        succeed(throttle)
         throttle.release(permit)
         await steps()
         in_flight.append(throttle.in_flight)
@@ -416,7 +421,7 @@ async def test_successful_probe_opens_gate():
     close_gate(throttle)
     assert throttle.available_since < now()
     async with slot(throttle, POLL):
-        throttle.note_success(now())
+        succeed(throttle)
     assert not throttle.service_is_unavailable
     assert throttle.available_since == pytest.approx(now(), abs=0.1)
     async with asyncio.timeout(1), slot(throttle, POLL) as permit:
@@ -427,11 +432,11 @@ async def test_resumption_after_outage_is_gradual():
     throttle = throttle_at_once()
     close_gate(throttle)
     async with slot(throttle, POLL):
-        throttle.note_success(now())
+        succeed(throttle)
     polls = start(throttle, POLL, 10)
     await steps()
     assert throttle.in_flight == 1
-    throttle.note_success(now())
+    succeed(throttle)
     throttle.release(await polls[0])
     await steps()
     assert throttle.in_flight == 2
@@ -458,13 +463,13 @@ async def test_hanging_requests_do_not_delay_resumption(cause):
         await asyncio.sleep(0.03)
     else:
         close_gate(throttle)
-        throttle.note_success(now())
+        succeed(throttle)
     polls = start(throttle, POLL, 10)
     in_flight = []
     for number in range(3):
         await steps()
         in_flight.append(throttle.in_flight)
-        throttle.note_success(now())
+        succeed(throttle)
         throttle.release(await polls[number])
     assert in_flight == [4, 5, 5]
     for permit in hanging:
@@ -477,6 +482,49 @@ async def test_hanging_requests_do_not_delay_resumption(cause):
         throttle.release(poll.result())
     assert throttle.in_flight == 0
     assert throttle._pacer.in_window == 0
+
+
+@pytest.mark.parametrize("cause", ["pause", "outage"])
+async def test_responses_to_requests_from_before_resumption_cause_no_burst(cause):
+    throttle = throttle_at_once(max_concurrency=100)
+    earlier = [await throttle.acquire(POLL) for _ in range(40)]
+    if cause == "pause":
+        pause(throttle, 0.02)
+        await asyncio.sleep(0.03)
+    else:
+        close_gate(throttle)
+        succeed(throttle)
+    polls = start(throttle, POLL, 100)
+    await steps()
+    assert throttle.in_flight == 41
+    for permit in earlier:
+        succeed(throttle, permit)
+        throttle.release(permit)
+    await steps()
+    assert throttle.in_flight == 1
+    permit = await polls[0]
+    succeed(throttle, permit)
+    throttle.release(permit)
+    await steps()
+    assert throttle.in_flight == 2
+    await cancel(*polls)
+
+
+async def test_overdue_polls_do_not_delay_call_behind_hanging_requests():
+    throttle = make_throttle(20)
+    pause(throttle, 0.02)
+    await asyncio.sleep(0.03)
+    permits = [await throttle.acquire(POLL), await throttle.acquire(CALL)]
+    began = now()
+    (call,) = start(throttle, CALL)
+    for _ in range(5):
+        await asyncio.sleep(0.5)
+        permits.append(await throttle.acquire(POLL, send_by=now()))
+    permits.append(await call)
+    assert permits[-1].sent_at - began == pytest.approx(2, abs=0.1)
+    for permit in permits:
+        throttle.release(permit)
+    check_no_leaks(throttle)
 
 
 @pytest.mark.parametrize("moment", ["in flight", "waiting for a slot", "in a pause"])
@@ -511,7 +559,7 @@ async def test_queued_probe_removed_by_next_outage_allows_next_probe():
     async with slot(throttle):
         (probe,) = start(throttle, POLL)
         await steps()
-        throttle.note_success(now())
+        succeed(throttle)
         close_gate(throttle, failures=10)
         with pytest.raises(HeldBack):
             await probe
@@ -525,7 +573,7 @@ async def test_probe_that_is_still_queued_when_gate_opens_is_sent():
     async with slot(throttle):
         (probe,) = start(throttle, POLL)
         await steps()
-        throttle.note_success(now())
+        succeed(throttle)
     async with asyncio.timeout(1):
         throttle.release(await probe)
     check_no_leaks(throttle)
@@ -543,7 +591,7 @@ async def test_closing_and_opening_are_logged_once(caplog):
     fail(throttle, parse_error("c", 503, {}, b"<title>Down</title>"))
     await asyncio.sleep(0.16)
     fail(throttle, parse_error("c", 404, {}, b""))  # a response, if not a good one
-    throttle.note_success(now())
+    succeed(throttle)
     length = now() - began
     warning, info = caplog.records
     assert warning.levelno == logging.WARNING
@@ -557,7 +605,7 @@ async def test_closing_and_opening_are_logged_once(caplog):
     }
     caplog.clear()
     close_gate(throttle, failures=10)
-    throttle.note_success(now())
+    succeed(throttle)
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.INFO]
 
 
@@ -565,7 +613,7 @@ async def test_single_failures_are_not_logged_by_throttle(caplog):
     throttle = make_throttle()
     for job_id in "abcd":
         fail(throttle, APITimeoutError("no response", job_id=job_id))
-    throttle.note_success(now())
+    succeed(throttle)
     assert not caplog.records
 
 
@@ -694,6 +742,21 @@ async def test_cancelled_waiter_leaves_queue_at_once():
         await tasks[4]
 
 
+@pytest.mark.parametrize("has_slot", [False, True])
+async def test_closed_coroutine_leaves_queue_at_once(has_slot):
+    throttle = make_throttle(1)
+    permit = await throttle.acquire(CALL)
+    waiting = throttle.acquire(CALL)
+    waiting.send(None)
+    if has_slot:
+        throttle.release(permit)
+    assert throttle.queued == (not has_slot)
+    waiting.close()
+    if not has_slot:
+        throttle.release(permit)
+    check_no_leaks(throttle)
+
+
 async def test_waiter_cancelled_as_slot_is_released_is_skipped():
     throttle = make_throttle(1)
     permit = await throttle.acquire(CALL)
@@ -780,7 +843,7 @@ async def test_random_operations_leak_nothing(seed):
             await asyncio.sleep(draw.choice([0, 0, 0.001, 0.003]))
             outcome = draw.random()
             if outcome < 0.15:
-                throttle.note_success(now())
+                succeed(throttle)
             elif outcome < 0.9:
                 fail(throttle, parse_error(job_id, draw.choice([500, 500, 404]), {}, b""), permit)
             elif outcome < 0.95:

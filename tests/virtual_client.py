@@ -179,31 +179,31 @@ class VirtualClient:
             self._queue and len(self._in_flight) < pacer.window and self.now >= self._may_send_at()
         ):
             job, is_probe = self._queue.popleft()
-            pacer.note_sent(self.now)
+            permit = pacer.note_sent(self.now)
             is_good = self._limiter.accepts(self.now + self._latency / 2)
-            self._in_flight.append((self.now + self._latency, self.now, job, is_good, is_probe))
+            self._in_flight.append((self.now + self._latency, permit, job, is_good, is_probe))
 
-    def _receive(self, now, sent_at, job, is_good, is_probe):
-        self.responses.append(Response(sent_at, now, is_good))
+    def _receive(self, now, permit, job, is_good, is_probe):
+        self.responses.append(Response(permit.sent_at, now, is_good))
         pacer = self._pacer
         if is_good:
             self._good_at = now
-            pacer.note_success(now)
+            pacer.note_success(now, permit)
             job.pace.note_report(now, poll_seconds=0.0, is_changed=not job.has_report)
             job.has_report = True
             if not self._are_finished:
                 self._schedule(job)
         else:
-            self._note_refusal(now, sent_at, job)
+            self._note_refusal(now, permit, job)
         if is_probe:
             pacer.gate.end_probe(now)
 
-    def _note_refusal(self, now, sent_at, job):
+    def _note_refusal(self, now, permit, job):
         gate = self._pacer.gate
         headers = {"retry-after": str(self._retry_after)} if self._retry_after else {}
         error = parse_error(job.job_id, self._status_code, headers, b"")
         was_closed = gate.is_closed
-        self._pacer.note_error(now, error, sent_at=sent_at, max_pause=MAX_RETRY_AFTER)
+        self._pacer.note_error(now, error, permit, max_pause=MAX_RETRY_AFTER)
         has_responses = not gate.is_closed and self._good_at > job.pace.poll_ended_at
         is_rate = has_responses and self._status_code == 429
         kind = FailureKind.RATE_LIMITED if is_rate else FailureKind.OUTAGE

@@ -204,7 +204,7 @@ class SessionManager:
         else:
             now = _now()
             health.note_success(now, others=throttle.in_flight - 1)
-            throttle.note_success(now)
+            throttle.note_success(now, permit)
             return response
         finally:
             throttle.release(permit)

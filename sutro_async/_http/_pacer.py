@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from sutro_async._http._gate import OutageGate
 from sutro_async._http._rate import AdaptiveRate
 from sutro_async._numbers import check_number, check_whole_number
 from sutro_async.errors import APIError, APIStatusError, InvalidResponseError
 
-__all__ = ["Pacer"]
+__all__ = ["Pacer", "Permit"]
 
 # Requests are spaced evenly up to a hundred a second. Above that the timers of an event loop are
 # too coarse, so the requests of this many seconds may be sent together.
@@ -26,6 +26,20 @@ _MAX_RATE: Final = 1e6
 
 # Seconds after which another request may be sent, as those in the window may never get a response.
 _PATIENCE: Final = 2.0
+
+
+class Permit(NamedTuple):
+    """The permission to send one request.
+
+    Attributes:
+        sent_at: When it was given; seconds of the loop's clock.
+        restarts: How often the window had restarted by then.
+        is_probe: Whether it finds out if the service is available again.
+    """
+
+    sent_at: float
+    restarts: int
+    is_probe: bool = False
 
 
 class Pacer:
@@ -40,9 +54,9 @@ class Pacer:
         max_concurrency: Requests in flight at most.
         window: Requests in flight now at most: after a pause or an outage it restarts at one, and
             doubles with each success, so that resuming causes no burst. Those sent before it
-            restarted do not count: they may get no response until their timeout.
+            restarted do not count: they may get no response until their timeout, or all of them
+            at once.
         in_window: Requests in flight that count.
-        restarts: How often the window has restarted.
         paused_until: The end of the pause after a `Retry-After`; minus infinity before the first.
         next_slot_at: When the rate allows the next request.
         gate: Whether the service is available.
@@ -62,8 +76,8 @@ class Pacer:
         )
         self.window = self.max_concurrency
         self.in_window = 0
-        self.restarts = 0
-        self._last_sent_at = -math.inf
+        self._restarts = 0
+        self._patient_from = -math.inf
         self.paused_until = -math.inf
         self.next_slot_at = -math.inf
         self.gate = OutageGate(uniform)
@@ -78,43 +92,49 @@ class Pacer:
     @property
     def patient_until(self) -> float:
         """When a request may be sent although the window is full."""
-        return self._last_sent_at + _PATIENCE
+        return self._patient_from + _PATIENCE
 
-    def note_sent(self, now: float) -> None:
-        """Note a request that is sent."""
+    def note_sent(self, now: float, *, is_overdue: bool = False) -> Permit:
+        """Note a request that is sent.
+
+        Args:
+            now: When it is sent.
+            is_overdue: Whether it could not wait for the window.
+        """
         self.in_window += 1
-        self._last_sent_at = now
+        if not is_overdue:
+            self._patient_from = now
         self._rate.note_sent(now)
         rate = min(self._rate.limit, self._max_rate)
-        if rate == math.inf:
-            return
-        self._even_slot_at = max(self._even_slot_at, now) + 1 / rate
-        self.next_slot_at = self._even_slot_at - (_burst(rate) - 1) / rate
+        if rate < math.inf:
+            self._even_slot_at = max(self._even_slot_at, now) + 1 / rate
+            self.next_slot_at = self._even_slot_at - (_burst(rate) - 1) / rate
+        return Permit(now, self._restarts)
 
-    def note_ended(self, restarts: int) -> None:
-        """Note that a request has ended; `restarts` is that of when it was sent."""
-        if restarts == self.restarts:
+    def note_ended(self, permit: Permit) -> None:
+        """Note that a request has ended."""
+        if permit.restarts == self._restarts:
             self.in_window -= 1
 
-    def note_success(self, now: float) -> None:
+    def note_success(self, now: float, permit: Permit) -> None:
         """Note a good response."""
         self._rate.note_success(now)
-        self._note_response(now)
+        self._note_response(now, permit)
 
-    def note_error(self, now: float, error: APIError, *, sent_at: float, max_pause: float) -> None:
+    def note_error(self, now: float, error: APIError, permit: Permit, *, max_pause: float) -> None:
         """Note a request that failed.
 
         Args:
             now: When it failed.
             error: Its error.
-            sent_at: When it was sent.
+            permit: Its permit.
             max_pause: Seconds; the longest pause that a `Retry-After` may bring.
         """
         status_code = error.status_code if isinstance(error, APIStatusError) else None
         retry_after = (error.retry_after or 0.0) if isinstance(error, APIStatusError) else 0.0
         pause = min(retry_after, max_pause)
         if status_code == 429:
-            self._rate.note_refusal(now, sent_at=sent_at, pause=pause)
+            self._rate.note_refusal(now, sent_at=permit.sent_at, pause=pause)
         if status_code in {429, 503} and retry_after > 0:
             # It applies to the whole account, not to this request alone.
             self.paused_until = max(self.paused_until, now + pause)
@@ -122,22 +142,21 @@ class Pacer:
         if status_code == 429 and retry_after > 0:
             return  # the service is available, and has said when to continue
         if error.retryable or isinstance(error, InvalidResponseError):
-            self.gate.note_failure(now, error.job_id, sent_at=sent_at)
+            self.gate.note_failure(now, error.job_id, sent_at=permit.sent_at)
         elif status_code is not None:
-            self._note_response(now)
+            self._note_response(now, permit)
 
-    def _note_response(self, now: float) -> None:
-        if self.gate.is_closed:
+    def _note_response(self, now: float, permit: Permit) -> None:
+        if self.gate.closed_at is not None:
             self._restart_window()
-        elif now >= self.paused_until:
-            # Earlier responses belong to requests sent before the pause.
+        elif permit.restarts == self._restarts and now >= self.paused_until:
             self.window = min(2 * self.window, self.max_concurrency)
         self.gate.note_success(now)
 
     def _restart_window(self) -> None:
         self.window = 1
         self.in_window = 0
-        self.restarts += 1
+        self._restarts += 1
 
 
 def _burst(rate: float) -> float:

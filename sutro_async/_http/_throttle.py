@@ -11,14 +11,14 @@ import enum
 import logging
 import math
 from collections import OrderedDict
-from typing import Final, NamedTuple
+from typing import Final
 
 from sutro_async._http._observer import Observer
-from sutro_async._http._pacer import Pacer
+from sutro_async._http._pacer import Pacer, Permit
 from sutro_async.errors import APIError
 from sutro_async.events import ThrottlePaused, ThrottleResumed
 
-__all__ = ["HeldBack", "Permit", "Priority", "Throttle"]
+__all__ = ["HeldBack", "Priority", "Throttle"]
 
 # After so many calls in a row a poll is sent, so that calls do not hold up polls forever.
 _CALLS_IN_A_ROW: Final = 4
@@ -38,20 +38,6 @@ class Priority(enum.Enum):
 
 class HeldBack(Exception):  # noqa: N818 - a signal, not an error
     """The service is unavailable, so the request was not sent."""
-
-
-class Permit(NamedTuple):
-    """The permission to send one request.
-
-    Attributes:
-        sent_at: When it was given; seconds of the loop's clock.
-        restarts: How often the window of the pacer had restarted by then.
-        is_probe: Whether it finds out if the service is available again.
-    """
-
-    sent_at: float
-    restarts: int
-    is_probe: bool = False
 
 
 _Waiter = asyncio.Future["Permit | None"]
@@ -125,6 +111,20 @@ class Throttle:
         gate = self._pacer.gate
         return gate.is_closed and not gate.may_probe(now)
 
+    def acquire_at_once(self, now: float) -> Permit | None:
+        """Take what `acquire` would, without its cost, if nothing holds a request up."""
+        pacer = self._pacer
+        if (
+            self.in_flight >= pacer.max_concurrency
+            or pacer.in_window >= pacer.window
+            or now < pacer.next_slot_at
+            or now < pacer.paused_until
+            or pacer.gate.closed_at is not None
+            or self._has_waiters()
+        ):
+            return None
+        return self._take_slot(now)
+
     async def acquire(self, priority: Priority, *, send_by: float = math.inf) -> Permit:
         """Wait until a request may be sent; `release` must be called once it has ended.
 
@@ -136,50 +136,42 @@ class Throttle:
         Raises:
             HeldBack: It is a poll, and the service is unavailable.
         """
-        now = _now()
-        pacer = self._pacer
-        is_probe = False
-        if pacer.gate.is_closed and priority is Priority.POLL and now < send_by:
-            if not pacer.gate.may_probe(now):
-                raise HeldBack
-            pacer.gate.begin_probe()
-            is_probe = True
-        if (
-            self.in_flight < pacer.max_concurrency
-            and pacer.in_window < pacer.window
-            and now >= pacer.next_slot_at
-            and now >= pacer.paused_until
-            and not self._has_waiters()
-        ):
-            return self._take_slot(now, is_probe=is_probe)
+        gate, now = self._pacer.gate, _now()
+        if permit := self.acquire_at_once(now):
+            return permit
+        if not gate.is_closed or priority is Priority.CALL or now >= send_by:
+            return await self._wait(priority, send_by)
+        if not gate.may_probe(now):
+            raise HeldBack
+        gate.begin_probe()
         try:
             permit = await self._wait(priority, send_by)
         except BaseException:
-            if is_probe:
-                pacer.gate.end_probe(_now())
+            gate.end_probe(_now())
             raise
-        return permit._replace(is_probe=is_probe)
+        return permit._replace(is_probe=True)
 
     def release(self, permit: Permit) -> None:
         """End a request; its outcome is noted before."""
         self.in_flight -= 1
-        self._pacer.note_ended(permit.restarts)
+        self._pacer.note_ended(permit)
         if permit.is_probe:
             self._pacer.gate.end_probe(_now())
         if self._has_waiters():
             self._dispatch()
 
-    def note_success(self, now: float) -> None:
+    def note_success(self, now: float, permit: Permit) -> None:
         """Note a good response."""
         closed_at = self._pacer.gate.closed_at
-        self._pacer.note_success(now)
-        self._log_reopening(now, closed_at)
+        self._pacer.note_success(now, permit)
+        if closed_at is not None:
+            self._log_reopening(now, closed_at)
 
     def note_error(self, now: float, error: APIError, permit: Permit, *, max_pause: float) -> None:
         """Note a request that failed; `max_pause` bounds the pause, in seconds."""
         pacer = self._pacer
         closed_at, was_paused = pacer.gate.closed_at, now < pacer.paused_until
-        pacer.note_error(now, error, sent_at=permit.sent_at, max_pause=max_pause)
+        pacer.note_error(now, error, permit, max_pause=max_pause)
         self._log_reopening(now, closed_at)
         if now < pacer.paused_until and not was_paused:
             self._note_pause(now)
@@ -256,10 +248,10 @@ class Throttle:
         self._dispatch()
         try:
             permit = await waiter
-        except asyncio.CancelledError:
-            if waiter.cancelled():
+        except BaseException:  # a coroutine may also be closed
+            if waiter.cancelled() or not waiter.done():
                 self._forget(waiter)
-            elif unused := waiter.result():  # the slot came just before the cancellation
+            elif unused := waiter.result():  # the slot came just before the end
                 self.release(unused)
             raise
         finally:
@@ -300,7 +292,7 @@ class Throttle:
             waiter, _ = waiters.popitem(last=False)
             if not waiter.done():  # one that was cancelled just now has not removed itself yet
                 self._calls_in_a_row = self._calls_in_a_row + 1 if waiters is self._calls else 0
-                waiter.set_result(self._take_slot(now))
+                waiter.set_result(self._take_slot(now, is_overdue=waiters is self._overdue))
 
     def _next_waiters(self, now: float) -> _Waiters | None:
         """Choose between calls and polls; None while the window allows neither."""
@@ -315,10 +307,9 @@ class Throttle:
             return self._calls
         return self._polls if self._polls and may_poll else None
 
-    def _take_slot(self, now: float, *, is_probe: bool = False) -> Permit:
+    def _take_slot(self, now: float, *, is_overdue: bool = False) -> Permit:
         self.in_flight += 1
-        self._pacer.note_sent(now)
-        return Permit(now, self._pacer.restarts, is_probe)
+        return self._pacer.note_sent(now, is_overdue=is_overdue)
 
     def _call_at(self, when: float) -> None:
         self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
