@@ -138,7 +138,7 @@ class SutroClient:
         if not lifecycle.is_closed:
             lifecycle.check_loop()
         try:
-            await lifecycle.close()
+            await lifecycle.close(requests=self._manager.transport.timer.in_flight)
         finally:
             self._manager.throttle.close()
             await self._manager.transport.close()

@@ -126,12 +126,16 @@ async def test_request_outcome_is_one_of_few_values(fake, client, recorder, faul
         assert event.seconds == pytest.approx(5, abs=0.1)
 
 
-async def test_cancelled_call_is_an_event(fake, client, recorder):
+@pytest.mark.parametrize("cause", ["cancel", "close"])
+async def test_cancelled_call_is_an_event(fake, client, recorder, cause):
     fake.add_job("job-1")
     fake.fail_next(delay=60)
     task = asyncio.create_task(client.get_job_status("job-1"))
     await asyncio.sleep(1)
-    task.cancel()
+    if cause == "cancel":
+        task.cancel()
+    else:
+        await client.aclose()
     await asyncio.wait({task})
     [event] = recorder
     assert (event.outcome, event.status_code, event.error) == ("cancelled", None, None)

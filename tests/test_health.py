@@ -52,6 +52,18 @@ def health(*events):
         # One hangs while the others get responses.
         ([(1, "a", "sent"), (2, "b", "sent"), (3, "b", "ok")], 2, None),
         ([(1, "a", "sent"), (2, "b", "sent"), (3, "b", "ok"), (9, "b", "sent")], 2, None),
+        # It fails after such a response, and then another one hangs.
+        (
+            [
+                (1, "a", "sent"),
+                (2, "b", "sent"),
+                (3, "b", "ok"),
+                (4, "a", timeout),
+                (5, "b", "sent"),
+            ],
+            5,
+            3,
+        ),
         # Several hang since before the last response.
         ([(1, "a", "sent"), (2, "b", "sent"), (3, "c", "sent"), (4, "c", "ok")], 9, 4),
         ([(1, "a", "sent"), (2, "b", "sent"), (3, "c", "sent"), (4, "c", not_found)], 9, 4),

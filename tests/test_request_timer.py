@@ -20,13 +20,13 @@ def timers():
 async def expire(timer, seconds):
     """Return how many seconds it took until the timeout expired."""
     began = now()
-    with pytest.raises(TimeoutError), timer.timeout(seconds):
+    with pytest.raises(TimeoutError), timer.timeout_at(now() + seconds):
         await asyncio.sleep(60)
     return now() - began
 
 
 def running_timeouts(timer):
-    return list(timer._in_flight)
+    return list(timer.in_flight)
 
 
 async def test_timeout_expires_on_time_and_restores_task():
@@ -39,7 +39,7 @@ async def test_timeout_expires_on_time_and_restores_task():
 
 async def test_deadline_is_not_rounded():
     timer = RequestTimer()
-    with timer.timeout(7.25):
+    with timer.timeout_at(now() + 7.25):
         (handle,) = timers()
         assert handle.when() - now() == pytest.approx(7.25, abs=0.05)
 
@@ -60,7 +60,7 @@ async def test_one_timer_serves_all_and_is_released():
     release = asyncio.Event()
 
     async def wait_for_release():
-        with timer.timeout(60):
+        with timer.timeout_at(now() + 60):
             await release.wait()
 
     async with asyncio.TaskGroup() as group:
@@ -76,7 +76,7 @@ async def test_one_timer_serves_all_and_is_released():
 
 async def test_timer_is_reset_after_idle_time():
     timer = RequestTimer()
-    with timer.timeout(0.01):
+    with timer.timeout_at(now() + 0.01):
         pass
     assert not timers()
     assert 0.02 <= await expire(timer, 0.02) < 0.12
@@ -86,7 +86,7 @@ async def test_finished_request_does_not_delay_next_timeout():
     timer = RequestTimer()
 
     async def end_early():
-        with timer.timeout(0.02):
+        with timer.timeout_at(now() + 0.02):
             await asyncio.sleep(0)
 
     _, took = await asyncio.gather(end_early(), expire(timer, 0.04))
@@ -96,7 +96,7 @@ async def test_finished_request_does_not_delay_next_timeout():
 
 async def test_shorter_timeout_is_not_delayed_by_longer_one():
     timer = RequestTimer()
-    with timer.timeout(60):
+    with timer.timeout_at(now() + 60):
         assert 0.02 <= await expire(timer, 0.02) < 0.12
         assert len(timers()) == 1
 
@@ -131,7 +131,7 @@ async def test_slow_cleanup_does_not_delay_others_or_busy_loop(monkeypatch):
     monkeypatch.setattr(timer, "_on_timer", lambda: (fired.append(now()), on_timer()))
 
     async def clean_up_slowly():
-        with pytest.raises(TimeoutError), timer.timeout(0.01):
+        with pytest.raises(TimeoutError), timer.timeout_at(now() + 0.01):
             try:
                 await asyncio.sleep(60)
             finally:
@@ -151,7 +151,7 @@ async def test_external_cancellation_takes_precedence_over_timeout(is_first):
     task = asyncio.create_task(expire(timer, 60))
     await asyncio.sleep(0)
     (timeout,) = running_timeouts(timer)
-    steps = [task.cancel, timeout.interrupt]
+    steps = [task.cancel, lambda: timeout.interrupt(TimeoutError)]
     for step in steps if is_first else reversed(steps):
         step()
     await asyncio.wait({task})
@@ -165,13 +165,16 @@ async def test_close_during_timeout_leaves_no_pending_cancellation(is_first):
     timer, lifecycle = RequestTimer(), Lifecycle()
 
     async def run():
-        with lifecycle.operation(), timer.timeout(60):
+        with lifecycle.operation(), timer.timeout_at(now() + 60):
             await asyncio.sleep(60)
 
     task = asyncio.create_task(run())
     await asyncio.sleep(0)
     (timeout,), (operation,) = running_timeouts(timer), lifecycle.running
-    steps = [operation.interrupt, timeout.interrupt]
+    steps = [
+        lambda: operation.interrupt(ClientStateError),
+        lambda: timeout.interrupt(TimeoutError),
+    ]
     for step in steps if is_first else reversed(steps):
         step()
     with pytest.raises(ClientStateError):
@@ -203,7 +206,7 @@ async def test_result_that_arrives_as_timeout_expires_is_kept():
     timer = RequestTimer()
 
     async def request():
-        with timer.timeout(60):
+        with timer.timeout_at(now() + 60):
             try:
                 await asyncio.sleep(60)
             except asyncio.CancelledError:
@@ -212,7 +215,7 @@ async def test_result_that_arrives_as_timeout_expires_is_kept():
     task = asyncio.create_task(request())
     await asyncio.sleep(0)
     (timeout,) = running_timeouts(timer)
-    timeout.interrupt()
-    timeout.interrupt()  # once more does nothing
+    timeout.interrupt(TimeoutError)
+    timeout.interrupt(TimeoutError)  # once more does nothing
     assert await task == "a result"
     assert task.cancelling() == 0

@@ -197,8 +197,8 @@ async def send_in_pieces(reader, writer):
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("is_timeout", [True, False], ids=["timeout", "cancellation"])
-async def test_interruption_at_any_await_releases_all_resources(is_timeout):
+@pytest.mark.parametrize("cause", ["timeout", "cancellation", "close"])
+async def test_interruption_at_any_await_releases_all_resources(cause):
     loop = asyncio.get_running_loop()
     async with raw_server(send_in_pieces) as server:
         for iterations in itertools.count(1):
@@ -210,17 +210,26 @@ async def test_interruption_at_any_await_releases_all_resources(is_timeout):
                 if task.done():
                     assert task.result().status == "running"
                     break
-                (timeout,) = transport._timer._in_flight
-                (timeout.interrupt if is_timeout else task.cancel)()
+                (timeout,) = transport.timer.in_flight
+                connector = transport._session.connector
+                if cause == "timeout":
+                    timeout.interrupt(TimeoutError)
+                elif cause == "cancellation":
+                    task.cancel()
+                else:
+                    await client.aclose()
                 await asyncio.wait({task})
-                if is_timeout:
+                if cause == "close":
+                    assert isinstance(task.exception(), ClientStateError)
+                    assert task.cancelling() == 0
+                elif cause == "timeout":
                     assert isinstance(task.exception(), APITimeoutError)
                     assert isinstance(task.exception().__cause__, TimeoutError)
                     assert task.cancelling() == 0
                 else:
                     assert task.cancelled()
-                assert not transport._timer._in_flight
-                assert not transport._session.connector._acquired
+                assert not transport.timer.in_flight
+                assert not connector._acquired
                 assert not [t for t in loop._scheduled if "RequestTimer" in repr(t)]
     assert iterations > 5
 

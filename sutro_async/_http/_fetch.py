@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import logging
 import random
-from collections.abc import Awaitable
-from typing import Final, Generic
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
 
 import tenacity
 
@@ -17,7 +18,7 @@ from sutro_async._http._throttle import HeldBack, Priority
 from sutro_async.errors import APIError, APIStatusError
 from sutro_async.policies import RetryPolicy
 
-__all__ = ["fetch"]
+__all__ = ["fetch", "fetch_patiently"]
 
 # Seconds between two checks whether the service is available again.
 _HELD_BACK_SECONDS: Final = 0.25
@@ -34,8 +35,6 @@ async def fetch(
     endpoint: Endpoint[JobIdT, ResponseT],
     job_id: JobIdT,
     options: Options,
-    *,
-    priority: Priority = Priority.CALL,
 ) -> ResponseT:
     """Send a request, and again after a transient failure, as the retry policy says.
 
@@ -44,82 +43,72 @@ async def fetch(
         endpoint: What is requested.
         job_id: Of which job, a valid id; None for a page of the list.
         options: How.
-        priority: Which requests are sent first.
 
     Raises:
         APIError: No try had a usable response; the error is that of the last one.
         ClientStateError: The client is closed, or belongs to another event loop.
         ConfigurationError: The session that was passed in is unusable.
     """
-    make_request = _Request if priority is Priority.CALL else _PatientRequest
-    request = make_request(manager, endpoint, job_id, options)
+    try:
+        return await manager.request(endpoint, job_id, options)
+    except APIError as error:
+        failure = error
+    request = partial(manager.request, endpoint, job_id, options)
     with manager.lifecycle.operation():
-        try:
-            return await request(1)
-        except APIError as error:
-            failure = error
-        # Only from here on: tenacity takes a good part of the time of a request.
         return await _retry(request, options.retry, failure)
 
 
-class _Request(Generic[JobIdT, ResponseT]):
-    """One request; called with the number of the try, from 1 on."""
-
-    def __init__(
-        self,
-        manager: SessionManager,
-        endpoint: Endpoint[JobIdT, ResponseT],
-        job_id: JobIdT,
-        options: Options,
-    ) -> None:
-        self._manager = manager
-        self._endpoint = endpoint
-        self._job_id = job_id
-        self._options = options
-
-    def __call__(self, attempt: int, priority: Priority = Priority.CALL) -> Awaitable[ResponseT]:
-        return self._manager.request(
-            self._endpoint, self._job_id, self._options, attempt=attempt, priority=priority
-        )
-
-    def may_be_retried(self) -> bool:
-        """Whether there may be another try."""
-        return True
-
-
-class _PatientRequest(_Request[JobIdT, ResponseT]):
-    """A request of a batch: in an outage it is held back, but not forever.
+async def fetch_patiently(
+    manager: SessionManager,
+    endpoint: Endpoint[JobIdT, ResponseT],
+    job_id: JobIdT,
+    options: Options,
+) -> ResponseT:
+    """Do what `fetch` does for one job of a batch: in an outage it is held back, but not forever.
 
     A lasting outage concerns the whole batch. Each of its requests is then sent once, after a short
     delay, so that the batch ends, and each job has its own error.
     """
 
-    async def __call__(self, attempt: int, priority: Priority = Priority.POLL) -> ResponseT:
-        while self.may_be_retried():
-            try:
-                return await super().__call__(attempt, priority)
-            except HeldBack:
-                await asyncio.sleep(_HELD_BACK_SECONDS)
-        await asyncio.sleep(_LASTING_OUTAGE_DELAY)
-        return await super().__call__(attempt)
-
-    def may_be_retried(self) -> bool:
+    def may_wait() -> bool:
         """Whether the service is available, or may be again soon."""
-        since = self._manager.throttle.unavailable_since
+        since = manager.throttle.unavailable_since
         now = asyncio.get_running_loop().time()
         return since is None or now < since + _LASTING_OUTAGE_SECONDS
 
+    async def request(*, attempt: int = 1) -> ResponseT:
+        send = partial(manager.request, endpoint, job_id, options, attempt=attempt)
+        while may_wait():
+            try:
+                return await send(priority=Priority.POLL)
+            except HeldBack:
+                await asyncio.sleep(_HELD_BACK_SECONDS)
+        await asyncio.sleep(_LASTING_OUTAGE_DELAY)
+        return await send()
+
+    with manager.lifecycle.operation():
+        try:
+            return await request()
+        except APIError as error:
+            failure = error
+        return await _retry(request, options.retry, failure, may_retry=may_wait)
+
 
 async def _retry(
-    request: _Request[JobIdT, ResponseT], policy: RetryPolicy, failure: APIError
+    request: Callable[..., Awaitable[ResponseT]],
+    policy: RetryPolicy,
+    failure: APIError,
+    *,
+    may_retry: Callable[[], bool] = lambda: True,
 ) -> ResponseT:
+    """Send a request again after its first failure; the first try itself takes no tenacity."""
     tries = itertools.count(1)
 
     async def attempt() -> ResponseT:
         number = next(tries)
         if number == 1:
             raise failure
-        return await request(number)
+        return await request(attempt=number)
 
     def delay(state: tenacity.RetryCallState) -> float:
         bound = backoff(policy.initial, 2, state.attempt_number - 1, policy.maximum)
@@ -129,7 +118,7 @@ async def _retry(
         return (
             isinstance(error, APIError)
             and error.retryable
-            and request.may_be_retried()
+            and may_retry()
             and _retry_after(error) <= policy.max_retry_after
         )
 

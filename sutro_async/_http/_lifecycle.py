@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from sutro_async._http._scope import Scope
@@ -18,8 +20,8 @@ class Running(Protocol):
     def task(self) -> asyncio.Task[Any] | None:
         """The task that it runs in, if it is a single one."""
 
-    def interrupt(self) -> None:
-        """Let it end with `ClientStateError`."""
+    def interrupt(self, make_error: Callable[[], Exception]) -> None:
+        """Let it end with an error."""
 
     async def wait_ended(self) -> None:
         """Wait until it has ended."""
@@ -42,16 +44,18 @@ class Lifecycle:
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def check(self) -> None:
-        """Bind the owner to the running event loop, or check that it is this one.
+    def check(self) -> asyncio.AbstractEventLoop:
+        """Bind the owner to the running event loop, or check that it is this one, and return it.
 
         Raises:
             ClientStateError: The owner is closed, or belongs to another event loop.
         """
         if self.is_closed:
             raise ClientStateError(f"the {self._owner} is closed: make a new one")
-        if self._loop is not asyncio.get_running_loop():
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
             self.check_loop()
+        return loop
 
     def check_loop(self) -> None:
         """Do what `check` does, whether the owner is closed or not."""
@@ -88,19 +92,19 @@ class Lifecycle:
         """
         return Scope(self)
 
-    def interruption(self) -> ClientStateError:
-        """Make the error that closing ends things with."""
-        return ClientStateError(f"the {self._owner} was closed while this was running")
-
-    async def close(self) -> None:
+    async def close(self, *, requests: Iterable[Running] = ()) -> None:
         """Register nothing any more, end what runs, and wait until it has ended.
 
         A task that closes its own client, in `on_change` for instance, is left to end by itself.
+
+        Args:
+            requests: The requests in flight, which are not registered here.
         """
         self.is_closed = True
         current = asyncio.current_task()
-        others = [each for each in tuple(self.running) if each.task is not current]
+        others = [each for each in (*self.running, *requests) if each.task is not current]
+        message = f"the {self._owner} was closed while this was running"
         for each in others:
-            each.interrupt()
+            each.interrupt(partial(ClientStateError, message))
         for each in others:
             await each.wait_ended()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import attrs
@@ -179,7 +178,11 @@ class SessionManager:
         """
         del due_at  # only an observer needs it
         throttle, health = self.throttle, self.health
-        permit = await throttle.acquire(priority, send_by=send_by)
+        loop = self.lifecycle.check()
+        permit = throttle.acquire_at_once(loop.time())
+        if permit is None:
+            with self.lifecycle.operation():
+                permit = await throttle.acquire(priority, send_by=send_by)
         health.note_sent(permit.sent_at, job_id)
         try:
             if on_sent is not None:
@@ -189,12 +192,16 @@ class SessionManager:
                 job_id,
                 # Not in a variable, so that the traceback of an error does not keep it in memory.
                 await self.transport.get(
-                    endpoint.path(job_id), job_id=job_id, timeout=options.timeout, attempt=attempt
+                    endpoint.path(job_id),
+                    job_id=job_id,
+                    sent_at=permit.sent_at,
+                    timeout=options.timeout,
+                    attempt=attempt,
                 ),
                 is_quoted=is_quoted,
             )
         except APIError as error:
-            now, max_pause = _now(), options.retry.max_retry_after
+            now, max_pause = loop.time(), options.retry.max_retry_after
             health.note_error(now, error, others=throttle.in_flight - 1)
             throttle.note_error(now, error, permit, max_pause=max_pause)
             raise
@@ -202,7 +209,7 @@ class SessionManager:
             health.note_cancelled(others=throttle.in_flight - 1)
             raise
         else:
-            now = _now()
+            now = loop.time()
             health.note_success(now, others=throttle.in_flight - 1)
             throttle.note_success(now, permit)
             return response
@@ -224,11 +231,7 @@ class SessionManager:
         except APIError as error:
             failure = self._redacted(error, endpoint, job_id, body)
         else:
-            if isinstance(response, JobPage):
-                self._warn_of_skipped_entries(response)
-            for each in _records(response):
-                if each.status is JobStatus.UNKNOWN:
-                    self._warn_of_unknown_status(each)
+            self._warn_of_oddities(response)
             return response
         del body  # so that the traceback does not keep it in memory
         raise failure
@@ -270,6 +273,14 @@ class SessionManager:
         error.__context__ = None
         return error.with_traceback(None)
 
+    def _warn_of_oddities(self, response: Job | JobStatusReport | JobPage | StatusPage) -> None:
+        if isinstance(response, JobPage):
+            self._warn_of_skipped_entries(response)
+            for job in response.jobs:
+                self._warn_of_oddities(job)
+        elif not isinstance(response, StatusPage) and response.status is JobStatus.UNKNOWN:
+            self._warn_of_unknown_status(response)
+
     def _warn_of_mismatch(self, job_id: str | None, mismatch: Mismatch) -> None:
         if mismatch.path not in self._mismatched_paths:
             self._mismatched_paths.add(mismatch.path)
@@ -303,21 +314,9 @@ class SessionManager:
         )
 
 
-def _records(
-    response: Job | JobStatusReport | JobPage | StatusPage,
-) -> Sequence[Job | JobStatusReport]:
-    if isinstance(response, JobPage):
-        return response.jobs
-    return () if isinstance(response, StatusPage) else (response,)
-
-
 def _error_of(endpoint: Endpoint[JobIdT, Any], job_id: JobIdT, body: bytes) -> APIError | None:
     try:
         endpoint.parse(job_id, body, lambda _: None)
     except APIError as error:
         return error
     return None  # the key was what could not be read
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -18,6 +18,7 @@ from sutro_async.errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    ClientStateError,
     InvalidResponseError,
     RateLimitError,
     ServerError,
@@ -104,8 +105,11 @@ class ObservedManager(SessionManager):
                 is_quoted=is_quoted,
             )
         except SutroError as error:
-            outcome = next(outcome for kind, outcome in _OUTCOMES if isinstance(error, kind))
-            notify(outcome, _status_code(error), error)
+            if self.lifecycle.is_closed and isinstance(error, ClientStateError):
+                notify("cancelled", None, None)
+            else:
+                outcome = next(outcome for kind, outcome in _OUTCOMES if isinstance(error, kind))
+                notify(outcome, _status_code(error), error)
             raise
         except BaseException:
             notify("cancelled", None, None)

@@ -18,34 +18,33 @@ class RequestTimer:
 
     The timer is set to the earliest deadline, or to an earlier time: a request that ends leaves it
     as it is, and it is set anew when it expires. Without a request in flight there is no timer.
+
+    Attributes:
+        in_flight: The requests that run.
     """
 
     def __init__(self) -> None:
-        self._in_flight: set[RequestTimeout] = set()
+        self.in_flight: set[RequestTimeout] = set()
         self._when = math.inf  # seconds of the loop's clock
         self._handle: asyncio.TimerHandle | None = None
 
-    def timeout(self, seconds: float) -> RequestTimeout:
-        """Make the scope of a request, which raises `TimeoutError` so many seconds from now."""
+    def timeout_at(self, deadline: float) -> RequestTimeout:
+        """Make the scope of a request, which raises `TimeoutError` at that time."""
         timeout = RequestTimeout(self)
-        timeout.deadline = asyncio.get_running_loop().time() + seconds
+        timeout.deadline = deadline
         return timeout
 
     def add(self, timeout: RequestTimeout) -> None:
         """Interrupt a request at its deadline."""
-        self._in_flight.add(timeout)
+        self.in_flight.add(timeout)
         if timeout.deadline < self._when:
             self._set(timeout.deadline)
 
     def remove(self, timeout: RequestTimeout) -> None:
         """Forget a request that has ended."""
-        self._in_flight.remove(timeout)
-        if not self._in_flight:
+        self.in_flight.remove(timeout)
+        if not self.in_flight:
             self._set(math.inf)
-
-    def interruption(self) -> TimeoutError:
-        """Make the error that an interrupted request raises."""
-        return TimeoutError()
 
     def _set(self, when: float) -> None:
         if self._handle is not None:
@@ -60,9 +59,9 @@ class RequestTimer:
         # that is due is interrupted now: later in the loop a response may have arrived.
         now = max(asyncio.get_running_loop().time(), self._when)
         next_deadline = math.inf
-        for timeout in self._in_flight:
+        for timeout in self.in_flight:
             if timeout.deadline <= now:
-                timeout.interrupt()
+                timeout.interrupt(TimeoutError)
             else:
                 next_deadline = min(next_deadline, timeout.deadline)
         self._set(next_deadline)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -10,16 +11,13 @@ __all__ = ["Scope"]
 
 
 class Owner(Protocol):
-    """What may interrupt a scope."""
+    """What interrupts scopes."""
 
     def add(self, scope: Any, /) -> None:  # noqa: ANN401 - an owner may want scopes of its own
         """Register a scope that is entered, or raise."""
 
     def remove(self, scope: Any, /) -> None:  # noqa: ANN401
         """Forget a scope that is left."""
-
-    def interruption(self) -> Exception:
-        """Make the error that an interrupted scope raises."""
 
 
 class Scope:
@@ -28,13 +26,13 @@ class Scope:
     Interrupting it cancels the task, and the cancellation leaves the scope as an error. It must
     not span a `yield`.
 
-    `asyncio.timeout(None)` would do, but it takes a third of what a call of this library costs
-    beside the request.
+    `asyncio.timeout` would do, but it sets a timer for each request: see `_request_timer`.
     """
 
-    __slots__ = ("_cancelling", "_ended", "_owner", "task")
+    __slots__ = ("_cancelling", "_ended", "_make_error", "_owner", "task")
 
     task: asyncio.Task[Any] | None
+    _make_error: Callable[[], Exception]
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
@@ -61,13 +59,14 @@ class Scope:
         # A cancellation from elsewhere as well must not be swallowed.
         is_ours_alone = self.task.uncancel() <= self._cancelling
         if is_ours_alone and exc_type is asyncio.CancelledError:
-            raise self._owner.interruption() from None
+            raise self._make_error() from None
 
-    def interrupt(self) -> None:
-        """End what runs in the scope."""
+    def interrupt(self, make_error: Callable[[], Exception]) -> None:
+        """End what runs in the scope, which then raises an error."""
         if self._ended is None:
             assert self.task is not None  # noqa: S101 - it was entered
             self._ended = asyncio.Event()
+            self._make_error = make_error
             self.task.cancel()
 
     async def wait_ended(self) -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from sutro_async._http._lifecycle import Lifecycle
 from sutro_async._http._scope import Scope
-from sutro_async.errors import ClientStateError
 
 __all__ = ["Steps"]
 
@@ -22,7 +21,6 @@ class Steps:
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
         self._running: Scope | None = None
-        self._is_closed = False
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -36,17 +34,12 @@ class Steps:
         try:
             with self._running:
                 yield
-        except ClientStateError:
-            if self._is_closed:
-                raise StopAsyncIteration from None
-            raise
         finally:
             self._running = None
 
     async def aclose(self) -> None:
         """End the running step, if there is one, with StopAsyncIteration."""
-        self._is_closed = True
         if self._running is not None:
             step = self._running
-            step.interrupt()
+            step.interrupt(StopAsyncIteration)
             await step.wait_ended()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
-import time
 from typing import Any, Final
 
 import aiohttp
@@ -61,10 +61,16 @@ _DEFAULT_URL_HINT: Final = (
 )
 
 
-# `RequestTimer` replaces it. But aiohttp refuses a session of another event loop only if it has a
-# timer to set, so a session that was passed in gets one of some months.
+# `RequestTimer` replaces it.
 _NO_TIMEOUT: Final = aiohttp.ClientTimeout()
-_EFFECTIVELY_NO_TIMEOUT: Final = aiohttp.ClientTimeout(total=1e7)
+
+# A session that was passed in may have other defaults. Aiohttp refuses one of another event loop
+# only if it has a timer to set, so it gets one of some months.
+_OPTIONS_WITH_OTHER_DEFAULTS: Final = {
+    "timeout": aiohttp.ClientTimeout(total=1e7),
+    "raise_for_status": False,
+    "auto_decompress": True,
+}
 
 
 class _BodyTooLargeError(Exception):
@@ -93,7 +99,7 @@ class Transport:
         self.base_url: str = settings.base_url
         self._url_without_path = URL(self.base_url, encoded=True)
         self._prefix = self._url_without_path.raw_path.rstrip("/")
-        self._timer = RequestTimer()
+        self.timer: RequestTimer = RequestTimer()
         if session is not None and not isinstance(session, ClientSession):
             raise ConfigurationError("session must be an aiohttp.ClientSession")
         self._session = session
@@ -109,20 +115,21 @@ class Transport:
         is_built_in = self._owns_session and settings.proxy is None
         self._session_headers = headers if is_built_in else {}
         self._request_options: dict[str, Any] = {
-            "headers": None if is_built_in else headers,
-            "timeout": _NO_TIMEOUT if self._owns_session else _EFFECTIVELY_NO_TIMEOUT,
             "allow_redirects": False,
-            "raise_for_status": False,
-            "auto_decompress": True,
+            **({} if is_built_in else {"headers": headers}),
+            **({} if self._owns_session else _OPTIONS_WITH_OTHER_DEFAULTS),
             **_proxy_options(settings.proxy),
         }
 
-    async def get(self, path: str, *, job_id: str | None, timeout: float, attempt: int) -> bytes:
+    async def get(
+        self, path: str, *, job_id: str | None, sent_at: float, timeout: float, attempt: int
+    ) -> bytes:
         """Make one request and return the body of its response, which has status 200.
 
         Args:
             path: Where, below the base URL; percent-encoded.
             job_id: The job that it is about, for the messages of errors; None for list-jobs.
+            sent_at: The time now, in seconds of the loop's clock.
             timeout: Seconds for the request.
             attempt: Which try it is, from 1 on, for the log.
 
@@ -131,13 +138,14 @@ class Transport:
             ClientStateError: The session is closed, or belongs to another event loop.
             ConfigurationError: The session that was passed in is unusable.
         """
-        sent_at = time.monotonic()
         if self._session is None:
             self._session = self._make_session()
         try:
-            with self._timer.timeout(timeout):
+            with self.timer.timeout_at(sent_at + timeout):
                 response = await self._session.get(self._url(path), **self._request_options)
-                body = await _read_body(response)
+                body = _body_read_already(response) or await _read_body(response)
+        except ClientStateError:
+            raise  # closing has interrupted it
         except _ERRORS_OF_AIOHTTP as error:
             _log_request(path, "no response", sent_at, attempt)
             failure = self._to_sutro_error(error, job_id, timeout)
@@ -232,6 +240,7 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"sutro-async/{__version__}", **self._session_headers},
             middlewares=(_send_once,),
+            timeout=_NO_TIMEOUT,
         )
 
 
@@ -274,12 +283,17 @@ async def _send_once(
         raise _ConnectionLostError from error
 
 
+def _body_read_already(response: aiohttp.ClientResponse) -> bytes | None:
+    """Return the body if it came along with the headers, so that nothing waits for it."""
+    content = response.content
+    if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
+        return content.read_nowait(-1)
+    return None
+
+
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
     """Read the body, up to a limit, and release the connection."""
-    content = response.content
     try:
-        if content.is_eof() and content.total_bytes <= MAX_BODY_BYTES:
-            return content.read_nowait(-1)  # all of it came along with the headers
         return await _read_chunks(response)
     finally:
         # Aiohttp has released it already if the body was read to its end.
@@ -337,7 +351,7 @@ def _proxy_options(proxy: Proxy | None) -> dict[str, Any]:
 def _log_request(path: str, outcome: object, sent_at: float, attempt: int) -> None:
     if not _log.isEnabledFor(logging.DEBUG):
         return
-    elapsed = (time.monotonic() - sent_at) * 1000
+    elapsed = (asyncio.get_running_loop().time() - sent_at) * 1000
     _log.debug("GET %s: %s after %.1f ms, attempt %d", path, outcome, elapsed, attempt)
 
 

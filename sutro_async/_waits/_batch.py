@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-from sutro_async._http import Endpoint, Options, Priority, ResponseT, SessionManager, fetch
+from sutro_async._http import Endpoint, Options, ResponseT, SessionManager, fetch_patiently
 from sutro_async._waits._bulk import Sweeper
 from sutro_async._waits._callbacks import OnChange, notify
 from sutro_async._waits._outcomes import BatchErrors, Outcomes
@@ -68,7 +68,7 @@ async def fetch_all(
     async def work() -> None:
         for job_id in remaining:
             try:
-                value = await fetch(manager, endpoint, job_id, options, priority=Priority.POLL)
+                value = await fetch_patiently(manager, endpoint, job_id, options)
             except SutroError as error:
                 if errors.note_error(job_id, error):
                     raise
@@ -217,9 +217,9 @@ class WaitBatch:
     def task(self) -> None:
         """None: a batch has many tasks."""
 
-    def interrupt(self) -> None:
-        """End the batch with `ClientStateError`."""
-        self.on_crash(self._manager.lifecycle.interruption())
+    def interrupt(self, make_error: Callable[[], Exception]) -> None:
+        """End the batch with an error."""
+        self.on_crash(make_error())
 
     async def wait_ended(self) -> None:
         """Wait until what was running has ended."""

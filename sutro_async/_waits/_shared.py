@@ -173,9 +173,9 @@ class SharedPolls:
     def task(self) -> None:
         """None: the polls have many tasks."""
 
-    def interrupt(self) -> None:
-        """End every watch with `ClientStateError`."""
-        self.on_crash(self._manager.lifecycle.interruption())
+    def interrupt(self, make_error: Callable[[], Exception]) -> None:
+        """End every watch with an error."""
+        self.on_crash(make_error())
 
     async def wait_ended(self) -> None:
         """Wait until no poll runs."""

@@ -78,7 +78,8 @@ def parse_report(
     word, path = content.get("job_status"), "$.job_status"
     if isinstance(word, dict):
         word, path = word.get(job_id), f"{path}[{job_id!r}]"
-    _require_status_word(job_id, path, word, content)
+    if not is_status_word(word):
+        raise invalid(job_id, path, "a status", word, content)
     message = content.get("message")
     if message is not None and not isinstance(message, str):
         on_mismatch(Mismatch(path="$.message", expected="a string", value=message))
@@ -127,7 +128,8 @@ def parse_job(job_id: str, body: bytes, on_mismatch: OnMismatch = ignore_mismatc
         raise invalid(job_id, "$.job", "an object", record, content)
     if record.get("job_id") != job_id:
         raise invalid(job_id, "$.job.job_id", repr(job_id), record.get("job_id"), content)
-    _require_status_word(job_id, "$.job.status", record.get("status"), content)
+    if not is_status_word(word := record.get("status")):
+        raise invalid(job_id, "$.job.status", "a status", word, content)
     return read_record(record, "$.job", on_mismatch)
 
 
@@ -169,11 +171,6 @@ def load_object(job_id: str | None, body: bytes, *, is_hint: bool = False) -> di
 def is_status_word(word: object) -> TypeGuard[str]:
     """Whether a value can be a status."""
     return isinstance(word, str) and bool(word.strip())
-
-
-def _require_status_word(job_id: str, path: str, word: object, content: Mapping[str, Any]) -> None:
-    if not is_status_word(word):
-        raise invalid(job_id, path, "a status", word, content)
 
 
 def invalid(
