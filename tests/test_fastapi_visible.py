@@ -610,10 +610,49 @@ async def test_list_scans_newest_thousand_jobs(fake, owner, browser, access):
         fake.add_job(f"other-{number}")
     response = await browser.get("/jobs")
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
-    assert len(fake.requests) == 10
+    assert len(fake.requests) == 11
     assert [len(ids) for ids in access.calls] == [100] * 10
     response = await browser.get("/jobs?before=mine-job")
     assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
+
+
+@pytest.mark.parametrize("limit", [1, 20])
+async def test_list_of_exactly_thousand_jobs_is_not_truncated(fake, owner, browser, limit):
+    for number in range(998):  # the app has two, of which `mine-job` is the oldest
+        fake.add_job(f"other-{number}")
+    response = await browser.get(f"/jobs?limit={limit}")
+    assert ids_of(response) == ["mine-job"]
+    assert response.json()["next"] is None
+    assert response.json()["is_truncated"] is False
+    assert len(fake.requests) == 10
+    response = await browser.get("/jobs?before=mine-job")
+    assert response.json() == {"jobs": [], "next": None, "is_truncated": False}
+    assert (await browser.get("/jobs?before=mine-absent")).status_code == 404
+    fake.add_job("other-998")
+    response = await browser.get(f"/jobs?limit={limit}")
+    assert response.json() == {"jobs": [], "next": None, "is_truncated": True}
+
+
+async def get_list_after_thousand_jobs(fake, browser, body):
+    """Get the list while the account has ten full pages, a cursor after them, and then a body."""
+    for page in range(10):
+        jobs = [{"job_id": f"other-{page}-{number}", "status": "RUNNING"} for number in range(100)]
+        content = json.dumps({"jobs": jobs, "next_cursor": f"page-{page + 1}"})
+        fake.fail_next(body=content, endpoint="list-jobs")
+    fake.fail_next(20, body=body, endpoint="list-jobs")
+    response = await browser.get("/jobs")
+    assert ids_of(response) == []
+    return response.json()["is_truncated"]
+
+
+async def test_cursor_of_empty_page_does_not_truncate_list(fake, owner, browser):
+    body = json.dumps({"jobs": [], "next_cursor": None})
+    assert await get_list_after_thousand_jobs(fake, browser, body) is False
+    assert len(fake.requests) == 11
+
+
+async def test_page_after_thousand_jobs_cannot_fail_list(fake, owner, browser):
+    assert await get_list_after_thousand_jobs(fake, browser, "no JSON") is True
 
 
 async def test_empty_list_does_not_call_visible(access):

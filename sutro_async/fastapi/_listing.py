@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
-from sutro_async import Job, Stream, SutroClient
+from sutro_async import APIError, Job, Stream, SutroClient
 from sutro_async.fastapi._models import JobListModel, JobModel
 from sutro_async.fastapi._visible import job_not_found
 
 __all__ = ["list_visible_jobs"]
 
-# How many jobs of the account are read for one response: ten requests to the service.
+# How many jobs of the account are read for one response: ten requests to the service, and one to
+# see whether there are more.
 _MOST_JOBS: Final = 1000
 _PAGE_SIZE: Final = 100
 
@@ -51,9 +52,10 @@ async def list_visible_jobs(
                 page = page[page_ids.index(before) + 1 :] if before in page_ids else []
             seen = await visible([job.job_id for job in page])
             shown += [job for job in page if job.job_id in seen]
+        has_more = len(shown) > limit
+        is_ended = is_ended or (not has_more and await _is_exhausted(jobs))
     if is_ended and not is_found:
         raise job_not_found(before)
-    has_more = len(shown) > limit
     return JobListModel(
         jobs=[JobModel.model_validate(job.to_dict()) for job in shown[:limit]],
         next=shown[limit - 1].job_id if has_more else None,
@@ -69,3 +71,12 @@ async def _next_page(jobs: Stream[Job]) -> list[Job]:
         if len(page) == _PAGE_SIZE:
             break
     return page
+
+
+async def _is_exhausted(jobs: Stream[Job]) -> bool:
+    """Return whether no job follows; the next page is requested if the last one had a cursor."""
+    try:
+        return await anext(jobs, None) is None
+    except APIError:
+        # No job of this page would be returned, so its failure must not affect the caller.
+        return False

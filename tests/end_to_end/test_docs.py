@@ -135,8 +135,41 @@ def test_programs_run(name, service, tmp_path):
     path = tmp_path / name
     path.write_text(files("as a program")[name], encoding="utf-8")
     command = [sys.executable, "-W", "error", str(path), "job-12345"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     assert (result.returncode, result.stdout) == (0, "job-12345 succeeded\n"), result.stderr
+
+
+def test_killed_program_resumes(service, tmp_path, monkeypatch):
+    path = tmp_path / "resume.py"
+    path.write_text(files("as a program")["resume.py"], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+
+    def resume(*job_ids):
+        command = [sys.executable, "-W", "error", str(path), *job_ids]
+        done = subprocess.run(command, capture_output=True, timeout=5, check=True)
+        return sorted(done.stdout.decode().splitlines())
+
+    for job_id, status in {
+        "gone": "succeeded",
+        "finished": "succeeded",
+        "other": "running",
+    }.items():
+        service.add_job(job_id, [status])
+    service.fail_next(2, status=410, job_id="gone")
+    with pytest.raises(subprocess.TimeoutExpired) as killed:
+        resume("gone", "finished", "other")
+    finished, gone = sorted(killed.value.stdout.decode().splitlines())
+    assert finished == "finished succeeded"
+    assert "410" in gone
+    service.set_status("other", "failed")
+    gone, other = resume()
+    assert "410" in gone
+    assert other == "other failed"
+    assert resume() == ["gone succeeded"]
+    assert resume() == []
 
 
 @pytest.mark.parametrize("folder", sorted({name.split("/")[0] for name in files("with pytest")}))

@@ -113,6 +113,18 @@ async def test_documented_insecure_guard_shows_jobs_of_others(fake):
         assert outcomes.json()["outcomes"][0]["report"]["status"] == "succeeded"
 
 
+# ---- event streams
+
+
+async def test_stream_sends_documented_events(fake):
+    fake.add_job("job-12345", ["queued", "running", "succeeded"])
+    app = FastAPI(lifespan=sutro_lifespan(lambda: fake.client(poll=FAST_POLL)))
+    app.include_router(jobs_router())
+    async with app.router.lifespan_context(app), browser_of(app) as browser:
+        response = await browser.get("/jobs/job-12345/events")
+    assert response.text == snippet("text", "event: status") + "\n"
+
+
 # ---- in a browser
 
 
