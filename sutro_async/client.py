@@ -280,7 +280,7 @@ class SutroClient:
     ) -> Stream[JobOutcome[JobStatusReport]]:
         """Iterate over the reports of many jobs: the first of each, then each change.
 
-        The last item of a job is its terminal report or its error; a failure of one job does not
+        The last item of a job is its terminal report or its error; an error of one job does not
         affect the others. A slow reader gets the newest report of each job, not a backlog.
 
         Args:
@@ -307,7 +307,7 @@ class SutroClient:
     ) -> dict[str, JobOutcome[JobStatusReport]]:
         """Get the status of each of many jobs (API reference: "Checking Job Status").
 
-        A failure of one job becomes its outcome; the other jobs are unaffected.
+        An error of one job becomes its outcome; the other jobs are unaffected.
 
         Args:
             job_ids: The jobs; duplicates are requested once.
@@ -329,7 +329,7 @@ class SutroClient:
     async def get_jobs(self, job_ids: Iterable[str]) -> dict[str, JobOutcome[Job]]:
         """Get the records of many jobs (API reference: "Fetch Job Details").
 
-        A failure of one job becomes its outcome; the other jobs are unaffected.
+        An error of one job becomes its outcome; the other jobs are unaffected.
 
         Args:
             job_ids: The jobs; duplicates are requested once.
@@ -358,7 +358,7 @@ class SutroClient:
     ) -> Stream[JobOutcome[JobStatusReport]]:
         """Wait for many jobs, and iterate over their outcomes in the order in which they finish.
 
-        A failure of one job becomes its outcome; the other jobs are unaffected. The jobs are polled
+        An error of one job becomes its outcome; the other jobs are unaffected. The jobs are polled
         in the background, also while the loop over the outcomes is busy, until the stream is closed
         or garbage-collected.
 

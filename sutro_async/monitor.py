@@ -176,7 +176,7 @@ class JobMonitor:
     ) -> Stream[JobOutcome[JobStatusReport]]:
         """Iterate over the reports on many jobs: the newest of each, then each change.
 
-        The last item of a job is its terminal report or its error; a failure of one job does not
+        The last item of a job is its terminal report or its error; an error of one job does not
         affect the others. A slow reader gets the newest report of each job, not a backlog.
 
         Args:
