@@ -318,6 +318,19 @@ async def check_that_failing_list_is_not_retried_at_once(fake, wait, failure, ca
     assert message.endswith("; jobs are polled one by one for 300 s")
 
 
+async def test_list_with_too_few_jobs_is_logged_and_not_read_again_at_once(fake, caplog):
+    add_jobs(fake, seconds=2.0)
+    serve(fake, *map(entry, ["other-1", *IDS[:2]]), times=1000)
+    with caplog.at_level(logging.INFO, "sutro_async"):
+        await outcomes_of(fake, by_wait_for_jobs)
+    assert len(sweeps_of(fake)) == 1
+    (message,) = [each for each in caplog.messages if each.startswith("list-jobs")]
+    assert message == (
+        f"list-jobs: its newest 3 jobs include only 2 of the {len(IDS)} waiting ones;"
+        " jobs are polled one by one for 300 s"
+    )
+
+
 async def test_failing_list_is_retried_after_five_minutes(fake):
     add_jobs(fake, ["job-0"], seconds=320.0)
     fake.fail_next(1, status=500, endpoint="list-jobs")

@@ -141,12 +141,13 @@ class Sweeper:
     async def _sweep(self) -> bool:
         """Read the list until all jobs were seen; return whether it is worth reading again soon."""
         missing = set(self._pollers)
-        pages = found = 0
+        pages = read = found = 0
         try:
             maximum = max(1, len(missing) // _JOBS_A_PAGE)
             async with aclosing(self._pages(maximum)) as list_pages:
                 async for page in list_pages:
                     pages += 1
+                    read += len(page.statuses)
                     for job_id, word in page.statuses:
                         if job_id in missing:
                             missing.discard(job_id)
@@ -161,7 +162,14 @@ class Sweeper:
             return False
         # Absence proves nothing.
         self._poll_one_by_one(missing | (self._words.keys() - self._pollers.keys()))
-        return not missing or found >= _LEAST_FOUND_A_PAGE * pages
+        is_worthwhile = not missing or found >= _LEAST_FOUND_A_PAGE * pages
+        if not is_worthwhile:
+            _log.info(
+                "list-jobs: its newest %d jobs include only %d of the %d waiting ones;"
+                " jobs are polled one by one for %g s",
+                *(read, found, found + len(missing), _REST_SECONDS),
+            )
+        return is_worthwhile
 
     async def _pages(self, maximum: int) -> AsyncGenerator[StatusPage, None]:
         cursors: set[str | None] = set()
