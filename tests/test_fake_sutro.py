@@ -824,6 +824,48 @@ async def test_cancelled_start_closes_everything(session, turns):
         assert await Caller(fake, session).word() == "SUCCEEDED"
 
 
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("times", [1, 99], ids=["once", "repeatedly"])
+@pytest.mark.parametrize("delay", [0.0, math.inf], ids=["idle", "request in progress"])
+async def test_cancelled_stop_closes_everything(delay, times, turns):
+    loop = asyncio.get_running_loop()
+    fake = FakeSutro(port=free_port())
+    fake.add_job("job-1")
+    started, stop = asyncio.Event(), asyncio.Event()
+
+    async def run():
+        async with fake:
+            started.set()
+            await stop.wait()
+
+    task = asyncio.create_task(run())
+    await started.wait()
+    with socket.create_connection(("127.0.0.1", fake._port)) as connection:
+        connection.setblocking(False)
+        if delay:
+            fake.fail_next(delay=delay)
+        request = b"GET /job-status/job-1 HTTP/1.1\r\nHost: fake\r\n\r\n"
+        await loop.sock_sendall(connection, request)
+        if delay:
+            await until(lambda: fake.in_flight)
+        else:
+            assert b" 401 " in await loop.sock_recv(connection, 65536)
+        stop.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([task])
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await loop.sock_recv(connection, 1) == b""
+    await assert_all_closed(fake._port)
+    assert fake.in_flight == 0
+    async with fake:
+        assert URL(fake.url).port == fake._port
+
+
 async def test_port_in_use_raises_oserror_and_leaks_nothing(fake):
     other = FakeSutro(port=URL(fake.url).port)
     with pytest.raises(OSError, match="in use"):

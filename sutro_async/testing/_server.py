@@ -112,6 +112,8 @@ class FakeSutro:
             started.callback(setattr, self, "_is_entered", False)
             await runner.setup()
             server = cast("web.Server", runner.server)
+            # A cancelled cleanup leaves connections open.
+            started.callback(_abort_connections, server)
             started.push_async_callback(runner.cleanup)
             # If cancelled, `create_server` does not close a listener that serves already.
             listener = await asyncio.get_running_loop().create_server(
@@ -129,7 +131,10 @@ class FakeSutro:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop, and abort the requests that are still being handled."""
+        """Stop, and abort the requests that are still being handled.
+
+        If cancelled, it closes the port and all connections nevertheless.
+        """
         self._listener = None
         for transport in self._busy:
             transport.abort()
@@ -351,3 +356,10 @@ class FakeSutro:
 
     def _entry(self, job: FakeJob, now: float) -> dict[str, Any]:
         return job.record(self.dialect, max(job.created, now - self.list_lag))
+
+
+def _abort_connections(server: web.Server) -> None:
+    for connection in server.connections:
+        # None once the connection is lost, until its handler has finished.
+        if connection.transport is not None:
+            connection.transport.abort()
