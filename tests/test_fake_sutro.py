@@ -141,6 +141,18 @@ async def raw_exchange(fake, path="/job-status/job-1"):
     return head, body, ending
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        return other.getsockname()[1]
+
+
+async def assert_all_closed(port):
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    gc.collect()  # pytest reports sockets and transports that are found unclosed
+
+
 def test_exports():
     assert sutro_async.testing.__all__ == ["FakeSutro", "RecordedRequest"]
 
@@ -730,8 +742,7 @@ async def test_url_is_available_only_while_running(session):
 
 
 async def test_custom_host_and_port(session):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
+    port = free_port()
     async with FakeSutro(host="localhost", port=port) as fake:
         assert URL(fake.url).port == port
 
@@ -776,6 +787,83 @@ async def test_entering_twice_is_rejected(fake, caller):
     with pytest.raises(RuntimeError, match="is already running"):
         await fake.__aenter__()
     assert await caller.word() == "SUCCEEDED"
+
+
+async def test_second_concurrent_start_is_rejected(session):
+    fake = FakeSutro()
+    fake.add_job("job-1")
+    first, second = await asyncio.gather(
+        fake.__aenter__(), fake.__aenter__(), return_exceptions=True
+    )
+    assert first is fake
+    assert isinstance(second, RuntimeError)
+    assert "is already running" in str(second)
+    port = URL(fake.url).port
+    assert await Caller(fake, session).word() == "SUCCEEDED"
+    await fake.__aexit__(None, None, None)
+    await assert_all_closed(port)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_cancelled_start_closes_everything(session, turns):
+    fake = FakeSutro(port=free_port())
+    fake.add_job("job-1")
+
+    async def run():
+        async with fake:
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(run())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await assert_all_closed(fake._port)
+    async with fake:
+        assert await Caller(fake, session).word() == "SUCCEEDED"
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("times", [1, 99], ids=["once", "repeatedly"])
+@pytest.mark.parametrize("delay", [0.0, math.inf], ids=["idle", "request in progress"])
+async def test_cancelled_stop_closes_everything(delay, times, turns):
+    loop = asyncio.get_running_loop()
+    fake = FakeSutro(port=free_port())
+    fake.add_job("job-1")
+    started, stop = asyncio.Event(), asyncio.Event()
+
+    async def run():
+        async with fake:
+            started.set()
+            await stop.wait()
+
+    task = asyncio.create_task(run())
+    await started.wait()
+    with socket.create_connection(("127.0.0.1", fake._port)) as connection:
+        connection.setblocking(False)
+        if delay:
+            fake.fail_next(delay=delay)
+        request = b"GET /job-status/job-1 HTTP/1.1\r\nHost: fake\r\n\r\n"
+        await loop.sock_sendall(connection, request)
+        if delay:
+            await until(lambda: fake.in_flight)
+        else:
+            assert b" 401 " in await loop.sock_recv(connection, 65536)
+        stop.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+        await asyncio.wait([task])
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await loop.sock_recv(connection, 1) == b""
+    await assert_all_closed(fake._port)
+    assert fake.in_flight == 0
+    async with fake:
+        assert URL(fake.url).port == fake._port
 
 
 async def test_port_in_use_raises_oserror_and_leaks_nothing(fake):

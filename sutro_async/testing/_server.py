@@ -83,6 +83,7 @@ class FakeSutro:
         self.max_in_flight: int = 0
         self._host = host
         self._port = port
+        self._is_entered = False
         self._listener: asyncio.Server | None = None
         self._cleanup = AsyncExitStack()
         self._jobs: dict[str, FakeJob] = {}
@@ -94,10 +95,10 @@ class FakeSutro:
         """Start to listen.
 
         Raises:
-            RuntimeError: It is already running.
+            RuntimeError: It is already running, or is being started or stopped.
             OSError: The address or the port is not available.
         """
-        if self._listener is not None:
+        if self._is_entered:
             raise RuntimeError(
                 "this FakeSutro is already running: enter it once, or make another one"
             )
@@ -106,13 +107,21 @@ class FakeSutro:
         runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=_SHUTDOWN_TIMEOUT
         )
+        self._is_entered = True
         async with AsyncExitStack() as started:
+            started.callback(setattr, self, "_is_entered", False)
             await runner.setup()
+            server = cast("web.Server", runner.server)
+            # A cancelled cleanup leaves connections open.
+            started.callback(_abort_connections, server)
             started.push_async_callback(runner.cleanup)
-            self._listener = await asyncio.get_running_loop().create_server(
-                cast("web.Server", runner.server), self._host, self._port, backlog=_BACKLOG
+            # If cancelled, `create_server` does not close a listener that serves already.
+            listener = await asyncio.get_running_loop().create_server(
+                server, self._host, self._port, backlog=_BACKLOG, start_serving=False
             )
-            started.push_async_callback(close_listener, self._listener)
+            started.push_async_callback(close_listener, listener)
+            await listener.start_serving()
+            self._listener = listener
             self._cleanup = started.pop_all()
         return self
 
@@ -122,7 +131,10 @@ class FakeSutro:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop, and abort the requests that are still being handled."""
+        """Stop, and abort the requests that are still being handled.
+
+        If cancelled, it closes the port and all connections nevertheless.
+        """
         self._listener = None
         for transport in self._busy:
             transport.abort()
@@ -344,3 +356,10 @@ class FakeSutro:
 
     def _entry(self, job: FakeJob, now: float) -> dict[str, Any]:
         return job.record(self.dialect, max(job.created, now - self.list_lag))
+
+
+def _abort_connections(server: web.Server) -> None:
+    for connection in server.connections:
+        # None once the connection is lost, until its handler has finished.
+        if connection.transport is not None:
+            connection.transport.abort()
