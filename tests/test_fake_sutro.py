@@ -4,6 +4,7 @@ import gc
 import inspect
 import json
 import math
+import random
 import socket
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -142,8 +143,11 @@ async def raw_exchange(fake, path="/job-status/job-1"):
 
 
 def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        return other.getsockname()[1]
+    """Find one that the system gives to nobody by itself, such as a test that runs beside."""
+    while True:
+        port = random.SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 async def assert_all_closed(port):
