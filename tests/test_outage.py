@@ -30,9 +30,9 @@ FAR_MORE = 10_000
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch):
     """Shorten the delays of probes, and of held-back polls and calls."""
-    monkeypatch.setattr("sutro_async._http._gate._FIRST_DELAY", 0.02)
-    monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY", 0.1)
-    monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY_OF_RELAPSE", 0.1)
+    monkeypatch.setattr("sutro_async._http._outage_gate._FIRST_DELAY", 0.02)
+    monkeypatch.setattr("sutro_async._http._outage_gate._LONGEST_DELAY", 0.1)
+    monkeypatch.setattr("sutro_async._http._outage_gate._LONGEST_DELAY_OF_RELAPSE", 0.1)
     monkeypatch.setattr("sutro_async._http._fetch._HELD_BACK_SECONDS", 0.02)
     monkeypatch.setattr("sutro_async._http._fetch._LASTING_OUTAGE_DELAY", 0.05)
 
@@ -46,9 +46,9 @@ def short_outages(monkeypatch):
 @pytest.fixture
 def no_probes(monkeypatch):
     """Let the first probe be a minute away."""
-    monkeypatch.setattr("sutro_async._http._gate._FIRST_DELAY", 60)
-    monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY", 60)
-    monkeypatch.setattr("sutro_async._http._gate._LONGEST_DELAY_OF_RELAPSE", 60)
+    monkeypatch.setattr("sutro_async._http._outage_gate._FIRST_DELAY", 60)
+    monkeypatch.setattr("sutro_async._http._outage_gate._LONGEST_DELAY", 60)
+    monkeypatch.setattr("sutro_async._http._outage_gate._LONGEST_DELAY_OF_RELAPSE", 60)
 
 
 def make_client(fake, **options):

@@ -7,8 +7,8 @@
 - `_transport`: one HTTP request; the only importer of aiohttp's client
 - `_throttle`: the queue of all requests of a client
 - `_pacer`: when the next of them may be sent, and how many may be in flight
-- `_rate`: the rate that the service accepts
-- `_gate`: whether the service is available
+- `_adaptive_rate`: the rate that the service accepts
+- `_outage_gate`: whether the service is available
 - `_request_timer`: the timeouts of requests, with one timer for all
 - `_tls`: which certificate authorities are trusted
 - `_lifecycle`: which event loop a client belongs to, and what closing it ends

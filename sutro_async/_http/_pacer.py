@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from sutro_async._http._gate import OutageGate
-from sutro_async._http._rate import AdaptiveRate
+from sutro_async._http._adaptive_rate import AdaptiveRate
+from sutro_async._http._outage_gate import OutageGate
 from sutro_async._numbers import check_number, check_whole_number
 from sutro_async.errors import APIError, APIStatusError, InvalidResponseError
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sutro_async import PollPolicy, RetryPolicy, SutroClient
-from sutro_async._http._gate import OutageGate
+from sutro_async._http._outage_gate import OutageGate
 from tests.chaos._service import Bucket, Service, most_in_a_second
 from tests.chaos.conftest import assert_no_leaks
 from tests.virtual_client import (

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from sutro_async._http._gate import OutageGate
+from sutro_async._http._outage_gate import OutageGate
 
 # Any time except 0, which would hide a missing time.
 START = 5000.0

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sutro_async._http._rate import AdaptiveRate
+from sutro_async._http._adaptive_rate import AdaptiveRate
 from tests.virtual_client import (
     FixedWindow,
     Flaky,
