@@ -25,7 +25,7 @@ _BURST_SECONDS: Final = 0.01
 _MAX_RATE: Final = 1e6
 
 # Seconds after which another request may be sent, as those in the window may never get a response.
-_PATIENCE: Final = 2.0
+_STALLED_AFTER: Final = 2.0
 
 
 class Permit(NamedTuple):
@@ -77,7 +77,7 @@ class Pacer:
         self.window = self.max_concurrency
         self.in_window = 0
         self._restarts = 0
-        self._patient_from = -math.inf
+        self._last_sent_at = -math.inf
         self.paused_until = -math.inf
         self.next_slot_at = -math.inf
         self.gate = OutageGate(uniform)
@@ -90,9 +90,9 @@ class Pacer:
         self._even_slot_at = -math.inf
 
     @property
-    def patient_until(self) -> float:
-        """When a request may be sent although the window is full."""
-        return self._patient_from + _PATIENCE
+    def stalled_at(self) -> float:
+        """When the window counts as stalled: a request may then be sent although it is full."""
+        return self._last_sent_at + _STALLED_AFTER
 
     def note_sent(self, now: float, *, is_overdue: bool = False) -> Permit:
         """Note a request that is sent.
@@ -103,7 +103,7 @@ class Pacer:
         """
         self.in_window += 1
         if not is_overdue:
-            self._patient_from = now
+            self._last_sent_at = now
         self._rate.note_sent(now)
         rate = min(self._rate.limit, self._max_rate)
         if rate < math.inf:

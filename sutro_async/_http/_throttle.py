@@ -287,7 +287,7 @@ class Throttle:
                 return
             waiters = self._overdue or self._next_waiters(now)
             if not waiters:
-                self._call_at(self._pacer.patient_until)
+                self._call_at(self._pacer.stalled_at)
                 return
             waiter, _ = waiters.popitem(last=False)
             if not waiter.done():  # one that was cancelled just now has not removed itself yet
@@ -297,7 +297,7 @@ class Throttle:
     def _next_waiters(self, now: float) -> _Waiters | None:
         """Choose between calls and polls; None while the window allows neither."""
         pacer = self._pacer
-        may_poll = pacer.in_window < pacer.window or now >= pacer.patient_until
+        may_poll = pacer.in_window < pacer.window or now >= pacer.stalled_at
         # One more than polls, so that a poll without a response does not hold up a call.
         may_call = may_poll or pacer.in_window == pacer.window
         if self._polls and self._calls_in_a_row >= _CALLS_IN_A_ROW:
