@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from sutro_async import _config
 from sutro_async._config import Settings, resolve_settings
 from sutro_async.errors import ConfigurationError
 
@@ -644,7 +643,3 @@ def test_invalid_url_error_shows_valid_example():
 
 def test_empty_argument_url_does_not_fall_back_to_environment():
     assert refusal(KEY, "", url="https://e.test").startswith("base_url ")
-
-
-def test_module_exports_only_settings():
-    assert set(_config.__all__) == {"Settings", "resolve_settings"}

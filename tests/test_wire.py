@@ -9,7 +9,6 @@ from urllib.parse import unquote
 import attrs
 import pytest
 
-from sutro_async import _wire
 from sutro_async._wire import (
     MAX_BODY_BYTES,
     _json,
@@ -1063,27 +1062,6 @@ def test_64_levels_are_read_and_65_are_not(opening, closing, innermost, message)
 )
 def test_many_brackets_at_low_depth_are_read(metadata):
     assert report_of(metadata=metadata).metadata == metadata
-
-
-def test_module_exports_names_used_by_upper_layers():
-    assert set(_wire.__all__) == {
-        "JobPage",
-        "MAX_BODY_BYTES",
-        "Mismatch",
-        "OnMismatch",
-        "StatusPage",
-        "check_job_id",
-        "converter",
-        "is_same_status",
-        "job_path",
-        "page_path",
-        "parse_error",
-        "parse_job",
-        "parse_jobs",
-        "parse_report",
-        "parse_statuses",
-        "status_path",
-    }
 
 
 def test_body_can_have_16_mebibytes():
