@@ -20,6 +20,7 @@ from sutro_async._wire import (
     Mismatch,
     OnMismatch,
     StatusPage,
+    ignore_mismatch,
     job_path,
     page_path,
     parse_job,
@@ -45,7 +46,7 @@ __all__ = [
     "status_page",
 ]
 
-_MAX_WORDS: Final = 100
+_MAX_UNRECOGNISED: Final = 100
 # The reason of a failure and an unrecognised status can be part of the text of an error.
 _QUOTED_IN_ERRORS: Final = frozenset({JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.UNKNOWN})
 
@@ -126,7 +127,7 @@ class SessionManager:
     Attributes:
         transport: Sends the requests.
         throttle: Says when.
-        lifecycle: What the client is doing now.
+        lifecycle: Which event loop the client belongs to, and what closing it ends.
         health: When the service responded last, and since when it has not.
         observer: Gets events, if there is one.
         waiting: How many jobs are waited for.
@@ -140,7 +141,7 @@ class SessionManager:
         self.lifecycle: Lifecycle = Lifecycle()
         self.health = Health()
         self.waiting = 0
-        self._unrecognised_words: set[str] = set()
+        self._unrecognised_statuses: set[str] = set()
         self._mismatched_paths: set[str] = set()
 
     async def request(
@@ -229,9 +230,9 @@ class SessionManager:
                 redacted = self.transport.redaction.body(body)
                 response = response if redacted == body else endpoint.parse(job_id, redacted, note)
         except APIError as error:
-            failure = self._redacted(error, endpoint, job_id, body)
+            failure = self._redacted_error(error, endpoint, job_id, body)
         else:
-            self._warn_of_oddities(response)
+            self._log_warnings(response)
             return response
         del body  # so that the traceback does not keep it in memory
         raise failure
@@ -245,7 +246,7 @@ class SessionManager:
         word = self.transport.redaction.value(report.raw_status)
         _log.info("job %r: %s", report.job_id, one_line(word, limit=40))
 
-    def without_key(self, report: JobStatusReport) -> JobStatusReport:
+    def redacted_report(self, report: JobStatusReport) -> JobStatusReport:
         """Take the key out of a report, should the service quote it."""
         value = self.transport.redaction.value
         failure = report.failure
@@ -259,7 +260,7 @@ class SessionManager:
             failure=failure,
         )
 
-    def _redacted(
+    def _redacted_error(
         self, error: APIError, endpoint: Endpoint[JobIdT, Any], job_id: JobIdT, body: bytes
     ) -> APIError:
         """Make an error of a response again, without the key in what it quotes."""
@@ -273,39 +274,40 @@ class SessionManager:
         error.__context__ = None
         return error.with_traceback(None)
 
-    def _warn_of_oddities(self, response: Job | JobStatusReport | JobPage | StatusPage) -> None:
+    def _log_warnings(self, response: Job | JobStatusReport | JobPage | StatusPage) -> None:
+        """Warn of unrecognised statuses, and of entries of a page that cannot be read."""
         if isinstance(response, JobPage):
             self._warn_of_skipped_entries(response)
             for job in response.jobs:
-                self._warn_of_oddities(job)
+                self._log_warnings(job)
         elif not isinstance(response, StatusPage) and response.status is JobStatus.UNKNOWN:
-            self._warn_of_unknown_status(response)
+            self._warn_of_unrecognised_status(response)
 
     def _warn_of_mismatch(self, job_id: str | None, mismatch: Mismatch) -> None:
         if mismatch.path not in self._mismatched_paths:
             self._mismatched_paths.add(mismatch.path)
-            redacted = self._without_key(mismatch)
+            redacted = self._redacted_mismatch(mismatch)
             _log.warning("%s: %s; the rest of the response is used", subject(job_id), redacted)
 
     def _warn_of_skipped_entries(self, page: JobPage) -> None:
         for mismatch in page.skipped:
-            _log.warning("list-jobs: %s; the entry is skipped", self._without_key(mismatch))
+            _log.warning("list-jobs: %s; the entry is skipped", self._redacted_mismatch(mismatch))
         others = page.skipped_count - len(page.skipped)
         if others:
             _log.warning("list-jobs: %d more entries of the page are skipped", others)
 
-    def _without_key(self, mismatch: Mismatch) -> Mismatch:
+    def _redacted_mismatch(self, mismatch: Mismatch) -> Mismatch:
         return attrs.evolve(mismatch, value=self.transport.redaction.value(mismatch.value))
 
-    def _warn_of_unknown_status(self, record: Job | JobStatusReport) -> None:
+    def _warn_of_unrecognised_status(self, record: Job | JobStatusReport) -> None:
         if record.raw_status.lower() == JobStatus.UNKNOWN:
             return  # an ordinary status
         abbreviated = one_line(record.raw_status, limit=40)
-        word = abbreviated.lower()
+        word, warned_of = abbreviated.lower(), self._unrecognised_statuses
         # The bound keeps a faulty service from filling the memory.
-        if word in self._unrecognised_words or len(self._unrecognised_words) >= _MAX_WORDS:
+        if word in warned_of or len(warned_of) >= _MAX_UNRECOGNISED:
             return
-        self._unrecognised_words.add(word)
+        warned_of.add(word)
         _log.warning(
             "job %r: unrecognised status %r is read as unknown; a newer version of"
             " sutro-async may know it",
@@ -316,7 +318,7 @@ class SessionManager:
 
 def _error_of(endpoint: Endpoint[JobIdT, Any], job_id: JobIdT, body: bytes) -> APIError | None:
     try:
-        endpoint.parse(job_id, body, lambda _: None)
+        endpoint.parse(job_id, body, ignore_mismatch)
     except APIError as error:
         return error
     return None  # the key was what could not be read

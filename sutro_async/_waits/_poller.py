@@ -294,7 +294,7 @@ class JobPoller:
         event = StatusChanged(
             job_id=self.job_id,
             previous=None if previous is None else previous.status,
-            report=self._manager.without_key(report),
+            report=self._manager.redacted_report(report),
         )
         self._manager.observer.notify(event)
 

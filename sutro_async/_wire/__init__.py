@@ -4,6 +4,7 @@
 - `_responses`: the forms of a response with status 200 about one job
 - `_pages`: one page of the list of jobs
 - `_errors`: the forms of a response with any other status
+- `_html`: how a message describes a page of HTML
 - `_json`: strict JSON, within bounds of size and depth
 - `_structure`: JSON to the attrs classes; the one cattrs converter
 
@@ -14,7 +15,13 @@ from sutro_async._wire._errors import parse_error
 from sutro_async._wire._json import MAX_BODY_BYTES
 from sutro_async._wire._pages import JobPage, StatusPage, parse_jobs, parse_statuses
 from sutro_async._wire._paths import check_job_id, job_path, page_path, status_path
-from sutro_async._wire._responses import Mismatch, OnMismatch, parse_job, parse_report
+from sutro_async._wire._responses import (
+    Mismatch,
+    OnMismatch,
+    ignore_mismatch,
+    parse_job,
+    parse_report,
+)
 from sutro_async._wire._structure import converter, is_same_status
 
 __all__ = [
@@ -25,6 +32,7 @@ __all__ = [
     "StatusPage",
     "check_job_id",
     "converter",
+    "ignore_mismatch",
     "is_same_status",
     "job_path",
     "page_path",
