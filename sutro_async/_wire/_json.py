@@ -27,15 +27,15 @@ class MalformedError(ValueError):
     """A body that is not JSON, or JSON beyond the bounds."""
 
 
-def load(body: bytes, *, is_hint: bool = False) -> object:
+def load(body: bytes, *, is_lenient: bool = False) -> object:
     """Parse a body.
 
     A lone surrogate, as of a text that was truncated within an emoji, is read as U+FFFD.
 
     Args:
         body: The body.
-        is_hint: Whether nothing depends on its being strict JSON: NaN, duplicate keys and
-            deep nesting are allowed, which takes half of the time.
+        is_lenient: Whether to allow NaN, duplicate keys and deep nesting, which takes half of the
+            time: for a body of which only hints are taken.
 
     Raises:
         MalformedError: It is not JSON, or beyond the bounds.
@@ -46,7 +46,7 @@ def load(body: bytes, *, is_hint: bool = False) -> object:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise MalformedError("not valid UTF-8") from _excerpt(error)
-    if is_hint:
+    if is_lenient:
         return _parse(text, _lenient_decoder)
     content = _parse(text, _decoder)
     # The exact depth is worth its time only where there are enough brackets for it.

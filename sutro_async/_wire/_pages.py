@@ -105,7 +105,7 @@ def parse_statuses(body: bytes) -> StatusPage:
     Raises:
         InvalidResponseError: It is not a JSON object with a list of jobs.
     """
-    content = load_object(None, body, is_hint=True)
+    content = load_object(None, body, is_lenient=True)
     statuses = tuple(
         (job_id, word)
         for entry in _entries(content)

@@ -153,14 +153,14 @@ def read_record(record: Mapping[str, Any], path: str, on_mismatch: OnMismatch) -
     return job
 
 
-def load_object(job_id: str | None, body: bytes, *, is_hint: bool = False) -> dict[str, Any]:
-    """Parse a body, which has to be a JSON object.
+def load_object(job_id: str | None, body: bytes, *, is_lenient: bool = False) -> dict[str, Any]:
+    """Parse a body, which has to be a JSON object; `is_lenient` as in `load`.
 
     Raises:
         InvalidResponseError: It is not one.
     """
     try:
-        content = load(body, is_hint=is_hint)
+        content = load(body, is_lenient=is_lenient)
     except MalformedError as error:
         raise InvalidResponseError(job_id=job_id, path="$", reason=str(error)) from error.__cause__
     if not isinstance(content, dict):
