@@ -107,7 +107,7 @@ def report(status):
         ("running", "succeeded", "running", Hint.CHANGED),
         ("hibernating", "sleeping", "hibernating", Hint.CHANGED),
         # Its entry has not changed since the job was polled, so the list lags.
-        ("running", "queued", "queued", Hint.NONE),
+        ("running", "queued", "queued", Hint.STALE),
     ],
 )
 def test_list_status_is_compared_with_newest_report(seen, status, before, expected):

@@ -43,9 +43,8 @@ class Hint(enum.Enum):
 
     UNCHANGED = enum.auto()
     CHANGED = enum.auto()
-
-    NONE = enum.auto()
-    """It lags behind: it still shows what it showed before the job changed."""
+    STALE = enum.auto()
+    """The list lags behind: it still shows what it showed before a poll saw another status."""
 
 
 def hint(report: JobStatusReport, word: str, word_before: str | None) -> Hint:
@@ -58,7 +57,7 @@ def hint(report: JobStatusReport, word: str, word_before: str | None) -> Hint:
     """
     if is_same_status(report.raw_status, word):
         return Hint.UNCHANGED
-    return Hint.NONE if word == word_before else Hint.CHANGED
+    return Hint.STALE if word == word_before else Hint.CHANGED
 
 
 class Sweeper:
@@ -196,7 +195,7 @@ class Sweeper:
         said = hint(poller.report, word, word_before)
         if said is Hint.UNCHANGED:
             poller.pace.cover(now)
-        elif said is Hint.NONE:
+        elif said is Hint.STALE:
             self._uncover(poller, now)
         elif poller.pace.poll_now(now):
             self._schedule.add(poller)
