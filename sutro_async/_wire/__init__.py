@@ -22,7 +22,7 @@ from sutro_async._wire._responses import (
     parse_job,
     parse_report,
 )
-from sutro_async._wire._structure import converter, is_same_status
+from sutro_async._wire._structure import is_same_status
 
 __all__ = [
     "MAX_BODY_BYTES",
@@ -31,7 +31,6 @@ __all__ = [
     "OnMismatch",
     "StatusPage",
     "check_job_id",
-    "converter",
     "ignore_mismatch",
     "is_same_status",
     "job_path",

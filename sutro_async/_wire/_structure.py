@@ -18,7 +18,7 @@ import cattrs
 from sutro_async._wire._json import as_text
 from sutro_async.models import FailureReason, Job, JobStatus, JobStatusReport, JSONObject
 
-__all__ = ["converter", "is_same_status", "structure_job", "structure_report"]
+__all__ = ["is_same_status", "structure_job", "structure_report"]
 
 T = TypeVar("T")
 
@@ -66,30 +66,28 @@ def structure_job(fields: Mapping[str, Any]) -> tuple[Job, dict[str, str]]:
 
 @functools.cache
 def _report_hook() -> Callable[[object, type], JobStatusReport]:
-    return converter().get_structure_hook(JobStatusReport)
+    return _converter().get_structure_hook(JobStatusReport)
 
 
 @functools.cache
 def _job_hook() -> Callable[[object, type], Job]:
-    return converter().get_structure_hook(Job)
+    return _converter().get_structure_hook(Job)
 
 
 @functools.cache
-def converter() -> cattrs.Converter:
+def _converter() -> cattrs.Converter:
     """The one converter, made at first use, so that importing the library does not pay for it."""
     converter = cattrs.Converter(detailed_validation=True)
     converter.register_structure_hook(str, _require_type(str, "a string"))
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(datetime, _time)
-    converter.register_unstructure_hook(datetime, datetime.isoformat)
     converter.register_structure_hook(JobStatus, _status)
     converter.register_structure_hook_func(
         lambda cls: cls == JSONObject, _require_type(dict, "an object")
     )
     converter.register_structure_hook_factory(_is_optional, _optional)
     converter.register_structure_hook(FailureReason, _reason)
-    converter.register_unstructure_hook(FailureReason, lambda reason: dict(reason.details))
     return converter
 
 
