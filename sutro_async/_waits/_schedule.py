@@ -55,8 +55,8 @@ class Schedule:
         self._order = itertools.count()
         self._workers: dict[asyncio.Task[None], JobPoller] = {}
         self._beside: set[asyncio.Task[None]] = set()
-        # Not by their futures: an `on_change` may return the same one for several jobs.
-        self._held: dict[JobPoller, asyncio.Future[Any]] = {}
+        # Jobs whose `on_change` runs; not by its future, which may be the same one for several.
+        self._notifying: dict[JobPoller, asyncio.Future[Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._is_closed = False
@@ -113,10 +113,13 @@ class Schedule:
             await asyncio.sleep(0)  # until their callbacks have run
 
     def _tasks(self) -> set[asyncio.Future[Any]]:
-        return {*self._workers, *self._held.values(), *self._beside}
+        return {*self._workers, *self._notifying.values(), *self._beside}
 
     def _running(self) -> list[tuple[asyncio.Future[Any], JobPoller]]:
-        return [*self._workers.items(), *((task, poller) for poller, task in self._held.items())]
+        return [
+            *self._workers.items(),
+            *((task, poller) for poller, task in self._notifying.items()),
+        ]
 
     # ---- what is due
 
@@ -189,8 +192,8 @@ class Schedule:
             self._continue(poller)
             return
         # No worker waits for it, so a slow `on_change` delays its own job only.
-        self._held[poller] = pending
-        pending.add_done_callback(functools.partial(self._on_held_done, poller))
+        self._notifying[poller] = pending
+        pending.add_done_callback(functools.partial(self._on_notified, poller))
 
     def _continue(self, poller: JobPoller) -> None:
         if poller.is_discarded or self._is_closed:
@@ -226,8 +229,8 @@ class Schedule:
         if not self._is_closed:
             self._start_workers()
 
-    def _on_held_done(self, poller: JobPoller, pending: asyncio.Future[Any]) -> None:
-        del self._held[poller]
+    def _on_notified(self, poller: JobPoller, pending: asyncio.Future[Any]) -> None:
+        del self._notifying[poller]
         assert poller.report is not None  # noqa: S101 - it has just changed
         is_over = self._is_closed or poller.is_discarded
         try:
