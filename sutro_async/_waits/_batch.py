@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
 from typing import Any
@@ -15,7 +14,7 @@ from sutro_async._waits._bulk import Sweeper
 from sutro_async._waits._callbacks import OnChange, notify
 from sutro_async._waits._outcomes import BatchErrors, Outcomes
 from sutro_async._waits._pace import PaceSettings
-from sutro_async._waits._poller import JobPoller
+from sutro_async._waits._poller import JobPoller, pace_settings
 from sutro_async._waits._schedule import Schedule
 from sutro_async._wire import check_job_id
 from sutro_async.errors import ClientStateError, SutroError, detached
@@ -263,22 +262,14 @@ class WaitBatch:
         self._manager.lifecycle.add(self)
         loop = asyncio.get_running_loop()
         now = loop.time()
-        deadline = None
-        if self._timeout:
-            deadline = now + self._timeout
+        batch_size = len(self._job_ids)
+        settings = pace_settings(self._options, self._timeout, now, batch_size=batch_size)
+        if settings.deadline is not None:
             # A timer of its own, since the reader may be busy with the last outcome.
-            self._timer = loop.call_at(deadline, self._on_timeout)
-        settings = PaceSettings(
-            policy=self._options.poll,
-            max_retry_after=self._options.retry.max_retry_after,
-            uniform=random.uniform,
-            timeout=self._timeout,
-            deadline=deadline,
-            batch_size=len(self._job_ids),
-        )
+            self._timer = loop.call_at(settings.deadline, self._on_timeout)
         for job_id in self._job_ids:
             self._add(job_id, settings, now)
-        if self._timeout != 0:
+        if not settings.polls_once:
             self._sweeper.on_added()
         if self._source is not None:
             self._feeder = asyncio.create_task(self._feed(self._source, settings))

@@ -84,6 +84,11 @@ class PaceSettings:
     batch_size: int = 0
 
     @property
+    def polls_once(self) -> bool:
+        """Whether the timeout is 0, so that there is exactly one poll."""
+        return self.timeout == 0
+
+    @property
     def shortest_lead(self) -> float:
         """Seconds before the deadline after which no poll is sent."""
         return min(_LAST_POLL_MARGIN, (self.timeout or 0.0) / 2)
@@ -212,11 +217,11 @@ class Pace:
         retry_after = min(retry_after, longest)
         self._earliest = now + retry_after
         self._schedule(now, max(delay, retry_after), give_up_at=now + left)
-        if settings.timeout == 0 or self.next_poll_at == math.inf:
+        if settings.polls_once or self.next_poll_at == math.inf:
             # There is no further poll. "No such job" is a result, unlike all other failures.
             if kind is FailureKind.REFUSED:
                 return Verdict.GIVE_UP
-            if settings.timeout == 0:
+            if settings.polls_once:
                 return Verdict.TIME_OUT
         return Verdict.POLL_AGAIN
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import random
 from datetime import UTC, datetime
 from typing import Final
 
@@ -34,7 +35,7 @@ from sutro_async.errors import (
 from sutro_async.events import PollFailed, StatusChanged, WaitEnded, WaitOutcome
 from sutro_async.models import JobOutcome, JobStatus, JobStatusReport
 
-__all__ = ["JobPoller"]
+__all__ = ["JobPoller", "pace_settings"]
 
 _OUTCOMES: Final[dict[JobStatus, WaitOutcome]] = {
     JobStatus.SUCCEEDED: "succeeded",
@@ -46,6 +47,27 @@ _OUTCOMES: Final[dict[JobStatus, WaitOutcome]] = {
 _LONGEST_KEPT_BODY: Final = 500
 
 _log: Final = logging.getLogger("sutro_async")
+
+
+def pace_settings(
+    options: Options, timeout: float | None, now: float, *, batch_size: int = 0
+) -> PaceSettings:
+    """Make the settings that all waits of a call have in common.
+
+    Args:
+        options: Those of the client.
+        timeout: Seconds; without a timeout, and with 0, there is no deadline.
+        now: When the waits begin.
+        batch_size: How many share the deadline.
+    """
+    return PaceSettings(
+        policy=options.poll,
+        max_retry_after=options.retry.max_retry_after,
+        uniform=random.uniform,
+        timeout=timeout,
+        deadline=now + timeout if timeout else None,
+        batch_size=batch_size,
+    )
 
 
 class JobPoller:
@@ -108,8 +130,8 @@ class JobPoller:
 
     @property
     def polls_once(self) -> bool:
-        """Whether the timeout is 0, so that there is exactly one poll."""
-        return self._settings.timeout == 0
+        """Whether there is exactly one poll."""
+        return self._settings.polls_once
 
     def seconds_to_next_poll(self) -> float:
         """Seconds until the next poll is due; infinity after the last one."""
@@ -181,7 +203,7 @@ class JobPoller:
     async def add_reason(self, report: JobStatusReport) -> JobStatusReport:
         """Add the reason of a failure from the record to a terminal report that has none."""
         settings = self._settings
-        if settings.timeout == 0:
+        if settings.polls_once:
             left = 0.0
         else:
             left = math.inf if settings.deadline is None else settings.deadline - _now()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
@@ -12,8 +11,7 @@ from typing import Generic, TypeVar
 from sutro_async._http import Options, SessionManager
 from sutro_async._waits._bulk import Sweeper
 from sutro_async._waits._outcomes import Outcomes
-from sutro_async._waits._pace import PaceSettings
-from sutro_async._waits._poller import JobPoller
+from sutro_async._waits._poller import JobPoller, pace_settings
 from sutro_async._waits._schedule import Schedule
 from sutro_async.errors import JobWaitTimeoutError, SutroError, copied
 from sutro_async.events import WaitOutcome
@@ -94,13 +92,9 @@ class SharedPolls:
         self._manager.lifecycle.check()
         poller = None if once else self.pollers.get(job_id)
         if poller is None:
-            settings = PaceSettings(
-                policy=self._options.poll,
-                max_retry_after=self._options.retry.max_retry_after,
-                uniform=random.uniform,
-                timeout=0 if once else None,
-            )
-            poller = JobPoller(self._manager, job_id, self._options, settings, _now())
+            now = _now()
+            settings = pace_settings(self._options, 0 if once else None, now)
+            poller = JobPoller(self._manager, job_id, self._options, settings, now)
             self._watches[poller] = set()
             if not once:
                 self.pollers[job_id] = poller

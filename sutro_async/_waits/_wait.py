@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from typing import Final
 
 import tenacity
 
 from sutro_async._http import Options, SessionManager, Steps
 from sutro_async._waits._callbacks import OnChange, notify, wait_until_done
-from sutro_async._waits._pace import PaceSettings
-from sutro_async._waits._poller import JobPoller
+from sutro_async._waits._poller import JobPoller, pace_settings
 from sutro_async._wire import check_job_id
 from sutro_async.models import JobStatusReport
 
@@ -94,14 +92,8 @@ class Wait:
 
     def _begin(self) -> JobPoller:
         now = asyncio.get_running_loop().time()
-        self._deadline = now + self._timeout if self._timeout else None
-        settings = PaceSettings(
-            policy=self._options.poll,
-            max_retry_after=self._options.retry.max_retry_after,
-            uniform=random.uniform,
-            timeout=self._timeout,
-            deadline=self._deadline,
-        )
+        settings = pace_settings(self._options, self._timeout, now)
+        self._deadline = settings.deadline
         self._poller = JobPoller(self._manager, self._job_id, self._options, settings, now)
         return self._poller
 
