@@ -251,15 +251,20 @@ class JobPoller:
         if self.report is not None and self.report.is_terminal:
             # Only its reason or `on_change` was still awaited.
             return JobOutcome(job_id=self.job_id, value=self.report)
-        return JobOutcome(job_id=self.job_id, error=self.timed_out(now))
+        return JobOutcome(job_id=self.job_id, error=self.timeout_error(now))
 
-    def timed_out(self, now: float | None = None) -> JobWaitTimeoutError:
-        """Make the error that says that the timeout has expired, now or at that time."""
+    def timeout_error(self, now: float | None = None) -> JobWaitTimeoutError:
+        """Make the error of the wait, whose timeout has expired, now or at that time."""
+        elapsed = (_now() if now is None else now) - self._began_at
+        return self.timeout_error_after(elapsed, timeout=self._settings.timeout or 0.0)
+
+    def timeout_error_after(self, elapsed: float, *, timeout: float) -> JobWaitTimeoutError:
+        """Make the error of a wait that shares these polls, and has a timeout of its own."""
         error = JobWaitTimeoutError(
             job_id=self.job_id,
             last_report=self.report,
-            elapsed=(_now() if now is None else now) - self._began_at,
-            timeout=self._settings.timeout or 0.0,
+            elapsed=elapsed,
+            timeout=timeout,
             failure=self.failure,
         )
         error.__cause__ = self.failure
@@ -299,7 +304,7 @@ class JobPoller:
             raise error
         self.failure = detached(error)  # it may be kept for as long as the wait lasts
         if verdict is Verdict.TIME_OUT:
-            raise self.timed_out()
+            raise self.timeout_error()
         is_outage_of_all = self._manager.throttle.service_is_unavailable
         if is_outage_of_all and kind is FailureKind.OUTAGE and self.pace.next_poll_at < math.inf:
             self.pace.hold_back(now)

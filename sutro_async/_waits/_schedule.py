@@ -201,7 +201,7 @@ class Schedule:
         if poller.report is not None and poller.report.is_terminal:
             self._owner.on_end(poller, poller.report)
         elif poller.polls_once:
-            self._owner.on_end(poller, poller.timed_out())
+            self._owner.on_end(poller, poller.timeout_error())
         else:
             if self.after_poll is not None:
                 self.after_poll(poller)

@@ -13,7 +13,7 @@ from sutro_async._waits._bulk import Sweeper
 from sutro_async._waits._outcomes import Outcomes
 from sutro_async._waits._poller import JobPoller, pace_settings
 from sutro_async._waits._schedule import Schedule
-from sutro_async.errors import JobWaitTimeoutError, SutroError, copied
+from sutro_async.errors import SutroError, copied
 from sutro_async.events import WaitOutcome
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 
@@ -206,6 +206,7 @@ class Watch:
         """
         if self._polls is None:
             self._begin()
+        # The timeout below does nothing if an outcome can be read at once.
         if self._deadline is not None and _now() >= self._deadline:
             self._expire()
         try:
@@ -288,20 +289,14 @@ class Watch:
 
     def _expire(self) -> None:
         """Give every unfinished job its outcome."""
+        elapsed = _now() - self._began_at
         for poller in self._pollers:
             if poller.is_over and poller.report is not None:
                 # Its reason was still awaited.
                 self._outcomes.put_report(poller.job_id, poller.report)
-                continue
-            error = JobWaitTimeoutError(
-                job_id=poller.job_id,
-                last_report=poller.report,
-                elapsed=_now() - self._began_at,
-                timeout=self._timeout or 0.0,
-                failure=poller.failure,
-            )
-            error.__cause__ = poller.failure
-            self._outcomes.put_error(poller.job_id, error)
+            else:
+                error = poller.timeout_error_after(elapsed, timeout=self._timeout or 0.0)
+                self._outcomes.put_error(poller.job_id, error)
         self.leave("timeout")
 
 

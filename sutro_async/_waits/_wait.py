@@ -66,7 +66,7 @@ class Wait:
             raise StopAsyncIteration
         if poller.polls_once and poller.report is not None and not poller.is_over:
             poller.end("timeout")
-            raise poller.timed_out()
+            raise poller.timeout_error()
         try:
             with self._steps.step():
                 report = poller.report if poller.is_over else await self._poll(poller)
@@ -122,7 +122,7 @@ class Wait:
             # An APITimeoutError is one too.
             if not scope.expired():
                 raise
-        raise poller.timed_out() from poller.failure
+        raise poller.timeout_error()
 
     async def run(self, on_change: OnChange | None) -> JobStatusReport:
         """Wait for the terminal report, and return it.
