@@ -332,11 +332,16 @@ def detached(error: SutroErrorT) -> SutroErrorT:
     return error
 
 
-def copied(error: SutroErrorT) -> SutroErrorT:
-    """Copy an error, so that raising it adds no frames to the original.
+ErrorT = TypeVar("ErrorT", bound=BaseException)
 
-    A subclass of other code that cannot be copied is returned as it is.
+
+def copied(error: ErrorT) -> ErrorT:
+    """Copy an error for one of its readers, so that raising it adds no frames to the original.
+
+    One of another library is returned as it is, and so is one whose class cannot be copied.
     """
+    if not isinstance(error, SutroError):
+        return error
     try:
         duplicate = copy.copy(error)
     except Exception:  # noqa: BLE001 - whatever its constructor raises

@@ -8,8 +8,8 @@ from typing import Any, Final, Generic, TypeVar
 
 from sutro_async._http import JOB, STATUS, Endpoint, Options, SessionManager, fetch
 from sutro_async._waits._reason import needs_reason
-from sutro_async._waits._shared import FinishedJobs, own
-from sutro_async.errors import ClientStateError
+from sutro_async._waits._shared import FinishedJobs
+from sutro_async.errors import ClientStateError, copied
 from sutro_async.models import Job, JobStatusReport
 
 __all__ = ["SharedReads"]
@@ -164,5 +164,5 @@ class _Read(Generic[ReadT]):
         """Return the response, or raise a copy of the error for this caller."""
         error = self.error if self.task.cancelled() else self.task.exception()
         if error is not None:
-            raise own(error)
+            raise copied(error)
         return self.task.result()

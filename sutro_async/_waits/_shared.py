@@ -13,11 +13,11 @@ from sutro_async._waits._bulk import Sweeper
 from sutro_async._waits._outcomes import Outcomes
 from sutro_async._waits._poller import JobPoller, pace_settings
 from sutro_async._waits._schedule import Schedule
-from sutro_async.errors import SutroError, copied
+from sutro_async.errors import copied
 from sutro_async.events import WaitOutcome
 from sutro_async.models import Job, JobOutcome, JobStatusReport
 
-__all__ = ["FinishedJobs", "SharedPolls", "Watch", "own"]
+__all__ = ["FinishedJobs", "SharedPolls", "Watch"]
 
 
 FinishedT = TypeVar("FinishedT", bound=Job | JobStatusReport)
@@ -259,7 +259,7 @@ class Watch:
         self._pollers.discard(poller)
         if isinstance(end, JobStatusReport):
             self._outcomes.put_report(poller.job_id, end)
-        elif not self._outcomes.put_error(poller.job_id, own(end)):
+        elif not self._outcomes.put_error(poller.job_id, copied(end)):
             self.fail(end)
             return
         if not self._pollers:
@@ -267,7 +267,7 @@ class Watch:
 
     def fail(self, error: BaseException) -> None:
         """End the watch with an error."""
-        self._outcomes.end(own(error))
+        self._outcomes.end(copied(error))
         self.leave()
 
     def _begin(self) -> None:
@@ -298,17 +298,6 @@ class Watch:
                 error = poller.timeout_error_after(elapsed, timeout=self._timeout or 0.0)
                 self._outcomes.put_error(poller.job_id, error)
         self.leave("timeout")
-
-
-ErrorT = TypeVar("ErrorT", bound=BaseException)
-
-
-def own(error: ErrorT) -> ErrorT:
-    """Copy an error for one watch, so that the tracebacks of many do not accumulate on it.
-
-    An error of another library is left as it is, since it may not be copyable.
-    """
-    return copied(error) if isinstance(error, SutroError) else error
 
 
 def _now() -> float:
