@@ -299,6 +299,11 @@ def is_fixed_sentence(text: str) -> bool:
     return _FIXED_SENTENCE.fullmatch(text.strip()) is not None
 
 
+def indicates_outage(error: APIError) -> bool:
+    """Whether the service or the network may be the cause, so that other jobs may fail alike."""
+    return error.retryable or isinstance(error, InvalidResponseError)
+
+
 def subject(job_id: str | None) -> str:
     """Return the job or endpoint of a request, for the beginning of a message."""
     return "list-jobs" if job_id is None else f"job {job_id!r}"

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sutro_async._http._adaptive_rate import AdaptiveRate
 from sutro_async._http._outage_gate import OutageGate
 from sutro_async._numbers import check_number, check_whole_number
-from sutro_async.errors import APIError, APIStatusError, InvalidResponseError
+from sutro_async.errors import APIError, APIStatusError, indicates_outage
 
 __all__ = ["Pacer", "Permit"]
 
@@ -141,7 +141,7 @@ class Pacer:
             self._restart_window()
         if status_code == 429 and retry_after > 0:
             return  # the service is available, and has said when to continue
-        if error.retryable or isinstance(error, InvalidResponseError):
+        if indicates_outage(error):
             self.gate.note_failure(now, error.job_id, sent_at=permit.sent_at)
         elif status_code is not None:
             self._note_response(now, permit)

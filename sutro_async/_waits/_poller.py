@@ -25,12 +25,12 @@ from sutro_async._wire import OnMismatch, parse_report
 from sutro_async.errors import (
     APIError,
     APIStatusError,
-    InvalidResponseError,
     JobNotFoundError,
     JobWaitTimeoutError,
     PermissionDeniedError,
     RateLimitError,
     detached,
+    indicates_outage,
 )
 from sutro_async.events import PollFailed, StatusChanged, WaitEnded, WaitOutcome
 from sutro_async.models import JobOutcome, JobStatus, JobStatusReport
@@ -343,7 +343,7 @@ class JobPoller:
             return FailureKind.REFUSED
         if isinstance(error, RateLimitError) and self._has_good_responses():
             return FailureKind.RATE_LIMITED
-        if error.retryable or isinstance(error, InvalidResponseError):
+        if indicates_outage(error):
             return FailureKind.OUTAGE
         return FailureKind.FINAL
 
