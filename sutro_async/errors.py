@@ -8,7 +8,7 @@ SutroError
 │   ├── APIConnectionError (ConnectionError)
 │   │   └── APITimeoutError (TimeoutError)
 │   ├── InvalidResponseError               a malformed body
-│   └── APIStatusError                     an HTTP status other than 200
+│   └── APIStatusError                     an HTTP status outside 200 to 299
 │       ├── AuthenticationError            401
 │       ├── PermissionDeniedError          403
 │       ├── JobNotFoundError               404
@@ -153,7 +153,8 @@ class APIStatusError(APIError):
 
     Attributes:
         status_code: The HTTP status.
-        message: The service's explanation, on one line.
+        message: The service's explanation, on one line; under this name, `to_dict()` has the whole
+            text of the error.
         code: The service's error code, such as `rate_limited`, if it sent one.
         request_id: The service's id of the request, for its support, if it sent one.
         retry_after: Seconds after which the service allows a retry, if it sent them.
@@ -207,7 +208,10 @@ class PermissionDeniedError(APIStatusError):
 
 
 class JobNotFoundError(APIStatusError):
-    """404: there is no such job. A 404 for list-jobs is a plain `APIStatusError`."""
+    """404: there is no such job. A 404 for list-jobs is a plain `APIStatusError`.
+
+    A record that is null, with status 200, says the same: its `status_code` is 404 too.
+    """
 
 
 class GoneError(APIStatusError):
