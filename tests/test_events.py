@@ -538,7 +538,7 @@ class AsyncObserver:
 
 @pytest.mark.parametrize("observer", [coroutine_function, AsyncObserver()])
 def test_coroutine_function_as_observer_is_rejected(observer):
-    with pytest.raises(ConfigurationError, match="plain callable"):
+    with pytest.raises(ConfigurationError, match="plain callable, not a coroutine function"):
         SutroClient("key", observer=observer)
 
 

@@ -233,7 +233,7 @@ def test_another_event_loop_is_rejected(fake_in_a_thread, name, use):
         await client.aclose()
 
     client, stream = loops[0].run_until_complete(begin())
-    with pytest.raises(ClientStateError, match="another"):
+    with pytest.raises(ClientStateError, match="this is another: make it in the event loop"):
         loops[1].run_until_complete(use_elsewhere(stream))
     loops[0].run_until_complete(finish(client, stream))
     for loop in loops:

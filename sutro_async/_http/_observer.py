@@ -32,7 +32,9 @@ class Observer:
 
     def __init__(self, function: Callable[[Event], object]) -> None:
         if not _is_plain_callable(function):
-            raise ConfigurationError(f"observer must be a plain callable, got {function!r}")
+            raise ConfigurationError(
+                f"observer must be a plain callable, not a coroutine function, got {function!r}"
+            )
         self._function = function
         self._logged: set[tuple[type, type]] = set()
 

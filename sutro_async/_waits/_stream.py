@@ -99,7 +99,8 @@ class Stream(AsyncIterator[T_co]):
             self._loop = loop
         elif self._loop is not loop:
             raise ClientStateError(
-                "the stream belongs to the event loop of its first step, and this is another"
+                "the stream belongs to the event loop of its first step, and this is another:"
+                " make it in the event loop that iterates over it"
             )
 
     async def __aenter__(self) -> Self:
