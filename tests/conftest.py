@@ -274,16 +274,9 @@ def is_servers(task: asyncio.Task) -> bool:
 
 
 def is_ours(callback: object) -> bool:
-    """Whether a timer may be one of a wait; keep-alive timers of connections are not."""
-    name = getattr(callback, "__qualname__", "")
-    return any(
-        part in name
-        for part in (
-            "Timeout",
-            "RequestTimer",
-            "Schedule",
-            "WaitBatch",
-            "_set_result_unless_cancelled",
-            "Throttle",
-        )
-    )
+    """Whether a timer may be one of the library; keep-alive timers of connections are not."""
+    module = getattr(callback, "__module__", None) or ""
+    # Those of `asyncio.timeout` and `asyncio.sleep`.
+    is_asyncios = module in {"asyncio.timeouts", "asyncio.futures"}
+    is_fakes = module.startswith("sutro_async.testing")
+    return is_asyncios or (module.startswith("sutro_async") and not is_fakes)
