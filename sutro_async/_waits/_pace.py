@@ -24,11 +24,11 @@ __all__ = ["FailureKind", "Pace", "PaceSettings", "Verdict"]
 # Seconds.
 _FIRST_BACKOFF: Final = 0.5
 _LAST_POLL_MARGIN: Final = 0.1
-_RUSH_SECONDS: Final = 0.002
-_LONGEST_HOLD: Final = 2.0
-_LONGEST_COVER: Final = 300.0
+_LAST_POLL_SPREAD: Final = 0.002  # for each job of a batch, since all share one deadline
+_LONGEST_HOLD: Final = 2.0  # in an outage, between two checks whether it is over
+_LONGEST_COVER: Final = 300.0  # without a poll of its own, since list-jobs can lag
 
-# The bounds of the random share of it.
+# The bounds of the random share of a hold.
 _HOLD_SHARES: Final = (0.5, 1.5)
 
 # The sum of many intervals misses a bound by less than that.
@@ -126,12 +126,12 @@ class Pace:
     """
 
     __slots__ = (
-        "_earliest",
         "_failures",
         "_held_back_since",
         "_outage",
         "_poll_seconds",
         "_refusal",
+        "_retry_allowed_at",
         "_settings",
         "_unchanged_polls",
         "failing_since",
@@ -153,7 +153,7 @@ class Pace:
             self.send_by = settings.deadline - settings.shortest_lead
         self._settings = settings
         self._unchanged_polls = 0
-        self._earliest = -math.inf
+        self._retry_allowed_at = -math.inf
         self._failures = 0
         self._held_back_since = now
         self._poll_seconds = 0.0
@@ -176,7 +176,7 @@ class Pace:
         policy = self._settings.policy
         self.poll_ended_at = now
         self.is_covered = self.is_held_back = False
-        self._earliest = -math.inf
+        self._retry_allowed_at = -math.inf
         self._failures = 0
         self.failing_since = None
         self._outage = self._refusal = None
@@ -215,7 +215,7 @@ class Pace:
         # A longer one is not waited for: no wait is silent for longer than that.
         longest = max(settings.max_retry_after, self._interval())
         retry_after = min(retry_after, longest)
-        self._earliest = now + retry_after
+        self._retry_allowed_at = now + retry_after
         self._schedule(now, max(delay, retry_after), give_up_at=now + left)
         if settings.polls_once or self.next_poll_at == math.inf:
             # There is no further poll. "No such job" is a result, unlike all other failures.
@@ -237,7 +237,7 @@ class Pace:
             return
         # Drawn from a wide range, so that polls that were held back together are spread out.
         delay = min(self._interval(), _LONGEST_HOLD) * self._settings.uniform(*_HOLD_SHARES)
-        delay = max(delay, self._earliest - now)
+        delay = max(delay, self._retry_allowed_at - now)
         if self.is_held_back:
             # The time of the last poll is kept: drawn again each time, those of a batch would be
             # concentrated at the end of the timeout.
@@ -270,7 +270,7 @@ class Pace:
         if outage_seconds < interval:
             # Most other waits had no poll due meanwhile, so each keeps its place in the order.
             resume_at = self._held_back_since + interval
-        resume_at = min(max(resume_at, self._earliest), self.send_by)
+        resume_at = min(max(resume_at, self._retry_allowed_at), self.send_by)
         if resume_at <= now:
             return False
         self.next_poll_at = resume_at
@@ -343,11 +343,11 @@ class Pace:
         if settings.deadline is not None:
             left = settings.deadline - now
             lead = 1.5 * self._poll_seconds + _LAST_POLL_MARGIN
-            rush = settings.batch_size * _RUSH_SECONDS
-            if now >= self.send_by and left < lead + rush + _LAST_POLL_MARGIN:
+            spread = settings.batch_size * _LAST_POLL_SPREAD
+            if now >= self.send_by and left < lead + spread + _LAST_POLL_MARGIN:
                 self.next_poll_at = math.inf  # this was the last poll; the timeout comes next
                 return
-            lead += settings.uniform(0, rush)
+            lead += settings.uniform(0, spread)
             latest = min(
                 latest, settings.deadline - max(min(lead, left / 2), settings.shortest_lead)
             )
