@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sutro_async import __version__, _ctrl_c, cli
-from sutro_async.cli._process import run as run_loop
+from sutro_async.cli._process import run_loop
 
 
 def test_python_m_runs_same_program(capsys, monkeypatch):

@@ -19,7 +19,7 @@ from sutro_async.cli._entries import Board, Entry, exit_status
 from sutro_async.cli._errors import ExitStatus, print_error, print_errors, print_interrupt
 from sutro_async.cli._fake import DEFAULT_JOBS, parse_jobs, run_demo, serve
 from sutro_async.cli._options import output_options, parse_time, read_ids, service_options
-from sutro_async.cli._process import run as run_loop
+from sutro_async.cli._process import run_loop
 from sutro_async.cli._show import Output, show_list, show_records, show_statuses
 from sutro_async.cli._wait import wait_for_all
 from sutro_async.testing import FakeSutro

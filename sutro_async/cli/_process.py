@@ -14,14 +14,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TextIO, TypeVar
 
-__all__ = ["discard", "run", "standard_streams"]
+__all__ = ["discard", "run_loop", "standard_streams"]
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 
 T = TypeVar("T")
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in an event loop of its own; Ctrl-C and SIGTERM cancel it.
 
     `asyncio.run` does so with the first Ctrl-C only. A second one raises KeyboardInterrupt wherever
