@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Final, Literal, NoReturn
 
 import attrs
 import click
 
-from sutro_async import JobStatus, PollPolicy, RetryPolicy, SutroClient, SutroError, __version__
+from sutro_async import Job, JobStatus, PollPolicy, SutroClient, __version__
 from sutro_async.cli._data import record_fields, report_fields, write_csv, write_json
 from sutro_async.cli._entries import Board, Entry, exit_status
 from sutro_async.cli._errors import ExitStatus, print_error, print_errors, print_interrupt
@@ -21,15 +19,12 @@ from sutro_async.cli._fake import DEFAULT_JOBS, parse_jobs, run_demo, serve
 from sutro_async.cli._options import output_options, parse_time, read_ids, service_options
 from sutro_async.cli._process import run_loop
 from sutro_async.cli._show import Output, show_list, show_records, show_statuses
-from sutro_async.cli._wait import wait_for_all
+from sutro_async.cli._wait import read_records, wait_for_all
 from sutro_async.testing import FakeSutro
 
 __all__ = ["cli", "run"]
 
 _PROGRAM: Final = "sutro-async"
-# Seconds for one record and for all: the reason of a failure is not worth more.
-_RECORD_TIMEOUT: Final = 10.0
-_RECORDS_TIMEOUT: Final = 30.0
 _BULK_FROM: Final = 10  # jobs; a page of the list costs more than a poll
 
 Connect = Callable[..., SutroClient]
@@ -103,22 +98,20 @@ def status(jobs: tuple[str, ...], *, connect: Connect, output: Output) -> int:
 
 async def _add_reasons(client: SutroClient, entries: list[Entry]) -> None:
     """Add why jobs failed, from their records, where their statuses do not say so; best effort."""
-    client = client.with_options(timeout=_RECORD_TIMEOUT, retry=RetryPolicy(attempts=2))
     unexplained = {
-        entry.job_id: entry.report
+        entry.job_id: entry
         for entry in entries
         if entry.report is not None
         and entry.report.status is JobStatus.FAILED
         and not str(entry.report.failure or "").strip()
     }
-    with suppress(SutroError, TimeoutError):
-        async with asyncio.timeout(_RECORDS_TIMEOUT):
-            records = await client.get_jobs(unexplained)
-        for entry in entries:
-            record = records[entry.job_id].value if entry.job_id in records else None
-            if record is not None and record.failure is not None:
-                report = unexplained[entry.job_id]
-                entry.report = attrs.evolve(report, failure=record.failure)
+
+    def note(record: Job) -> None:
+        entry = unexplained[record.job_id]
+        if entry.report is not None and record.failure is not None:
+            entry.report = attrs.evolve(entry.report, failure=record.failure)
+
+    await read_records(client, list(unexplained), note)
 
 
 @cli.command(epilog="Example: sutro-async job job-12345 --full")

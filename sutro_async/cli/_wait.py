@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from sutro_async import JobOutcome, JobStatusReport, RetryPolicy, Stream, SutroClient, SutroError
+from sutro_async import (
+    Job,
+    JobOutcome,
+    JobStatusReport,
+    RetryPolicy,
+    Stream,
+    SutroClient,
+    SutroError,
+)
 from sutro_async.cli._data import summary_fields, write_csv, write_json
 from sutro_async.cli._entries import Board
 from sutro_async.cli._progress import Progress, open_progress
 from sutro_async.cli._show import Output, show_summary
 
-__all__ = ["wait_for_all"]
+__all__ = ["read_records", "wait_for_all"]
 
-# Seconds for one record and for one batch of them: the summary is not worth more.
+# Seconds for one record and for one batch of them: what they add is not worth more.
 _RECORD_TIMEOUT: Final = 10.0
 _BATCH_TIMEOUT: Final = 30.0
 _BATCH_SIZE: Final = 100
@@ -52,7 +61,7 @@ async def wait_for_all(
                     await _show_changes(client, outcomes, board, progress)
                 finally:  # at an interrupt, changes may have arrived that are not shown yet
                     await _show_what_arrived(outcomes, board, progress)
-            await _read_records(client, board, progress)
+            await _note_records(client, board, progress)
         except (asyncio.CancelledError, SutroError) as error:
             ended_by = error
             for entry in board.end_early(error):
@@ -95,18 +104,33 @@ async def _show_what_arrived(
                 progress.show(board.note(outcome))
 
 
-async def _read_records(client: SutroClient, board: Board, progress: Progress) -> None:
-    """Read the records of finished jobs, as long as the service responds in time."""
+async def _note_records(client: SutroClient, board: Board, progress: Progress) -> None:
+    def note(record: Job) -> None:
+        board.note(record)
+        progress.refresh()
+
+    finished = [entry.job_id for entry in board.entries if entry.is_finished]
+    await read_records(client, finished, note)
+
+
+async def read_records(
+    client: SutroClient, job_ids: Sequence[str], note: Callable[[Job], None]
+) -> None:
+    """Read the records of jobs, as long as the service responds in time; best effort.
+
+    Args:
+        client: The client.
+        job_ids: The jobs.
+        note: Gets each record that could be read.
+    """
     client = client.with_options(timeout=_RECORD_TIMEOUT, retry=RetryPolicy(attempts=2))
-    job_ids = [entry.job_id for entry in board.entries if entry.is_finished]
     with suppress(SutroError, TimeoutError):
         for start in range(0, len(job_ids), _BATCH_SIZE):
             async with asyncio.timeout(_BATCH_TIMEOUT):
                 outcomes = await client.get_jobs(job_ids[start : start + _BATCH_SIZE])
             for outcome in outcomes.values():
                 if outcome.value is not None:
-                    board.note(outcome.value)
-            progress.refresh()
+                    note(outcome.value)
 
 
 def _summarise(output: Output, board: Board) -> None:
