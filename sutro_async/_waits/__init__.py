@@ -10,14 +10,16 @@
 - `_outcomes`: what the reader of many jobs gets, and which errors concern all of them
 - `_shared`: polls that many readers share, for the monitor
 - `_reads`: requests that many callers share, for the monitor
+- `_finished`: the finished jobs that the monitor remembers
 - `_callbacks`: `on_change`
 - `_stream`: `Stream`, the type of all asynchronous iterators
 """
 
 from sutro_async._waits._batch import WaitBatch, fetch_all, unique_ids
 from sutro_async._waits._callbacks import OnChange, check_callback
+from sutro_async._waits._finished import FinishedJobs
 from sutro_async._waits._reads import SharedReads
-from sutro_async._waits._shared import FinishedJobs, SharedPolls, Watch
+from sutro_async._waits._shared import SharedPolls, Watch
 from sutro_async._waits._stream import Stream
 from sutro_async._waits._wait import Wait
 

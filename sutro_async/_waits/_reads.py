@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from sutro_async._http import JOB, STATUS, Endpoint, Options, SessionManager, fetch
+from sutro_async._waits._finished import FinishedJobs
 from sutro_async._waits._reason import needs_reason
-from sutro_async._waits._shared import FinishedJobs
 from sutro_async.errors import ClientStateError, copied
 from sutro_async.models import Job, JobStatusReport
 
