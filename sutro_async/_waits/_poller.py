@@ -201,7 +201,10 @@ class JobPoller:
         return None
 
     async def add_reason(self, report: JobStatusReport) -> JobStatusReport:
-        """Add the reason of a failure from the record to a terminal report that has none."""
+        """Add the reason from the record to a report that says that the job failed, but not why.
+
+        Within what is left of the timeout; with a timeout of 0 there is no further request.
+        """
         settings = self._settings
         if settings.polls_once:
             left = 0.0
