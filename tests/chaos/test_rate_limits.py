@@ -144,15 +144,20 @@ async def test_client_adapts_to_limit(limit, jobs, limiter, retry_after):
     check_that_client_adapts_to_limit(limiter(limit), jobs, retry_after)
 
 
-# With half of all requests failing, one wait in some hundred fails by chance for `max_outage`.
-@pytest.mark.parametrize(("share", "most_lost"), [(0.2, 0), (0.5, 2)])
+# With half of all requests failing, one wait in some hundred fails by chance for two minutes.
+@pytest.mark.parametrize(("share", "max_outage"), [(0.2, 120), (0.5, 360)])
 @pytest.mark.parametrize("seed", range(3))
-async def test_random_failures_lose_hardly_any_wait(share, most_lost, seed):
+async def test_random_failures_lose_no_wait(share, max_outage, seed):
     client = VirtualClient(
-        Flaky(share, seed), 100, retry_after=None, status_code=503, max_outage=120, seed=seed
+        Flaky(share, seed),
+        100,
+        retry_after=None,
+        status_code=503,
+        max_outage=max_outage,
+        seed=seed,
     )
     client.run(until=900)
-    assert len(client.lost) <= most_lost
+    assert not client.lost
     assert all(job.has_report for job in client.jobs)
 
 
