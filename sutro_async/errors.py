@@ -308,6 +308,11 @@ def indicates_outage(error: APIError) -> bool:
     return error.retryable or isinstance(error, InvalidResponseError)
 
 
+def retry_after_of(error: BaseException | None) -> float:
+    """Return the seconds of the `Retry-After` of an error; 0 without one."""
+    return (error.retry_after or 0.0) if isinstance(error, APIStatusError) else 0.0
+
+
 def subject(job_id: str | None) -> str:
     """Return the job or endpoint of a request, for the beginning of a message."""
     return "list-jobs" if job_id is None else f"job {job_id!r}"

@@ -21,7 +21,7 @@
 - `_redaction`: takes the key out of errors and logs
 """
 
-from sutro_async._http._fetch import fetch, fetch_patiently
+from sutro_async._http._fetch import fetch, fetch_in_batch
 from sutro_async._http._lifecycle import Lifecycle
 from sutro_async._http._listing import JobListing
 from sutro_async._http._manager import (
@@ -63,6 +63,6 @@ __all__ = [
     "client_stats",
     "datetime_of",
     "fetch",
-    "fetch_patiently",
+    "fetch_in_batch",
     "status_page",
 ]

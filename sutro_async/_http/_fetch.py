@@ -15,10 +15,10 @@ import tenacity
 from sutro_async._backoff import backoff
 from sutro_async._http._manager import Endpoint, JobIdT, Options, ResponseT, SessionManager
 from sutro_async._http._throttle import HeldBack, Priority
-from sutro_async.errors import APIError, APIStatusError
+from sutro_async.errors import APIError, retry_after_of
 from sutro_async.policies import RetryPolicy
 
-__all__ = ["fetch", "fetch_patiently"]
+__all__ = ["fetch", "fetch_in_batch"]
 
 # Seconds between two checks whether the service is available again.
 _HELD_BACK_SECONDS: Final = 0.25
@@ -58,7 +58,7 @@ async def fetch(
         return await _retry(request, options.retry, failure)
 
 
-async def fetch_patiently(
+async def fetch_in_batch(
     manager: SessionManager,
     endpoint: Endpoint[JobIdT, ResponseT],
     job_id: JobIdT,
@@ -112,14 +112,14 @@ async def _retry(
 
     def delay(state: tenacity.RetryCallState) -> float:
         bound = backoff(policy.initial, 2, state.attempt_number - 1, policy.maximum)
-        return max(random.uniform(0, bound), _retry_after(_error(state)))  # noqa: S311 - jitter
+        return max(random.uniform(0, bound), retry_after_of(_error(state)))  # noqa: S311 - jitter
 
     def is_worth_a_retry(error: BaseException) -> bool:
         return (
             isinstance(error, APIError)
             and error.retryable
             and may_retry()
-            and _retry_after(error) <= policy.max_retry_after
+            and retry_after_of(error) <= policy.max_retry_after
         )
 
     def log_retry(state: tenacity.RetryCallState) -> None:
@@ -138,8 +138,3 @@ async def _retry(
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
-
-
-def _retry_after(error: BaseException | None) -> float:
-    retry_after = error.retry_after if isinstance(error, APIStatusError) else None
-    return retry_after or 0.0

@@ -28,55 +28,51 @@ class Running(Protocol):
 
 
 class Lifecycle:
-    """Registers what runs while its owner is open, and ends it when the owner closes.
-
-    Args:
-        owner: What is opened and closed, for the messages of errors.
+    """Registers what runs while a client is open, and ends it when the client closes.
 
     Attributes:
-        is_closed: Whether the owner is closed.
-        running: What runs now.
+        is_closed: Whether the client is closed.
+        running: What runs now, except the requests in flight: they are in a `RequestTimer`.
     """
 
-    def __init__(self, owner: str = "client") -> None:
+    def __init__(self) -> None:
         self.is_closed: bool = False
         self.running: set[Running] = set()
-        self._owner = owner
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> asyncio.AbstractEventLoop:
-        """Bind the owner to the running event loop, or check that it is this one, and return it.
+        """Bind the client to the running event loop, or check that it is this one, and return it.
 
         Raises:
-            ClientStateError: The owner is closed, or belongs to another event loop.
+            ClientStateError: The client is closed, or belongs to another event loop.
         """
         if self.is_closed:
-            raise ClientStateError(f"the {self._owner} is closed: make a new one")
+            raise ClientStateError("the client is closed: make a new one")
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self.check_loop()
         return loop
 
     def check_loop(self) -> None:
-        """Do what `check` does, whether the owner is closed or not."""
+        """Do what `check` does, whether the client is closed or not."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
             raise ClientStateError(
-                f"the {self._owner} belongs to the event loop that it first ran in, and this is"
-                f" another: make one {self._owner} for each event loop"
+                "the client belongs to the event loop that it first ran in, and this is"
+                " another: make one client for each event loop"
             )
 
     def now(self) -> float:
-        """Return the time of the owner's event loop, in seconds; 0 before it has one."""
+        """Return the time of the event loop of the client, in seconds; 0 before it has one."""
         return 0.0 if self._loop is None else self._loop.time()
 
     def add(self, running: Running) -> None:
         """Register something that runs.
 
         Raises:
-            ClientStateError: The owner is closed, or belongs to another event loop.
+            ClientStateError: The client is closed, or belongs to another event loop.
         """
         self.check()
         self.running.add(running)
@@ -103,7 +99,7 @@ class Lifecycle:
         self.is_closed = True
         current = asyncio.current_task()
         others = [each for each in (*self.running, *requests) if each.task is not current]
-        message = f"the {self._owner} was closed while this was running"
+        message = "the client was closed while this was running"
         for each in others:
             each.interrupt(partial(ClientStateError, message))
         for each in others:

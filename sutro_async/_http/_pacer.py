@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sutro_async._http._adaptive_rate import AdaptiveRate
 from sutro_async._http._outage_gate import OutageGate
 from sutro_async._numbers import check_number, check_whole_number
-from sutro_async.errors import APIError, APIStatusError, indicates_outage
+from sutro_async.errors import APIError, APIStatusError, indicates_outage, retry_after_of
 
 __all__ = ["Pacer", "Permit"]
 
@@ -131,7 +131,7 @@ class Pacer:
             max_pause: Seconds; the longest pause that a `Retry-After` may bring.
         """
         status_code = error.status_code if isinstance(error, APIStatusError) else None
-        retry_after = (error.retry_after or 0.0) if isinstance(error, APIStatusError) else 0.0
+        retry_after = retry_after_of(error)
         pause = min(retry_after, max_pause)
         if status_code == 429:
             self._rate.note_refusal(now, sent_at=permit.sent_at, pause=pause)

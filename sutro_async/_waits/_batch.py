@@ -9,7 +9,7 @@ from typing import Any
 
 import attrs
 
-from sutro_async._http import Endpoint, Options, ResponseT, SessionManager, fetch_patiently
+from sutro_async._http import Endpoint, Options, ResponseT, SessionManager, fetch_in_batch
 from sutro_async._waits._bulk import Sweeper
 from sutro_async._waits._callbacks import OnChange, notify
 from sutro_async._waits._outcomes import BatchErrors, Outcomes
@@ -67,7 +67,7 @@ async def fetch_all(
     async def work() -> None:
         for job_id in remaining:
             try:
-                value = await fetch_patiently(manager, endpoint, job_id, options)
+                value = await fetch_in_batch(manager, endpoint, job_id, options)
             except SutroError as error:
                 if errors.note_error(job_id, error):
                     raise

@@ -24,13 +24,13 @@ from sutro_async._waits._reason import add_reason
 from sutro_async._wire import OnMismatch, parse_report
 from sutro_async.errors import (
     APIError,
-    APIStatusError,
     JobNotFoundError,
     JobWaitTimeoutError,
     PermissionDeniedError,
     RateLimitError,
     detached,
     indicates_outage,
+    retry_after_of,
 )
 from sutro_async.events import PollFailed, StatusChanged, WaitEnded, WaitOutcome
 from sutro_async.models import JobOutcome, JobStatus, JobStatusReport
@@ -299,7 +299,9 @@ class JobPoller:
         is_first = not self.pace.has_failed
         kind = self._kind_of(error)
         now = _now()
-        verdict = self.pace.note_failure(now, kind, queued=queued, retry_after=_retry_after(error))
+        verdict = self.pace.note_failure(
+            now, kind, queued=queued, retry_after=retry_after_of(error)
+        )
         if verdict is not Verdict.POLL_AGAIN:
             self._notify_failed(error, now, math.inf)
         if verdict is Verdict.GIVE_UP:
@@ -356,10 +358,6 @@ class JobPoller:
         if self._manager.throttle.service_is_unavailable:
             return False
         return self._manager.has_response_since(self.pace.poll_ended_at)
-
-
-def _retry_after(error: APIError) -> float:
-    return (error.retry_after or 0.0) if isinstance(error, APIStatusError) else 0.0
 
 
 def _now() -> float:
