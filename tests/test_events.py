@@ -153,6 +153,24 @@ async def test_unusable_session_is_an_event(fake, recorder):
     assert isinstance(event.error, ClientStateError)
 
 
+async def test_closing_client_in_observer_ends_pause(fake, recorder):
+    closing = []
+
+    def observe(event):
+        recorder.append(event)
+        if isinstance(event, ThrottlePaused):
+            closing.append(asyncio.create_task(client.aclose()))
+
+    fake.fail_next(status=429, headers={"Retry-After": "40"})
+    client = fake.client(observer=observe)
+    async with assert_no_leaks(client, fake):
+        with pytest.raises(ClientStateError):
+            await client.get_job_status("job-1")
+        await asyncio.gather(*closing)
+    kinds = {type(event) for event in recorder}
+    assert kinds == {ThrottlePaused, RequestEnded, ThrottleResumed}
+
+
 async def test_call_cancelled_in_queue_is_not_an_event(fake, recorder):
     fake.add_job("job-1")
     fake.fail_next(delay=60)

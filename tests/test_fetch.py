@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+import aiohttp
 import pytest
 
 from sutro_async import (
@@ -196,6 +197,18 @@ async def test_closing_client_ends_call(fake, moment):
             await client.aclose()
         with pytest.raises(ClientStateError):
             await task
+
+
+async def test_error_of_call_that_closes_client_is_kept(fake):
+    async def close_after(request, handler):
+        response = await handler(request)
+        await client.aclose()
+        return response
+
+    async with aiohttp.ClientSession(middlewares=[close_after]) as session:
+        client = fake.client(session=session)
+        with pytest.raises(JobNotFoundError):
+            await client.get_job("missing")
 
 
 async def test_cause_of_error_is_kept_through_retries(fake):

@@ -100,6 +100,16 @@ async def test_jobs_that_are_waited_for_are_counted(fake):
         assert client.stats().waiting == 0
 
 
+async def test_closed_client_waits_for_no_job(fake):
+    fake.add_job("job-1", ["running"])
+    async with fake.client() as client:
+        stream = client.watch_job("job-1")
+        await anext(stream)
+        assert client.stats().waiting == 1
+    assert client.stats().waiting == 0
+    await stream.aclose()
+
+
 async def test_pause_has_end_time(fake):
     fake.add_job("job-1")
     fake.fail_next(status=429, headers={"Retry-After": "30"})

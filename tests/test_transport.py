@@ -31,7 +31,7 @@ from sutro_async import (
     SutroClient,
 )
 from sutro_async.testing import FakeSutro
-from tests.conftest import FAST_POLL
+from tests.conftest import FAST_POLL, now
 from tests.raw_server import REPORT, SUCCEEDED, raw_response, raw_server
 
 pytestmark = pytest.mark.usefixtures("fast_clock")
@@ -239,6 +239,32 @@ async def test_queue_time_does_not_count_towards_timeout(fake):
     fake.fail_next(6, delay=0.05)
     async with fake.client(timeout=0.15, max_concurrency=1, retry=ONCE) as client:
         await asyncio.gather(*(client.get_job_status("job-1") for _ in range(6)))
+
+
+async def test_time_between_queue_and_request_does_not_count_towards_timeout(fake):
+    fake.add_job("job-1")
+    async with fake.client(timeout=0.1, max_concurrency=1, retry=ONCE) as client:
+
+        async def block_loop_after_call():
+            await client.get_job_status("job-1")
+            end = now() + 0.2  # the next request has its slot already
+            while now() < end:
+                pass
+
+        await asyncio.gather(block_loop_after_call(), client.get_job_status("job-1"))
+
+
+async def test_closed_client_within_session_is_error_of_session(fake):
+    other = fake.client()
+    await other.aclose()
+
+    async def use_other(request, handler):
+        return await other.get_job("job-1")
+
+    async with aiohttp.ClientSession(middlewares=[use_other]) as session:
+        async with fake.client(session=session) as client:
+            with pytest.raises(ClientStateError, match="the session cannot be used"):
+                await client.get_job("job-1")
 
 
 async def test_unsolicited_response_is_not_used_for_next_request():

@@ -962,11 +962,17 @@ async def test_closing_client_during_on_change_ends_wait(fake, client, status):
             await wait
 
 
-async def test_closing_client_in_on_change_does_not_deadlock(fake, client):
+@pytest.mark.parametrize("method", ["wait_for_job", "wait_for_jobs"])
+@pytest.mark.parametrize("as_task", [False, True])
+async def test_closing_client_in_on_change_does_not_deadlock(fake, client, method, as_task):
+    def close(_):
+        return asyncio.create_task(client.aclose()) if as_task else client.aclose()
+
     fake.add_job("job-1", ENDLESS)
-    async with asyncio.timeout(1):
+    job = "job-1" if method == "wait_for_job" else ["job-1"]
+    async with assert_no_leaks(client, fake), asyncio.timeout(1):
         with pytest.raises(ClientStateError):
-            await client.wait_for_job("job-1", on_change=lambda _: client.aclose())
+            await getattr(client, method)(job, on_change=close)
 
 
 # ---- cancelling and closing

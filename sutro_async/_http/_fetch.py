@@ -52,6 +52,8 @@ async def fetch(
     try:
         return await manager.request(endpoint, job_id, options)
     except APIError as error:
+        if not error.retryable:
+            raise
         failure = error
     request = partial(manager.request, endpoint, job_id, options)
     with manager.lifecycle.operation():

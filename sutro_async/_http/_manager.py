@@ -180,14 +180,16 @@ class SessionManager:
         del due_at  # only an observer needs it
         throttle, health = self.throttle, self.health
         loop = self.lifecycle.check()
-        permit = throttle.acquire_at_once(loop.time())
+        sent_at = loop.time()
+        permit = throttle.acquire_at_once(sent_at)
         if permit is None:
             with self.lifecycle.operation():
                 permit = await throttle.acquire(priority, send_by=send_by)
-        health.note_sent(permit.sent_at, job_id)
+            sent_at = loop.time()
+        health.note_sent(sent_at, job_id)
         try:
             if on_sent is not None:
-                on_sent(permit.sent_at)
+                on_sent(sent_at)
             response = self._read(
                 endpoint,
                 job_id,
@@ -195,7 +197,7 @@ class SessionManager:
                 await self.transport.get(
                     endpoint.path(job_id),
                     job_id=job_id,
-                    sent_at=permit.sent_at,
+                    sent_at=sent_at,
                     timeout=options.timeout,
                     attempt=attempt,
                 ),

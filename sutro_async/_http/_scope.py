@@ -38,6 +38,11 @@ class Scope:
         self._owner = owner
         self._ended: asyncio.Event | None = None
 
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it was interrupted."""
+        return self._ended is not None
+
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task

@@ -17,7 +17,9 @@ def client_stats(manager: SessionManager) -> ClientStats:
     now, utc_now = lifecycle.now(), datetime.now(UTC)
     pause_reason: PauseReason | None = None
     paused_since = paused_until = -math.inf
-    unresponsive_since = health.unresponsive_since(waiting=manager.waiting)
+    # A stream between two steps has not noticed yet that the client is closed.
+    waiting = 0 if lifecycle.is_closed else manager.waiting
+    unresponsive_since = health.unresponsive_since(waiting=waiting)
     if lifecycle.is_closed:
         unresponsive_since = None
     elif throttle.unavailable_since is not None:
@@ -33,7 +35,7 @@ def client_stats(manager: SessionManager) -> ClientStats:
     return ClientStats(
         in_flight=throttle.in_flight,
         queued=throttle.queued,
-        waiting=manager.waiting,
+        waiting=waiting,
         pause_reason=pause_reason,
         paused_since=datetime_of(paused_since, now, utc_now),
         paused_until=datetime_of(paused_until, now, utc_now),

@@ -207,9 +207,9 @@ class Throttle:
         self._end_pause()  # the last one, of which the timer has not been called yet
         self.paused_since = now
         if self.observer is not None:
+            self._set_resume_timer()  # before the observer, which may close the client
             until = self._pacer.paused_until
             self.observer.notify(ThrottlePaused(reason="retry_after", seconds=until - now))
-            self._set_resume_timer()
 
     def _set_resume_timer(self) -> None:
         loop = asyncio.get_running_loop()

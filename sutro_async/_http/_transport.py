@@ -140,13 +140,14 @@ class Transport:
         """
         if self._session is None:
             self._session = self._make_session()
+        scope = self.timer.timeout_at(sent_at + timeout)
         try:
-            with self.timer.timeout_at(sent_at + timeout):
+            with scope:
                 response = await self._session.get(self._url(path), **self._request_options)
                 body = _body_read_already(response) or await _read_body(response)
-        except ClientStateError:
-            raise  # closing has interrupted it
         except _ERRORS_OF_AIOHTTP as error:
+            if scope.is_interrupted and isinstance(error, ClientStateError):
+                raise  # the client was closed
             _log_request(path, "no response", sent_at, attempt)
             failure = self._to_sutro_error(error, job_id, timeout)
         else:

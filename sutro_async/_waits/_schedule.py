@@ -194,6 +194,8 @@ class Schedule:
         # No worker waits for it, so a slow `on_change` delays its own job only.
         self._notifying[poller] = pending
         pending.add_done_callback(functools.partial(self._on_notified, poller))
+        if self._is_closed:
+            pending.cancel()  # a task that started eagerly, and has closed the client
 
     def _continue(self, poller: JobPoller) -> None:
         if poller.is_discarded or self._is_closed:

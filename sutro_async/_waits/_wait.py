@@ -12,6 +12,7 @@ from sutro_async._http import Options, SessionManager, Steps
 from sutro_async._waits._callbacks import OnChange, notify, wait_until_done
 from sutro_async._waits._poller import JobPoller, pace_settings
 from sutro_async._wire import check_job_id
+from sutro_async.errors import ClientStateError
 from sutro_async.models import JobStatusReport
 
 __all__ = ["Wait"]
@@ -153,3 +154,8 @@ class Wait:
                     await wait_until_done(pending, report)
         except TimeoutError:
             _log.warning("job %r: the timeout of the wait cancelled on_change", report.job_id)
+        except ClientStateError:
+            # An on_change that started eagerly may have closed the client already.
+            pending.cancel()
+            await asyncio.wait({pending})
+            raise
