@@ -306,6 +306,21 @@ async def test_base_exception_is_raised_at_end_of_stream(fake, client, ending):
 # ---- others
 
 
+async def test_callback_that_ends_batch_before_it_returns_is_cancelled(fake, client):
+    """A task that starts eagerly can do so by closing the client."""
+    fake.add_job("job-1", ["running"])
+    pending = asyncio.get_running_loop().create_future()
+
+    def on_change(report):
+        (batch,) = client._manager.lifecycle.running
+        batch.interrupt(ClientStateError)
+        return pending
+
+    with pytest.raises(ClientStateError):
+        await client.wait_for_jobs(["job-1"], on_change=on_change)
+    assert pending.cancelled()
+
+
 @every_wait
 async def test_callback_can_return_same_future_for_all_jobs(fake, client, wait):
     add_jobs(fake)
