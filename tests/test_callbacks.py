@@ -316,9 +316,12 @@ async def test_callback_that_ends_batch_before_it_returns_is_cancelled(fake, cli
         batch.interrupt(ClientStateError)
         return pending
 
+    task = asyncio.create_task(client.wait_for_jobs(["job-1"], on_change=on_change))
+    await asyncio.wait({task}, timeout=1)
+    was_cancelled = not pending.cancel()  # else the batch would wait for it forever
     with pytest.raises(ClientStateError):
-        await client.wait_for_jobs(["job-1"], on_change=on_change)
-    assert pending.cancelled()
+        await task
+    assert was_cancelled
 
 
 @every_wait
