@@ -43,6 +43,16 @@ async def test_other_status_is_raised_at_once(fake, client, status):
     assert len(fake.requests) == 1
 
 
+async def test_first_try_takes_no_tenacity(fake, client, monkeypatch):
+    monkeypatch.delattr("tenacity.AsyncRetrying")
+    fake.add_job("job-1")
+    await client.get_job("job-1")
+    with pytest.raises(JobNotFoundError):
+        await client.get_job("missing")
+    outcomes = await client.get_jobs(["job-1", "missing"])
+    assert [outcome.ok for outcome in outcomes.values()] == [True, False]
+
+
 @pytest.mark.parametrize("fault", ["truncate", "reset"])
 async def test_broken_connection_is_retried(fake, client, fault):
     fake.add_job("job-1")

@@ -92,6 +92,8 @@ async def fetch_in_batch(
         try:
             return await request()
         except APIError as error:
+            if not error.retryable:
+                raise
             failure = error
         return await _retry(request, options.retry, failure, may_retry=may_wait)
 
