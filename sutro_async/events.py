@@ -70,8 +70,8 @@ class RequestEnded(Event):
     - `ok`: a usable response
     - `rate_limited`: status 429
     - `server_error`: a status from 500 to 599
-    - `client_error`: any other status but 200
-    - `invalid_response`: status 200, with a body that is not what the API promises
+    - `client_error`: any other status outside 200 to 299
+    - `invalid_response`: a status from 200 to 299, without what the API promises
     - `timeout`: no complete response within the timeout of the request
     - `connection_error`: no complete response, for another reason
     - `cancelled`: the caller was cancelled or left, or the client was closed

@@ -91,7 +91,8 @@ class Lifecycle:
     async def close(self, *, requests: Iterable[Running] = ()) -> None:
         """Register nothing any more, end what runs, and wait until it has ended.
 
-        A task that closes its own client, in `on_change` for instance, is left to end by itself.
+        A task that closes its own client, in a middleware of its session, is left to end by itself.
+        An asynchronous `on_change` is a task of its own, and is cancelled.
 
         Args:
             requests: The requests in flight, which are not registered here.
