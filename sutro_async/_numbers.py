@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 from datetime import timedelta
 from typing import Any, Final
 
 from sutro_async.errors import ConfigurationError
 
-__all__ = ["as_float", "as_int", "check_number", "check_whole_number", "timeout_seconds"]
+__all__ = ["as_float", "as_int", "check_number", "check_whole_number", "shown", "timeout_seconds"]
 
 # Seconds; some 30 years. An event loop cannot wait for much longer.
 _FOREVER: Final = 1e9
+
+_repr: Final = reprlib.Repr()
+_repr.maxstring = _repr.maxother = 60
 
 
 def check_number(
@@ -39,7 +43,7 @@ def check_number(
     """
     number = _to_float(value)
     if number is None:
-        raise ConfigurationError(f"{name} must be a number, got {value!r}")
+        raise ConfigurationError(f"{name} must be a number, got {shown(value)}")
     if (
         not minimum <= number <= maximum
         or not number > above
@@ -49,7 +53,7 @@ def check_number(
         bounds += [f"above {above:g}"] if above > -math.inf else []
         bounds += [f"at most {maximum:g}"] if maximum < math.inf else []
         bounds += ["finite"] if math.isinf(number) else []
-        raise ConfigurationError(f"{name} must be {' and '.join(bounds)}, got {number:g}")
+        raise ConfigurationError(f"{name} must be {' and '.join(bounds)}, got {shown(value)}")
     return number
 
 
@@ -61,9 +65,9 @@ def check_whole_number(name: str, value: object, *, minimum: int) -> int:
     """
     number = _to_float(value)
     if number is None or not number.is_integer():
-        raise ConfigurationError(f"{name} must be a whole number, got {value!r}")
+        raise ConfigurationError(f"{name} must be a whole number, got {shown(value)}")
     if number < minimum:
-        raise ConfigurationError(f"{name} must be at least {minimum}, got {number:g}")
+        raise ConfigurationError(f"{name} must be at least {minimum}, got {shown(value)}")
     return int(number)
 
 
@@ -79,9 +83,14 @@ def timeout_seconds(timeout: object) -> float | None:
     if seconds is None or not seconds >= 0:
         raise ValueError(
             "timeout must be a number of seconds (at least 0), a timedelta or None,"
-            f" got {timeout!r}"
+            f" got {shown(timeout)}"
         )
     return None if seconds > _FOREVER else seconds
+
+
+def shown(value: object) -> str:
+    """Return a value as it was passed in, for a message; hundreds of digits are abbreviated."""
+    return _repr.repr(value).removesuffix(".0")
 
 
 def as_float(value: float) -> float:

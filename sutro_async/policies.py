@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 
-from sutro_async._numbers import as_float, as_int, check_number, check_whole_number
+from sutro_async._numbers import as_float, as_int, check_number, check_whole_number, shown
 from sutro_async.errors import ConfigurationError
 
 __all__ = ["PollPolicy", "RetryPolicy"]
@@ -110,6 +110,7 @@ class PollPolicy:
     def __attrs_post_init__(self) -> None:
         if self.initial > self.maximum:
             raise ConfigurationError(
-                f"PollPolicy.initial must be at most PollPolicy.maximum, got {self.initial:g} s"
-                f" and {self.maximum:g} s: lower initial or raise maximum"
+                "PollPolicy.initial must be at most PollPolicy.maximum, got"
+                f" {shown(self.initial)} s and {shown(self.maximum)} s:"
+                " lower initial or raise maximum"
             )

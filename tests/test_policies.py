@@ -107,8 +107,23 @@ def test_value_out_of_bounds_is_rejected(policy, name, last_good, first_bad):
             lambda: RetryPolicy(attempts=1.5),
             "RetryPolicy.attempts must be a whole number, got 1.5",
         ),
+        (
+            lambda: PollPolicy(jitter=1.0000001),
+            "PollPolicy.jitter must be at least 0 and at most 1, got 1.0000001",
+        ),
+        (
+            lambda: PollPolicy(jitter=Fraction(3, 2)),
+            "PollPolicy.jitter must be at least 0 and at most 1, got 1.5",
+        ),
+        (
+            lambda: PollPolicy(factor=10**400),
+            f"PollPolicy.factor must be at least 1 and finite, got 1{'0' * 17}...{'0' * 19}",
+        ),
     ],
-    ids=["one-bound", "fractional-bound", "two-bounds", "no-number", "no-whole-number"],
+    ids=[
+        *("one-bound", "fractional-bound", "two-bounds", "no-number", "no-whole-number"),
+        *("just-above", "fraction", "hundreds-of-digits"),
+    ],
 )
 def test_error_message_names_allowed_range(make, message):
     with pytest.raises(ConfigurationError) as caught:
@@ -122,6 +137,7 @@ def test_error_message_names_allowed_range(make, message):
         ({"initial": 30}, "30 s and 15 s"),
         ({"maximum": 0.5}, "1 s and 0.5 s"),
         ({"initial": 2, "maximum": 1.5}, "2 s and 1.5 s"),
+        ({"initial": 15.0000001}, "15.0000001 s and 15 s"),
     ],
     ids=str,
 )

@@ -632,7 +632,9 @@ async def test_externally_cancelled_reading_task_ends_stream(fake, client):
         await anext(stream)
 
 
-@pytest.mark.parametrize("call", ["get_jobs", "get_job_statuses", "monitor.watch_jobs"])
+@pytest.mark.parametrize(
+    "call", ["get_jobs", "get_job_statuses", "wait_for_jobs", "monitor.watch_jobs"]
+)
 async def test_async_iterable_is_rejected_where_unsupported(fake, client, call):
     ids = submit(fake, 1)
     with pytest.raises(TypeError, match="as_completed and watch_jobs take an asynchronous one"):

@@ -106,7 +106,7 @@ class Transport:
         self._url = lru_cache(_REMEMBERED_URLS)(make_url)
         self.timer: RequestTimer = RequestTimer()
         if session is not None and not isinstance(session, ClientSession):
-            raise ConfigurationError("session must be an aiohttp.ClientSession")
+            raise ConfigurationError(f"session must be an aiohttp.ClientSession, got {session!r}")
         self._session = session
         self._owns_session = session is None
         self.redaction: Redaction = Redaction(settings.api_key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
@@ -23,6 +23,12 @@ from sutro_async.models import JobOutcome, JobStatusReport
 __all__ = ["WaitBatch", "fetch_all", "unique_ids"]
 
 
+_ONLY_IN_STREAMS: Final = (
+    "job_ids must be a plain iterable of job ids here; as_completed and watch_jobs take an"
+    " asynchronous one"
+)
+
+
 def unique_ids(job_ids: Iterable[str]) -> list[str]:
     """Check the ids of a batch, and drop duplicates.
 
@@ -33,10 +39,7 @@ def unique_ids(job_ids: Iterable[str]) -> list[str]:
     if isinstance(job_ids, str | bytes):
         raise TypeError(f"job_ids must be an iterable of job ids: pass [{job_ids!r}]")
     if isinstance(job_ids, AsyncIterable):
-        raise TypeError(
-            "job_ids must be a plain iterable of job ids here;"
-            " as_completed and watch_jobs take an asynchronous one"
-        )
+        raise TypeError(_ONLY_IN_STREAMS)
     return list(dict.fromkeys(map(check_job_id, job_ids)))
 
 
@@ -174,7 +177,13 @@ class WaitBatch:
         raise StopAsyncIteration
 
     async def collect(self) -> dict[str, JobOutcome[JobStatusReport]]:
-        """Return all outcomes, in the order of the ids."""
+        """Return all outcomes, in the order of the ids.
+
+        Raises:
+            TypeError: The ids are an asynchronous iterable.
+        """
+        if self._source is not None:
+            raise TypeError(_ONLY_IN_STREAMS)
         outcomes: dict[str, JobOutcome[JobStatusReport]] = {}
         try:
             while True:

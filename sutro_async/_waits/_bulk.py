@@ -33,7 +33,7 @@ _LEAST_FOUND_A_PAGE: Final = 3  # a page every five seconds costs what these wou
 
 # Seconds.
 _LONGEST_INTERVAL: Final = 5.0
-_REST_SECONDS: Final = 300.0
+_DISABLED_SECONDS: Final = 300.0
 
 _log: Final = logging.getLogger("sutro_async")
 
@@ -119,7 +119,7 @@ class Sweeper:
             await asyncio.sleep(self._next_sweep_at - loop.time())
             began_at = loop.time()
             try:
-                if not self._is_resting() and not await self._sweep():
+                if not self._is_disabled() and not await self._sweep():
                     self._failed_at = loop.time()
                     self._poll_one_by_one(set(self._words))
             finally:
@@ -132,10 +132,10 @@ class Sweeper:
                 )
             sweeps += 1
 
-    def _is_resting(self) -> bool:
+    def _is_disabled(self) -> bool:
         now = asyncio.get_running_loop().time()
         was_outage = self._manager.throttle.available_since > self._failed_at
-        return now < self._failed_at + _REST_SECONDS and not was_outage
+        return now < self._failed_at + _DISABLED_SECONDS and not was_outage
 
     async def _sweep(self) -> bool:
         """Read the list until all jobs were seen; return whether it is worth reading again soon."""
@@ -157,7 +157,7 @@ class Sweeper:
         except HeldBack:
             return True  # in an outage of the service
         except APIError as error:
-            _log.warning("%s; jobs are polled one by one for %g s", error, _REST_SECONDS)
+            _log.warning("%s; jobs are polled one by one for %g s", error, _DISABLED_SECONDS)
             return False
         # Absence proves nothing.
         self._poll_one_by_one(missing | (self._words.keys() - self._pollers.keys()))
@@ -166,7 +166,7 @@ class Sweeper:
             _log.info(
                 "list-jobs: its newest %d jobs include only %d of the %d waiting ones;"
                 " jobs are polled one by one for %g s",
-                *(read, found, found + len(missing), _REST_SECONDS),
+                *(read, found, found + len(missing), _DISABLED_SECONDS),
             )
         return is_worthwhile
 

@@ -97,7 +97,7 @@ def measure(url: str, contender: str, scale: float, listed: dict[str, Any]) -> d
     cpu = time.process_time()
     with (
         mock.patch("sutro_async._waits._bulk._LONGEST_INTERVAL", 5.0 / scale),
-        mock.patch("sutro_async._waits._bulk._REST_SECONDS", 300.0 / scale),
+        mock.patch("sutro_async._waits._bulk._DISABLED_SECONDS", 300.0 / scale),
         mock.patch("sutro_async._waits._pace._LONGEST_COVER", 300.0 / scale),
     ):
         if contender == "by hand":
