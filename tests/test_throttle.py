@@ -81,6 +81,16 @@ def close_gate(throttle, failures=5):
     assert throttle.service_is_unavailable
 
 
+async def resume_after(cause, throttle):
+    """Let sending resume after a pause or an outage."""
+    if cause == "pause":
+        pause(throttle, 0.02)
+        await asyncio.sleep(0.03)
+    else:
+        close_gate(throttle)
+        succeed(throttle)
+
+
 def throttle_at_once(**options):
     """Return a throttle whose gate allows the next probe as soon as the last has ended."""
     return make_throttle(uniform=lambda *_: 0.0, **options)
@@ -458,12 +468,7 @@ async def test_hanging_request_after_pause_delays_others_by_two_seconds(fast_clo
 async def test_hanging_requests_do_not_delay_resumption(cause):
     throttle = throttle_at_once(max_concurrency=5)
     hanging = [await throttle.acquire(POLL) for _ in range(3)]
-    if cause == "pause":
-        pause(throttle, 0.02)
-        await asyncio.sleep(0.03)
-    else:
-        close_gate(throttle)
-        succeed(throttle)
+    await resume_after(cause, throttle)
     polls = start(throttle, POLL, 10)
     in_flight = []
     for number in range(3):
@@ -488,12 +493,7 @@ async def test_hanging_requests_do_not_delay_resumption(cause):
 async def test_responses_to_requests_from_before_resumption_cause_no_burst(cause):
     throttle = throttle_at_once(max_concurrency=100)
     earlier = [await throttle.acquire(POLL) for _ in range(40)]
-    if cause == "pause":
-        pause(throttle, 0.02)
-        await asyncio.sleep(0.03)
-    else:
-        close_gate(throttle)
-        succeed(throttle)
+    await resume_after(cause, throttle)
     polls = start(throttle, POLL, 100)
     await steps()
     assert throttle.in_flight == 41
