@@ -52,12 +52,9 @@ async def fetch(
     try:
         return await manager.request(endpoint, job_id, options)
     except APIError as error:
-        if not error.retryable:
-            raise
         failure = error
     request = partial(manager.request, endpoint, job_id, options)
-    with manager.lifecycle.operation():
-        return await _retry(request, options.retry, failure)
+    return await _retry(manager, request, options.retry, failure)
 
 
 async def fetch_in_batch(
@@ -80,32 +77,36 @@ async def fetch_in_batch(
 
     async def request(*, attempt: int = 1) -> ResponseT:
         send = partial(manager.request, endpoint, job_id, options, attempt=attempt)
-        while may_wait():
-            try:
-                return await send(priority=Priority.POLL)
-            except HeldBack:
-                await asyncio.sleep(_HELD_BACK_SECONDS)
-        await asyncio.sleep(_LASTING_OUTAGE_DELAY)
-        return await send()
+        with manager.lifecycle.operation():
+            while may_wait():
+                try:
+                    return await send(priority=Priority.POLL)
+                except HeldBack:
+                    await asyncio.sleep(_HELD_BACK_SECONDS)
+            await asyncio.sleep(_LASTING_OUTAGE_DELAY)
+            return await send()
 
-    with manager.lifecycle.operation():
-        try:
-            return await request()
-        except APIError as error:
-            if not error.retryable:
-                raise
-            failure = error
-        return await _retry(request, options.retry, failure, may_retry=may_wait)
+    try:
+        return await request()
+    except APIError as error:
+        failure = error
+    return await _retry(manager, request, options.retry, failure, may_retry=may_wait)
 
 
 async def _retry(
+    manager: SessionManager,
     request: Callable[..., Awaitable[ResponseT]],
     policy: RetryPolicy,
     failure: APIError,
     *,
     may_retry: Callable[[], bool] = lambda: True,
 ) -> ResponseT:
-    """Send a request again after its first failure; the first try itself takes no tenacity."""
+    """Send a request again after its first failure, if that is worth a retry.
+
+    The first try itself, and an error that is never retried, take no tenacity.
+    """
+    if not failure.retryable:
+        raise failure
     tries = itertools.count(1)
 
     async def attempt() -> ResponseT:
@@ -137,7 +138,8 @@ async def _retry(
         before_sleep=log_retry,
         reraise=True,
     )
-    return await attempts(attempt)
+    with manager.lifecycle.operation():
+        return await attempts(attempt)
 
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:

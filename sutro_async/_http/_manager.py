@@ -185,7 +185,7 @@ class SessionManager:
         if permit is None:
             with self.lifecycle.operation():
                 permit = await throttle.acquire(priority, send_by=send_by)
-            sent_at = loop.time()
+            sent_at = loop.time()  # the loop may have been busy since the permit was given
         health.note_sent(sent_at, job_id)
         try:
             if on_sent is not None:

@@ -164,8 +164,7 @@ class Throttle:
         """Note a good response."""
         closed_at = self._pacer.gate.closed_at
         self._pacer.note_success(now, permit)
-        if closed_at is not None:
-            self._log_reopening(now, closed_at)
+        self._log_reopening(now, closed_at)
 
     def note_error(self, now: float, error: APIError, permit: Permit, *, max_pause: float) -> None:
         """Note a request that failed; `max_pause` bounds the pause, in seconds."""

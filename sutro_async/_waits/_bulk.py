@@ -140,9 +140,10 @@ class Sweeper:
     async def _sweep(self) -> bool:
         """Read the list until all jobs were seen; return whether it is worth reading again soon."""
         missing = set(self._pollers)
-        pages = read = found = 0
+        waiting = len(missing)
+        pages = read = 0
         try:
-            maximum = max(1, len(missing) // _JOBS_A_PAGE)
+            maximum = max(1, waiting // _JOBS_A_PAGE)
             async with aclosing(self._pages(maximum)) as list_pages:
                 async for page in list_pages:
                     pages += 1
@@ -150,7 +151,6 @@ class Sweeper:
                     for job_id, word in page.statuses:
                         if job_id in missing:
                             missing.discard(job_id)
-                            found += 1
                             self._apply(job_id, word)
                     if not missing:
                         break
@@ -161,12 +161,13 @@ class Sweeper:
             return False
         # Absence proves nothing.
         self._poll_one_by_one(missing | (self._words.keys() - self._pollers.keys()))
+        found = waiting - len(missing)
         is_worthwhile = not missing or found >= _LEAST_FOUND_A_PAGE * pages
         if not is_worthwhile:
             _log.info(
                 "list-jobs: its newest %d jobs include only %d of the %d waiting ones;"
                 " jobs are polled one by one for %g s",
-                *(read, found, found + len(missing), _DISABLED_SECONDS),
+                *(read, found, waiting, _DISABLED_SECONDS),
             )
         return is_worthwhile
 
