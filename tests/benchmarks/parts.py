@@ -10,9 +10,7 @@ request the same job, and alternate in one process; every few rounds a new proce
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
 
 import aiohttp
 
@@ -23,92 +21,77 @@ from sutro_async._wire import parse_report, status_path
 from tests.benchmarks._apart import NOW, measure_apart
 from tests.benchmarks._report import parser, progress, show, spread
 from tests.benchmarks._server import running_server
+from tests.benchmarks.requests import HEADERS, IN_FLIGHT, KEY, Request, rate
 
-IN_FLIGHT = 50
-REQUESTS = 1000
+JOB_IDS = ["job-1"] * 1000
 ROUNDS_IN_A_PROCESS = 5
-KEY = "sk_benchmark"
-JOB_ID = "job-1"
 TIMEOUT = 30.0
-
-Request = Callable[[], Awaitable[object]]
 
 
 def contenders(url: str, client: SutroClient, session: aiohttp.ClientSession) -> dict[str, Request]:
-    target = f"{url}/v1/job-status/{JOB_ID}"
+    base = f"{url}/v1/job-status"
     no_timer = aiohttp.ClientTimeout()
     loop = asyncio.get_running_loop()
     timer = RequestTimer()
     manager, options = client._manager, client._options
 
-    async def read(timeout: aiohttp.ClientTimeout = no_timer) -> bytes:
-        async with session.get(target, timeout=timeout) as response:
+    async def read(job_id: str, timeout: aiohttp.ClientTimeout = no_timer) -> bytes:
+        async with session.get(f"{base}/{job_id}", timeout=timeout) as response:
             response.raise_for_status()
             return await response.read()
 
-    async def with_json() -> object:
-        async with session.get(target) as response:
+    async def with_json(job_id: str) -> object:
+        async with session.get(f"{base}/{job_id}") as response:
             response.raise_for_status()
             return await response.json()
 
-    async def with_asyncio_timeout() -> bytes:
+    async def with_asyncio_timeout(job_id: str) -> bytes:
         async with asyncio.timeout(TIMEOUT):
-            return await read()
+            return await read(job_id)
 
-    async def with_request_timer() -> bytes:
+    async def with_request_timer(job_id: str) -> bytes:
         with timer.timeout_at(loop.time() + TIMEOUT):
-            return await read()
+            return await read(job_id)
 
-    async def transport() -> bytes:
+    async def transport(job_id: str) -> bytes:
         return await manager.transport.get(
-            status_path(JOB_ID), job_id=JOB_ID, sent_at=loop.time(), timeout=TIMEOUT, attempt=1
+            status_path(job_id), job_id=job_id, sent_at=loop.time(), timeout=TIMEOUT, attempt=1
         )
 
-    async def parsed() -> object:
-        return parse_report(JOB_ID, await transport())
+    async def parsed(job_id: str) -> object:
+        return parse_report(job_id, await transport(job_id))
 
     return {
         "by hand, response.read(), without a timeout": read,
-        "... with the timer of aiohttp": lambda: read(aiohttp.ClientTimeout(total=TIMEOUT)),
+        "... with the timer of aiohttp": lambda job_id: read(
+            job_id, aiohttp.ClientTimeout(total=TIMEOUT)
+        ),
         "... with asyncio.timeout": with_asyncio_timeout,
         "... with the library's one timer for all": with_request_timer,
         "by hand, response.json(), defaults of aiohttp": with_json,
         "the library's transport, the body as bytes": transport,
         "... with the status parsed and structured": parsed,
-        "... with throttle, rate, outage gate and stats": lambda: manager.request(
-            STATUS, JOB_ID, options
+        "... with throttle, rate, outage gate and stats": lambda job_id: manager.request(
+            STATUS, job_id, options
         ),
-        "get_job_status, which may retry": lambda: client.get_job_status(JOB_ID),
-        "get_job, a record of 20 fields": lambda: client.get_job(JOB_ID),
+        "get_job_status, which may retry": client.get_job_status,
+        "get_job, a record of 20 fields": client.get_job,
     }
 
 
-async def cpu_microseconds(request: Request) -> float:
-    """Return the CPU time of a request."""
-    remaining = iter(range(REQUESTS))
-
-    async def work() -> None:
-        for _ in remaining:
-            await request()
-
-    began = time.process_time()
-    await asyncio.gather(*(work() for _ in range(IN_FLIGHT)))
-    return (time.process_time() - began) / REQUESTS * 1e6
-
-
 async def compare(url: str, rounds: int) -> dict[str, list[float]]:
-    headers = {"Authorization": f"Key {KEY}"}
     async with (
         SutroClient(KEY, base_url=url, max_concurrency=IN_FLIGHT) as client,
-        aiohttp.ClientSession(headers=headers) as session,
+        aiohttp.ClientSession(headers=HEADERS) as session,
     ):
         requests = contenders(url, client, session)
         for request in requests.values():
-            await cpu_microseconds(request)
+            await rate(request, JOB_IDS)
         measured: dict[str, list[float]] = {name: [] for name in requests}
         for _ in range(rounds):
             for name, request in requests.items():
-                measured[name].append(await cpu_microseconds(request))
+                _, microseconds = await rate(request, JOB_IDS)
+                measured[name].append(microseconds)
     return measured
 
 
